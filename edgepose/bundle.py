@@ -1,0 +1,222 @@
+"""A bundle: one ONNX file that carries its own manual.
+
+The manual is JSON under the metadata key ``edgepose``. Input ``image``: float32 [N, 3, H, W], RGB
+0..255, normalisation inside the graph. Output ``heatmaps``: [N, K, H/stride, W/stride]. A file that
+is not a bundle, or whose graph contradicts its manual, is refused with one sentence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from edgepose import skeletons
+from edgepose.errors import EdgeposeError, missing, unknown
+from edgepose.files import write_beside
+from edgepose.skeletons import Skeleton
+from edgepose.toml import first_fault
+
+KEY = "edgepose"
+SCHEMA: Literal["edgepose.bundle/1"] = "edgepose.bundle/1"
+MODELS = Path(__file__).parent / "models"
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Decode(_Strict):
+    """How heatmaps become joints; see :mod:`edgepose.heatmaps`."""
+
+    method: Literal["argmax", "quarter", "dark"] = "dark"
+    blur_sigma: Positive = 1.0  # heatmap cells
+    moment_radius: Annotated[int, Field(ge=3, le=15)] = 5  # heatmap cells
+
+
+class ScoreMap(_Strict):
+    """Raw heatmap peak -> probability that the joint is within half a head of where we say.
+
+    Piecewise linear through (raw[i], probability[i]), constant outside. ``fitted_on`` names the persons;
+    empty means that the peak itself is published and is not a probability.
+    """
+
+    raw: list[float] = [0.0, 1.0]
+    probability: list[Annotated[float, Field(ge=0, le=1)]] = [0.0, 1.0]
+    fitted_on: str = ""
+
+    @model_validator(mode="after")
+    def _monotone(self) -> ScoreMap:
+        if len(self.raw) != len(self.probability) or len(self.raw) < 2:
+            raise ValueError("score.raw and score.probability must be equally long, with two points or more")
+        if any(b <= a for a, b in zip(self.raw, self.raw[1:], strict=False)):
+            raise ValueError("score.raw must rise")
+        return self
+
+
+class Accuracy(_Strict):
+    """One measurement: on which persons, with what, and the figures in percent."""
+
+    data: str
+    split: str
+    persons: int
+    engine: str
+    figures: dict[str, float | None]
+
+
+class Manual(_Strict):
+    """All that one must know to run the model."""
+
+    schema_: Annotated[Literal["edgepose.bundle/1"], Field(alias="schema")] = SCHEMA
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    role: Literal["pose", "person"] = "pose"
+    skeleton: str
+    input_size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]  # width, height in pixels
+    stride: Annotated[int, Field(gt=0)] = 4
+    padding: Annotated[float, Field(ge=1, le=3)] = 1.25  # crop side / longer side of the box
+    decode: Decode = Decode()
+    score: ScoreMap = ScoreMap()
+    covariance_scale: list[Positive] = [1.0]  # one for all joints, or one per joint; multiplies the moments
+    precision: Literal["float32", "float16", "int8"] = "float32"
+    made_from: dict[str, str] = {}  # what -> sha256
+    recipe: dict[str, Any] = {}
+    accuracy: list[Accuracy] = []
+    terms: str = ""
+    description: str = ""
+
+    @field_validator("skeleton")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in skeletons.SKELETONS:
+            raise ValueError(str(unknown("skeleton", name, skeletons.SKELETONS)))
+        return name
+
+    @model_validator(mode="after")
+    def _one_scale_per_joint(self) -> Manual:
+        joints = len(skeletons.get(self.skeleton))
+        if len(self.covariance_scale) not in (1, joints):
+            raise ValueError(f"covariance_scale has {len(self.covariance_scale)} values for {joints} joints")
+        return self
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checked bundle. ``sha256`` is of the file: two boxes that name the same hash run the same model."""
+
+    path: Path
+    manual: Manual
+    sha256: str
+
+    @property
+    def skeleton(self) -> Skeleton:
+        """The skeleton whose joints the heatmaps stand for, in order."""
+        return skeletons.get(self.manual.skeleton)
+
+    @property
+    def heatmap_size(self) -> tuple[int, int]:
+        """Width and height of the heatmaps, cells."""
+        width, height = self.manual.input_size
+        return width // self.manual.stride, height // self.manual.stride
+
+
+def shipped() -> list[str]:
+    """Names of the bundles in the package."""
+    return sorted(p.stem for p in MODELS.glob("*.onnx"))
+
+
+def find(name_or_path: str) -> Path:
+    """The file of a shipped bundle, or the path itself; EdgeposeError when there is neither."""
+    path = Path(name_or_path)
+    if path.suffix == ".onnx" or path.exists():
+        if not path.is_file():
+            raise EdgeposeError(f"model file {path} does not exist; 'edgepose models' lists the shipped ones")
+        return path
+    if name_or_path not in shipped():
+        raise unknown("model", name_or_path, shipped())
+    return MODELS / f"{name_or_path}.onnx"
+
+
+def load(name_or_path: str | Path) -> Bundle:
+    """Read and check a bundle.
+
+    EdgeposeError: no such model, not an ONNX file, no manual inside, a manual that is malformed, or one
+    that contradicts the graph.
+    """
+    path = find(str(name_or_path))
+    model = _read(path)
+    texts = {entry.key: entry.value for entry in model.metadata_props}
+    if KEY not in texts:
+        raise EdgeposeError(
+            f"{path} is an ONNX file but not an edgepose bundle (no '{KEY}' metadata); "
+            "make one with 'edgepose-train export'"
+        )
+    try:
+        manual = Manual.model_validate_json(texts[KEY])
+    except ValidationError as error:
+        raise EdgeposeError(f"{path}: the bundle's manual is wrong: {first_fault(Manual, error)}") from error
+    _check_graph(path, manual, model.graph)
+    return Bundle(path, manual, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def save(model: Any, manual: Manual, path: Path) -> Bundle:
+    """Write ``model`` (an onnx.ModelProto) with its manual to ``path``, whole or not at all, and check it."""
+    del model.metadata_props[:]
+    entry = model.metadata_props.add()
+    entry.key, entry.value = KEY, manual.model_dump_json(by_alias=True)
+    _check_graph(path, manual, model.graph)
+    with write_beside(path) as beside:
+        beside.write_bytes(model.SerializeToString())
+    return load(path)
+
+
+def _read(path: Path) -> Any:
+    try:
+        import onnx
+    except ImportError:
+        raise missing("onnx", "to read model bundles", "pip install onnx") from None
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load_model(path, load_external_data=False)
+        if not model.graph.node:
+            raise DecodeError("it has no graph")
+        onnx.checker.check_model(model)
+    except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:120]
+        raise EdgeposeError(f"{path} is not a whole ONNX file ({reason}); fetch or export it again") from error
+    except OSError as error:
+        raise EdgeposeError(f"{path} cannot be read: {error.strerror}; check the path") from error
+    return model
+
+
+def _shape(value: Any) -> list[int | str]:
+    """Dimensions of a graph input or output; a symbolic one is its name."""
+    return [d.dim_value if d.HasField("dim_value") else d.dim_param for d in value.type.tensor_type.shape.dim]
+
+
+def _check_graph(path: Path, manual: Manual, graph: Any) -> None:
+    width, height = manual.input_size
+    if width % manual.stride or height % manual.stride:
+        raise EdgeposeError(f"{path}: the manual's input {width}x{height} is no multiple of its stride {manual.stride}")
+    joints = len(skeletons.get(manual.skeleton))
+    expected = {
+        "image": (graph.input, [3, height, width]),
+        "heatmaps": (graph.output, [joints, height // manual.stride, width // manual.stride]),
+    }
+    for name, (values, shape) in expected.items():
+        found = {v.name: v for v in values}
+        if name not in found:
+            raise EdgeposeError(f"{path}: the graph has no '{name}' but {sorted(found)}; it is not an edgepose bundle")
+        actual = _shape(found[name])
+        if len(actual) != 4 or actual[1:] != shape or isinstance(actual[0], int):
+            raise EdgeposeError(
+                f"{path}: the manual says {name} is [N, {', '.join(map(str, shape))}] "
+                f"but the graph says {actual}; export it again"
+            )
+        if found[name].type.tensor_type.elem_type != 1:  # onnx.TensorProto.FLOAT
+            raise EdgeposeError(f"{path}: '{name}' must be float32; export it again")

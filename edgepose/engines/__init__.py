@@ -1,0 +1,82 @@
+"""Engines: the same bundle on any runtime, behind one small protocol.
+
+An engine module has ``load(bundle, options) -> Engine``. Modules are imported when they are asked
+for, so that only the runtime in use must be installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from typing import Literal, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepose.bundle import Bundle
+from edgepose.errors import EdgeposeError, unknown
+
+
+class Engine(Protocol):
+    """A loaded model. Not for use by two threads at once."""
+
+    name: str  # which runtime, e.g. "openvino"
+    precision: str  # what it computes in, e.g. "float32"
+
+    def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """``images`` [N, 3, H, W] RGB 0..255 -> heatmaps [N, K, h, w], valid until the next call."""
+        ...
+
+    def close(self) -> None:
+        """Release what the runtime holds."""
+        ...
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may choose about an engine; a runtime that cannot follow a choice refuses it."""
+
+    threads: int = 0  # 0: the runtime's own choice
+    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    device: str = "auto"  # e.g. "CPU", "GPU"; the runtime's own names
+
+
+# name -> (module in this package, library it needs, how to install that)
+REGISTRY: dict[str, tuple[str, str, str]] = {
+    "openvino": ("edgepose.engines.openvino", "openvino", "pip install 'edgepose[openvino]'"),
+    "onnxruntime": ("edgepose.engines.onnxruntime", "onnxruntime", "pip install 'edgepose[onnxruntime]'"),
+    # Its module comes with the calibration package; on a Jetson the library comes with JetPack.
+    "tensorrt": ("edgepose.engines.tensorrt", "tensorrt", "sudo apt install python3-libnvinfer"),
+}
+
+
+def available() -> list[str]:
+    """Engines whose module and library are both here, in order of preference."""
+    order = ("tensorrt", "openvino", "onnxruntime")
+    return [n for n in order if _has(REGISTRY[n][0]) and _has(REGISTRY[n][1])]
+
+
+def _has(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def load(bundle: Bundle, name: str = "auto", options: Options | None = None) -> Engine:
+    """Load ``bundle`` on the engine ``name`` ('auto': the first available).
+
+    EdgeposeError: unknown engine, library not installed, or an option that the engine cannot follow.
+    """
+    options = options or Options()
+    if name == "auto":
+        here = available()
+        if not here:
+            raise EdgeposeError("no inference engine is installed; run: pip install 'edgepose[openvino]'")
+        name = here[0]
+    if name not in REGISTRY:
+        raise unknown("engine", name, [*REGISTRY, "auto"])
+    module, library, install = REGISTRY[name]
+    if not _has(module):
+        raise EdgeposeError(f"engine '{name}' is not part of this release; available here: {', '.join(available())}")
+    if not _has(library):
+        raise EdgeposeError(f"engine '{name}' needs {library}, which is not installed; run: {install}")
+    return cast(Engine, importlib.import_module(module).load(bundle, options))

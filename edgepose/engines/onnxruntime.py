@@ -1,0 +1,52 @@
+"""ONNX Runtime: the fallback where OpenVINO is absent."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepose.bundle import Bundle
+from edgepose.engines import Options
+from edgepose.errors import EdgeposeError
+
+_PROVIDERS = {"auto": "CPUExecutionProvider", "CPU": "CPUExecutionProvider", "CUDA": "CUDAExecutionProvider"}
+
+
+class ONNXRuntimeEngine:
+    """One inference session."""
+
+    name = "onnxruntime"
+
+    def __init__(self, bundle: Bundle, options: Options) -> None:
+        import onnxruntime
+
+        if options.precision not in ("auto", "float32"):
+            raise EdgeposeError(f"onnxruntime runs a bundle in its own precision, not in {options.precision}; "
+                                "use --engine openvino or leave --precision at auto")  # fmt: skip
+        device = options.device if options.device == "auto" else options.device.upper()
+        provider = _PROVIDERS.get(device)
+        if provider not in onnxruntime.get_available_providers():
+            raise EdgeposeError(f"onnxruntime here has no device '{options.device}'; use --device CPU")
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = options.threads
+        settings.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(str(bundle.path), settings, providers=[provider])
+        except Exception as error:  # its exception classes are private, and all mean: this file will not load
+            reason = str(error).strip().splitlines()[-1]
+            raise EdgeposeError(f"onnxruntime cannot load {bundle.path}: {reason}") from error
+        self.precision = bundle.manual.precision
+
+    def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See :class:`edgepose.engines.Engine`."""
+        result: NDArray[np.float32] = self._session.run(["heatmaps"], {"image": images})[0]
+        return result
+
+    def close(self) -> None:
+        """Drop the session."""
+        del self._session
+
+
+def load(bundle: Bundle, options: Options) -> ONNXRuntimeEngine:
+    """Open ``bundle``; EdgeposeError where the device or the graph is refused."""
+    return ONNXRuntimeEngine(bundle, options)

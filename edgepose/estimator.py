@@ -1,0 +1,97 @@
+"""Person boxes in an image -> joints in image pixels: crop, engine, decode, and back.
+
+The loop and ``edgepose-train evaluate`` both go through here, so that a figure is of what runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepose import skeletons
+from edgepose.bundle import Manual
+from edgepose.crops import apply, apply_covariance, crop_affine, invert, to_input, warp
+from edgepose.engines import Engine
+from edgepose.heatmaps import Decoder, cells_to_input
+
+
+@dataclass(frozen=True)
+class Poses:
+    """Joints of N persons with K joints each, in image pixels; the arrays are the caller's own."""
+
+    joints: NDArray[np.float64]  # [N, K, 2]
+    scores: NDArray[np.float64]  # [N, K] through the manual's score map, 0..1
+    covariance: NDArray[np.float64]  # [N, K, 3] var_x, cov_xy, var_y in pixels squared
+
+    def __len__(self) -> int:
+        return len(self.joints)
+
+    @property
+    def person_scores(self) -> NDArray[np.float64]:
+        """Mean joint score [N]."""
+        return self.scores.mean(axis=1) if len(self) else np.zeros(0)
+
+
+class StageTimer(Protocol):
+    """Times named stages; ``with timer('crop'): ...``."""
+
+    def __call__(self, stage: str) -> AbstractContextManager[None]: ...
+
+
+@contextmanager
+def untimed(stage: str) -> Iterator[None]:
+    """The timer that does not time."""
+    yield
+
+
+class Estimator:
+    """A pose model ready to run. Not for use by two threads at once."""
+
+    def __init__(self, engine: Engine, manual: Manual) -> None:
+        self.engine = engine
+        self.manual = manual
+        self.skeleton = skeletons.get(manual.skeleton)
+        width, height = manual.input_size
+        self._decoder = Decoder(
+            len(self.skeleton),
+            (width // manual.stride, height // manual.stride),
+            method=manual.decode.method,
+            blur_sigma=manual.decode.blur_sigma,
+            moment_radius=manual.decode.moment_radius,
+        )
+        self._inputs = np.zeros((1, 3, height, width), dtype=np.float32)
+        self._crop = np.zeros((height, width, 3), dtype=np.uint8)
+        self._spread = np.asarray(manual.covariance_scale, dtype=np.float64)
+
+    def estimate(self, image: NDArray[np.uint8], boxes: NDArray[np.floating], timer: StageTimer = untimed) -> Poses:
+        """Joints of the persons in ``boxes`` [N, 4] of a BGR ``image`` [H, W, 3]; one batch."""
+        n = len(boxes)
+        k = len(self.skeleton)
+        if n == 0:
+            return Poses(np.zeros((0, k, 2)), np.zeros((0, k)), np.zeros((0, k, 3)))
+        with timer("crop"):
+            if n > len(self._inputs):
+                self._inputs = np.zeros((n, *self._inputs.shape[1:]), dtype=np.float32)
+            affines = [crop_affine(box, self.manual.input_size, self.manual.padding) for box in boxes]
+            for i, affine in enumerate(affines):
+                warp(image, affine, self.manual.input_size, out=self._crop)
+                to_input(self._crop, self._inputs[i])
+        with timer("infer"):
+            heatmaps = self.engine.infer(self._inputs[:n])
+        with timer("decode heatmaps"):
+            decoded = self._decoder(heatmaps)
+            inputs = cells_to_input(decoded.xy, self.manual.stride)
+            cells_to_pixels = float(self.manual.stride) ** 2
+            joints, covariance = np.empty((n, k, 2)), np.empty((n, k, 3))
+            for i, affine in enumerate(affines):
+                back = invert(affine)
+                joints[i] = apply(back, inputs[i])
+                covariance[i] = apply_covariance(back, decoded.covariance[i] * cells_to_pixels)
+            covariance *= self._spread[:, None]
+            scores = np.interp(decoded.peak, self.manual.score.raw, self.manual.score.probability)
+        return Poses(joints, scores, covariance)

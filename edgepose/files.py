@@ -1,0 +1,44 @@
+"""Files that are whole or absent: written beside their place, then renamed into it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgepose.errors import EdgeposeError
+
+
+@contextlib.contextmanager
+def write_beside(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in ``path``'s folder with the same suffix; rename it to ``path`` at the end.
+
+    After an exception, or a full disk, the temporary file is removed and ``path`` is as it was.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    except OSError as error:
+        raise EdgeposeError(
+            f"cannot write {path}: {error.strerror or error}; choose a folder you may write to"
+        ) from error
+    os.close(handle)
+    beside = Path(name)
+    try:
+        yield beside
+        umask = os.umask(0)
+        os.umask(umask)
+        beside.chmod(0o666 & ~umask)  # mkstemp's 0600 is for secrets, not for results
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def cache_dir() -> Path:
+    """Where rebuilt-at-will files go: $EDGEPOSE_CACHE, else $XDG_CACHE_HOME/edgepose, else ~/.cache/edgepose."""
+    chosen = os.environ.get("EDGEPOSE_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgepose"

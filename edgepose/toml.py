@@ -1,0 +1,79 @@
+"""TOML files checked against a pydantic model, with faults told as one sentence."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from edgepose.errors import EdgeposeError, nearest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The parsed file; EdgeposeError where it is absent, unreadable or not TOML."""
+    try:
+        parsed: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise EdgeposeError(f"{path} does not exist; check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise EdgeposeError(f"{path} cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise EdgeposeError(f"{path} is not valid TOML: {error}") from error
+    return parsed
+
+
+def validate(model: type[M], values: object, where: str) -> M:
+    """``values`` as ``model``; the first fault becomes one sentence that starts with ``where``."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise EdgeposeError(f"{where}: {first_fault(model, error)}") from error
+
+
+def first_fault(model: type[BaseModel], error: ValidationError) -> str:
+    """The first fault of ``error`` as one sentence; an unknown key names the nearest known one."""
+    fault = error.errors()[0]
+    path = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        known = known_keys(model, fault["loc"][:-1])
+        close = nearest(str(fault["loc"][-1]), known)
+        hint = f"did you mean '{close}'?" if close else f"known keys: {', '.join(known)}"
+        return f"unknown key '{path}'; {hint}"
+    if fault["type"] == "missing":
+        return f"key '{path}' is missing; add it"
+    value = "" if isinstance(fault["input"], dict | list) else f" (it is {fault['input']!r})"
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"key '{path}'{value}: {message}" if path else message
+
+
+def known_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """The keys that ``model`` takes at ``path``; empty where the path leads nowhere."""
+    current: Any = model
+    for part in path:
+        if isinstance(part, int):
+            continue
+        field = getattr(current, "model_fields", {}).get(part)
+        if field is None:
+            return []
+        current = _inner_model(field.annotation)
+    return sorted(getattr(current, "model_fields", {}))
+
+
+def _inner_model(annotation: Any) -> Any:
+    """The model inside ``list[Model]``, ``Model | None`` and the like."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _inner_model(argument)
+        if found is not None:
+            return found
+    return None

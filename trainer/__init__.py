@@ -1,0 +1,1 @@
+"""The desktop trainer: data sets, stacked hourglasses, fitting, evaluation, export to bundles."""

@@ -1,0 +1,88 @@
+"""Checkpoints: the last and the one before, each whole; read without executing pickles."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from edgepose.errors import EdgeposeError
+from edgepose.files import write_beside
+from edgepose.toml import validate
+from trainer.recipe import Recipe
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+
+
+class Checkpoints(Callback):
+    """Saves every ``minutes``, at the end, and when training is interrupted."""
+
+    def __init__(self, folder: Path, minutes: float) -> None:
+        self._folder, self._seconds = folder, minutes * 60
+        self._saved = time.monotonic()
+        self._step = -1
+
+    def _save(self, trainer: lightning.Trainer) -> None:
+        if trainer.global_step == self._step:
+            return
+        last = self._folder / LAST
+        with write_beside(self._folder / "next.ckpt") as beside:
+            trainer.save_checkpoint(beside)
+            if trainer.is_global_zero and last.exists():
+                last.replace(self._folder / PREVIOUS)
+        if trainer.is_global_zero:
+            (self._folder / "next.ckpt").replace(last)
+        self._saved, self._step = time.monotonic(), trainer.global_step
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any, **__: Any) -> None:
+        if time.monotonic() - self._saved >= self._seconds:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        self._save(trainer)
+
+    def on_exception(self, trainer: lightning.Trainer, *args: Any) -> None:
+        if trainer.global_step > 0:
+            self._save(trainer)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The checkpoint's contents; EdgeposeError where it is absent, damaged or not ours."""
+    if not path.is_file():
+        raise EdgeposeError(f"checkpoint {path} does not exist; check the path")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise EdgeposeError(
+            f"{path} is not a whole checkpoint ({reason}); use the one before it, {PREVIOUS}"
+        ) from error
+    if not isinstance(content, dict) or "recipe" not in content or "state_dict" not in content:
+        raise EdgeposeError(f"{path} is not an edgepose-train checkpoint; 'edgepose-train fit' writes them")
+    return content
+
+
+def newest(folder: Path) -> Path | None:
+    """The checkpoint to resume from: the last, or the one before where the last is damaged; None if none is."""
+    faults = []
+    for name in (LAST, PREVIOUS):
+        path = folder / name
+        if path.exists():
+            try:
+                read(path)
+                return path
+            except EdgeposeError as error:
+                faults.append(str(error))
+    if faults:
+        raise EdgeposeError("; ".join(faults))
+    return None
+
+
+def recipe_of(content: dict[str, Any], path: Path) -> Recipe:
+    """The recipe that made the checkpoint."""
+    return validate(Recipe, content["recipe"], str(path))

@@ -1,0 +1,67 @@
+"""COCO keypoint JSON, with whatever skeleton its category names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgepose.errors import EdgeposeError
+from edgepose.skeletons import SKELETONS, Skeleton
+from trainer.data.persons import PersonSet, make_person
+
+
+def read_json(path: Path) -> Any:
+    """Parsed JSON; EdgeposeError names a file that is not JSON and the place of the fault."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise EdgeposeError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def _skeleton(category: dict[str, Any], path: Path) -> Skeleton:
+    names = tuple(str(k) for k in category.get("keypoints", ()))
+    if not names:
+        raise EdgeposeError(f"{path}: category '{category.get('name')}' names no keypoints; is it a detection set?")
+    for known in SKELETONS.values():
+        if known.joints == names:
+            return known
+    limbs = tuple((names[a - 1], names[b - 1]) for a, b in category.get("skeleton", ()))
+    return Skeleton(name=f"custom{len(names)}", joints=names, limbs=limbs)
+
+
+def read(path: Path, images: Path) -> PersonSet:
+    """Persons of the annotation file; crowds and persons with fewer than two joints are left out.
+
+    An image's ``group`` (frames of one scene) and ``activity`` are kept where the file has them.
+    """
+    data = read_json(path)
+    try:
+        records = {i["id"]: i for i in data["images"]}
+        categories = {c["id"]: c for c in data["categories"]}
+        annotations = data["annotations"]
+    except (KeyError, TypeError) as error:
+        raise EdgeposeError(f"{path} is not COCO keypoint JSON: {error} is missing or malformed") from error
+    skeletons = {key: _skeleton(c, path) for key, c in categories.items() if c.get("keypoints")}
+    if len({s.joints for s in skeletons.values()}) != 1:
+        raise EdgeposeError(f"{path} must have one category with keypoints, it has {len(skeletons)}")
+    skeleton = next(iter(skeletons.values()))
+    persons = []
+    for number, annotation in enumerate(annotations):
+        if annotation.get("iscrowd") or annotation.get("category_id") not in skeletons:
+            continue
+        try:
+            table = np.asarray(annotation["keypoints"], dtype=np.float64).reshape(len(skeleton), 3)
+            image = records[annotation["image_id"]]
+        except (KeyError, ValueError) as error:
+            raise EdgeposeError(f"{path}: annotation {annotation.get('id', number)} is malformed: {error}") from error
+        labelled = table[:, 2] > 0
+        if labelled.sum() < 2:
+            continue
+        group = str(image.get("group", image["file_name"]))
+        persons.append(
+            make_person(images / image["file_name"], table[:, :2], labelled, group, str(image.get("activity", "")))
+        )
+    return PersonSet(path.parent.name or path.stem, skeleton, persons)

@@ -1,0 +1,83 @@
+"""The recipe's data, ready for the training loop: training plan and validation persons."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+from torch.utils.data import DataLoader
+
+from edgepose import skeletons
+from edgepose.errors import EdgeposeError
+from edgepose.skeletons import Skeleton
+from trainer.data.cache import CropCache, open_cache
+from trainer.data.persons import Person, PersonSet, load, to_skeleton
+from trainer.data.samples import Draw, Plan, Samples, Stage
+from trainer.data.splits import join_twins, take
+from trainer.recipe import DataSet, Recipe
+
+
+def select(spec: DataSet, target: Skeleton, root: Path | None) -> PersonSet:
+    """The persons of one data set's split, in the target skeleton; EdgeposeError when nobody is left."""
+    native = load(spec.data, root)
+    if not set(native.skeleton.joints) & set(target.joints):
+        raise EdgeposeError(f"data '{spec.data}' has no joint of skeleton {target.name}; choose another skeleton")
+    chosen = native if spec.split == "all" else take(join_twins(native), spec.split)
+    persons = [to_skeleton(p, native.skeleton, target) for p in chosen.persons]
+    persons = [p for p in persons if p.labelled.any()]
+    if not persons:
+        raise EdgeposeError(f"data '{spec.data}' has no labelled person in split '{spec.split}'")
+    return PersonSet(native.name, target, persons)
+
+
+def steps(recipe: Recipe) -> list[Stage]:
+    """The recipe's stages in steps."""
+    return [Stage(s.images // s.batch, s.batch, s.size) for s in recipe.stages]
+
+
+class PoseData(lightning.LightningDataModule):
+    """Training batches by plan; validation is evaluated in full by the module, not loaded here."""
+
+    def __init__(self, recipe: Recipe, root: Path | None, *, workers: int, start: int = 0) -> None:
+        super().__init__()
+        self._recipe, self._root, self._workers, self._start = recipe, root, workers, start
+        self.skeleton = skeletons.get(recipe.skeleton)
+        self._persons: list[Person] = []
+        self._caches: list[tuple[int, CropCache]] = []
+        self._shares: list[float] = []
+
+    def setup(self, stage: str) -> None:
+        if self._persons:
+            return
+        for spec in self._recipe.data:
+            chosen = select(spec, self.skeleton, self._root)
+            cache = open_cache(chosen, self._recipe.input_size, self._recipe.padding)
+            self._caches.append((len(self._persons), cache))
+            self._persons += chosen.persons
+            self._shares += [spec.share] * len(chosen.persons)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        recipe = self._recipe
+        samples = Samples(self._persons, self._caches, self.skeleton, recipe.padding, recipe.augmentation)
+        plan = Plan(np.array(self._shares), steps(recipe), recipe.seed, self._start)
+        return DataLoader(
+            samples,
+            batch_sampler=plan,
+            num_workers=self._workers,
+            prefetch_factor=8 if self._workers else None,
+            worker_init_fn=_one_thread,
+            # A forked child inherits OpenCV's thread pool without its threads and hangs; spawned ones start clean.
+            multiprocessing_context="spawn" if self._workers else None,
+        )
+
+
+def _one_thread(_: int) -> None:
+    """A worker warps on one thread; the others belong to the network."""
+    import cv2
+
+    cv2.setNumThreads(1)
+
+
+__all__ = ["Draw", "PoseData", "select", "steps"]

@@ -1,0 +1,75 @@
+"""MPII Human Pose (Andriluka et al. 2014): the release's ``.mat``, and the widespread JSON list."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgepose.errors import EdgeposeError
+from edgepose.skeletons import MPII16
+from trainer.data.coco import read_json
+from trainer.data.persons import Person, PersonSet, make_person
+
+
+def read(path: Path, images: Path) -> PersonSet:
+    """Persons of ``path``: ``mpii_human_pose_v1_u12_1.mat`` or a JSON list of {image, joints, joints_vis}."""
+    persons = _read_mat(path, images) if path.suffix == ".mat" else _read_json(path, images)
+    return PersonSet("mpii", MPII16, persons)
+
+
+def _read_json(path: Path, images: Path) -> list[Person]:
+    """The JSON form: 0-based ``joints`` [16, 2], ``joints_vis`` [16] and the file name ``image``."""
+    persons = []
+    rows = read_json(path)
+    if not isinstance(rows, list):
+        raise EdgeposeError(f"{path} is not the MPII JSON form: expected a list of persons")
+    for number, row in enumerate(rows):
+        try:
+            joints = np.asarray(row["joints"], dtype=np.float64).reshape(16, 2)
+            visible = np.asarray(row["joints_vis"], dtype=np.float64).reshape(16) > 0
+            name = str(row["image"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise EdgeposeError(f"{path}: person {number} is malformed: {error}") from error
+        labelled = visible & (joints > 0).all(axis=1)
+        if labelled.sum() >= 2:
+            persons.append(make_person(images / name, joints, labelled, group=name))
+    return persons
+
+
+def _read_mat(path: Path, images: Path) -> list[Person]:
+    """The release form: ``RELEASE.annolist(i).annorect(r).annopoints.point(k)`` with 1-based pixels."""
+    from scipy.io import loadmat
+
+    try:
+        release = loadmat(path, squeeze_me=True, struct_as_record=False)["RELEASE"]
+        annotated = np.atleast_1d(release.annolist)
+        training = np.atleast_1d(release.img_train)
+        videos = np.atleast_1d(getattr(release, "act", np.array([])))
+    except (OSError, KeyError, ValueError, AttributeError, NotImplementedError) as error:
+        raise EdgeposeError(f"{path} is not the MPII release file ({error}); expected the struct RELEASE") from error
+    persons = []
+    for index, (entry, train) in enumerate(zip(annotated, training, strict=True)):
+        if not train:  # the test half carries no joints
+            continue
+        name = str(entry.image.name)
+        video = getattr(entry, "vididx", None)
+        group = str(int(video)) if video is not None and np.size(video) else name
+        activity = str(getattr(videos[index], "act_name", "")) if index < len(videos) else ""
+        for rect in np.atleast_1d(entry.annorect):
+            person = _rect(rect, images / name, group, activity)
+            if person is not None:
+                persons.append(person)
+    return persons
+
+
+def _rect(rect: Any, image: Path, group: str, activity: str) -> Person | None:
+    points = getattr(getattr(rect, "annopoints", None), "point", None)
+    if points is None:
+        return None
+    joints, labelled = np.zeros((16, 2)), np.zeros(16, dtype=bool)
+    for point in np.atleast_1d(points):
+        joints[int(point.id)] = float(point.x) - 1.0, float(point.y) - 1.0
+        labelled[int(point.id)] = True
+    return make_person(image, joints, labelled, group, activity) if labelled.sum() >= 2 else None

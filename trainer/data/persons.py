@@ -1,0 +1,95 @@
+"""Labelled persons, whatever file they come from, and the ``--data`` strings that name them.
+
+lsp:DIR                              LSP or LSPET: joints.mat and images/
+coco:ANNOTATIONS.json:IMAGES_DIR     COCO keypoint JSON, any skeleton in its category
+mpii:ANNOTATIONS:IMAGES_DIR          MPII: the release's .mat, or the widespread .json list
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepose.crops import box_of_joints
+from edgepose.errors import EdgeposeError, unknown
+from edgepose.skeletons import Skeleton, joint_map
+
+
+@dataclass(frozen=True)
+class Person:
+    """One labelled person. ``joints`` [K, 2] in image pixels; ``labelled`` [K] tells which are real."""
+
+    image: Path
+    joints: NDArray[np.float64]
+    labelled: NDArray[np.bool_]
+    box: NDArray[np.float64]  # [4] tight box of the labelled joints
+    group: str  # persons of one group never fall on both sides of a split
+    activity: str = ""
+
+
+@dataclass(frozen=True)
+class PersonSet:
+    """Persons that share a skeleton, and the name that splits and caches are keyed by."""
+
+    name: str
+    skeleton: Skeleton
+    persons: list[Person] = field(repr=False)
+
+    def subset(self, keep: Callable[[Person], bool]) -> PersonSet:
+        """The persons for which ``keep`` holds."""
+        return PersonSet(self.name, self.skeleton, [p for p in self.persons if keep(p)])
+
+
+def make_person(
+    image: Path, joints: NDArray[np.float64], labelled: NDArray[np.bool_], group: str, activity: str = ""
+) -> Person:
+    """A Person whose box is the tight box of its labelled joints; unlabelled coordinates become 0."""
+    clean = np.where(labelled[:, None], joints, 0.0)
+    return Person(image, clean, labelled, box_of_joints(clean, labelled), group, activity)
+
+
+def to_skeleton(person: Person, source: Skeleton, target: Skeleton) -> Person:
+    """The person in another skeleton; joints without a counterpart are unlabelled. The box stays."""
+    if source is target:
+        return person
+    joints, labelled = np.zeros((len(target), 2)), np.zeros(len(target), dtype=bool)
+    for t, s in joint_map(source, target).items():
+        joints[t], labelled[t] = person.joints[s], person.labelled[s]
+    return Person(person.image, joints, labelled, person.box, person.group, person.activity)
+
+
+def load(spec: str, root: Path | None = None) -> PersonSet:
+    """Read the persons that ``spec`` names; relative paths count from ``root`` (default: here).
+
+    EdgeposeError: unknown format, missing file or folder, or a file that is not of that format.
+    """
+    from trainer.data import coco, lsp, mpii
+
+    kind, _, rest = spec.partition(":")
+    parts = rest.split(":") if rest else []
+    readers: dict[str, tuple[Callable[..., PersonSet], int, str]] = {"lsp": (lsp.read, 1, "DIR"), "coco": (coco.read, 2, "ANNOTATIONS.json:IMAGES_DIR"),
+               "mpii": (mpii.read, 2, "ANNOTATIONS:IMAGES_DIR")}  # fmt: skip
+    if kind not in readers:
+        raise unknown("data format", kind, readers, f"'{spec}'")
+    read, count, form = readers[kind]
+    if len(parts) != count or not all(parts):
+        raise EdgeposeError(f"data '{spec}' is incomplete; write {kind}:{form}")
+    paths = [(root or Path()) / p for p in parts]
+    for path in paths:
+        if not path.exists():
+            raise EdgeposeError(f"data '{spec}': {path} does not exist; check the path or set --data-root")
+    return read(*paths)
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """BGR image [H, W, 3]; EdgeposeError names a file that cannot be read."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        state = "is not a readable image" if path.exists() else "does not exist"
+        raise EdgeposeError(f"image {path} {state}; run 'edgepose-train data check' on its set")
+    return np.asarray(image, dtype=np.uint8)

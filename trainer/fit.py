@@ -1,0 +1,172 @@
+"""Training: one Lightning module, driven by a recipe, resumable to the same weights."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from edgepose.errors import EdgeposeError
+from trainer import checkpoints
+from trainer.data.module import PoseData, select, steps
+from trainer.models.build import build
+from trainer.monitor import Monitor
+from trainer.recipe import Recipe
+from trainer.targets import gaussians, heatmap_loss
+
+PRECISIONS: dict[str, Any] = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
+
+
+class PoseModule(lightning.LightningModule):
+    """The network, its moving average, and one step of training."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.model = build(recipe)
+        self.average: AveragedModel | None = None
+        if recipe.optimiser.ema:
+            self.average = AveragedModel(
+                self.model,
+                multi_avg_fn=get_ema_multi_avg_fn(recipe.optimiser.ema),  # type: ignore[no-untyped-call]
+                use_buffers=True,
+            )
+            self.average.requires_grad_(False)
+        self._total = sum(s.steps for s in steps(recipe))
+        self._sigmas = {s.size: s.sigma or recipe.target.sigma * s.size / recipe.input_size for s in recipe.stages}
+        self.to(memory_format=torch.channels_last)
+
+    @property
+    def best(self) -> nn.Module:
+        """The weights to use: the moving average where there is one."""
+        module: nn.Module = self.average.module if self.average is not None else self.model
+        return module
+
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        image = batch["image"].float().contiguous(memory_format=torch.channels_last)
+        outputs: list[Tensor] = self.model(image)
+        size = outputs[0].shape[-1]
+        stride = image.shape[-1] // size
+        target = gaussians(batch["joints"], size, stride, self._sigmas[image.shape[-1]])
+        labelled = batch["labelled"].float()
+        losses = [heatmap_loss(o, target, labelled, self.recipe.target.foreground) for o in outputs]
+        loss = torch.stack(losses).sum()  # intermediate supervision: every stack weighs the same
+        self.log("loss", loss, prog_bar=True)
+        if len(losses) > 1:
+            self.log_dict({f"loss_stack{i + 1}": part for i, part in enumerate(losses)})
+        self.log("rate", self.lr_schedulers().get_last_lr()[0])  # type: ignore[union-attr]
+        return loss
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+
+    def configure_optimizers(self) -> Any:
+        spec = self.recipe.optimiser
+        # Norms and biases are not weights to shrink (Ponti et al. 2017, sec. V-D on L2).
+        decayed = [p for p in self.model.parameters() if p.ndim > 1]
+        plain = [p for p in self.model.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": spec.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        optimiser: torch.optim.Optimizer
+        if spec.kind == "adamw":
+            optimiser = torch.optim.AdamW(groups, lr=spec.rate)
+        else:
+            optimiser = torch.optim.RMSprop(groups, lr=spec.rate)
+
+        def factor(step: int) -> float:
+            if step < spec.warm_up:
+                return (step + 1) / spec.warm_up
+            done = (step - spec.warm_up) / max(self._total - spec.warm_up, 1)
+            return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["recipe"] = self.recipe.model_dump(mode="json")
+
+
+def fit(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    root: Path | None = None,
+    resume: bool = False,
+    workers: int = 1,
+    threads: int = 0,
+    devices: int = 1,
+    max_steps: int | None = None,
+) -> Path:
+    """Train ``recipe``, writing everything into ``folder``; returns the last checkpoint.
+
+    With ``resume`` the run goes on from the folder's last checkpoint, to the weights that it would have
+    reached without the interruption. ``max_steps`` stops early, as an interruption would.
+    EdgeposeError: the folder holds another run, or data are missing.
+    """
+    start_from = checkpoints.newest(folder) if folder.exists() else None
+    start = 0
+    if start_from is not None:
+        if not resume:
+            raise EdgeposeError(f"{folder} already holds a run; add --resume to go on with it, or choose another --out")
+        content = checkpoints.read(start_from)
+        if checkpoints.recipe_of(content, start_from) != recipe:
+            raise EdgeposeError(f"{start_from} was made by another recipe; give the recipe it was begun with, "
+                                "or choose another --out")  # fmt: skip
+        start = int(content["global_step"])
+    folder.mkdir(parents=True, exist_ok=True)
+    if threads:
+        torch.set_num_threads(threads)
+    lightning.seed_everything(recipe.seed, verbose=False)
+    module = PoseModule(recipe)
+    data = PoseData(recipe, root, workers=workers, start=start)
+    persons = [p for spec in recipe.validation for p in select(spec, data.skeleton, root).persons]
+    monitor = Monitor(folder, persons, recipe.validate_every)
+    total = sum(s.steps for s in steps(recipe))
+    on_gpu = torch.cuda.is_available()
+    trainer = lightning.Trainer(
+        max_steps=min(max_steps or total, total),
+        max_epochs=1,
+        precision=PRECISIONS[recipe.precision if on_gpu or recipe.precision != "float16" else "bfloat16"],
+        gradient_clip_val=recipe.optimiser.clip or None,
+        devices=devices,
+        accelerator="gpu" if on_gpu else "cpu",
+        max_time=timedelta(days=365),
+        logger=[CSVLogger(folder, name="", version="log", flush_logs_every_n_steps=20),
+                TensorBoardLogger(folder, name="", version="tensorboard")],
+        log_every_n_steps=20,
+        callbacks=[checkpoints.Checkpoints(folder, recipe.checkpoint_minutes), monitor, RichProgressBar()],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(module, data, ckpt_path=start_from, weights_only=True)
+    if trainer.interrupted:
+        raise EdgeposeError(f"training was interrupted; go on with --resume --out {folder}")
+    return folder / checkpoints.LAST
+
+
+def load_best(path: Path) -> tuple[Recipe, nn.Module]:
+    """The recipe and the best weights of a checkpoint, in float32 on the CPU."""
+    content = checkpoints.read(path)
+    recipe = checkpoints.recipe_of(content, path)
+    module = PoseModule(recipe)
+    try:
+        module.load_state_dict(content["state_dict"])
+    except RuntimeError as error:
+        raise EdgeposeError(f"{path} does not fit its own recipe: {str(error).splitlines()[0]}") from error
+    return recipe, module.best.eval()
+
+
+def copy_recipe(source: Path, folder: Path) -> None:
+    """Keep the recipe file itself (with its comments) beside what it made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, folder / "recipe.toml")

@@ -1,0 +1,75 @@
+"""Pictures of a run: loss and accuracy curves, and a sheet of predictions beside labels."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepose.crops import apply, crop_affine, warp
+from edgepose.draw import draw_pose
+from edgepose.files import write_beside
+from edgepose.skeletons import Skeleton
+from trainer.data.persons import read_image
+from trainer.evaluate import Predictions
+
+_TILE = 192
+
+
+def _column(path: Path, x: str, y: str) -> tuple[list[float], list[float]]:
+    if not path.exists():
+        return [], []
+    with path.open(newline="") as file:
+        rows = [(float(r[x]), float(r[y])) for r in csv.DictReader(file) if r.get(x) and r.get(y)]
+    return [a for a, _ in rows], [b for _, b in rows]
+
+
+def curves(folder: Path) -> None:
+    """Draw ``curve.png`` from the run's log: training loss, and PCKh@0.5 and @0.1 on validation."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), constrained_layout=True)
+    steps, losses = _column(folder / "log" / "metrics.csv", "step", "loss")
+    left.plot(steps, losses, color="#bbb", linewidth=0.7, label="batch")
+    if len(losses) > 20:
+        window = max(len(losses) // 50, 5)
+        smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
+        left.plot(steps[window - 1 :], smooth, color="#c33", label=f"mean of {window}")
+    left.set(xlabel="step", ylabel="loss", yscale="log", title="training")
+    left.legend()
+    for key, label in (("pckh05", "PCKh@0.5"), ("pckh01", "PCKh@0.1"), ("pck02_torso", "PCK@0.2 torso")):
+        right.plot(*_column(folder / "validation.csv", "step", key), marker="o", markersize=3, label=label)
+    right.set(xlabel="step", ylabel="%", ylim=(0, 100), title="validation")
+    right.grid(alpha=0.3)
+    right.legend()
+    with write_beside(folder / "curve.png") as beside:
+        figure.savefig(beside, dpi=110)
+    pyplot.close(figure)
+
+
+def contact_sheet(predictions: Predictions, skeleton: Skeleton, path: Path, rows: int = 4, columns: int = 8) -> None:
+    """A grid of persons, evenly drawn from the set: the prediction in colour, the labels as white crosses."""
+    count = min(rows * columns, len(predictions.persons))
+    chosen = np.linspace(0, len(predictions.persons) - 1, count).astype(int)
+    tiles = [_tile(predictions, int(i), skeleton) for i in chosen]
+    tiles += [np.zeros_like(tiles[0])] * (-count % columns)
+    sheet = np.vstack([np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)])
+    with write_beside(path) as beside:
+        cv2.imwrite(str(beside), sheet)
+
+
+def _tile(predictions: Predictions, index: int, skeleton: Skeleton) -> NDArray[np.uint8]:
+    person = predictions.persons[index]
+    affine = crop_affine(person.box, (_TILE, _TILE), 1.4)
+    tile = warp(read_image(person.image), affine, (_TILE, _TILE))
+    joints = apply(affine, predictions.joints[index])
+    draw_pose(tile, joints, np.ones(len(skeleton), dtype=bool), skeleton, 1)
+    for x, y in apply(affine, person.joints)[person.labelled]:
+        cv2.drawMarker(tile, (round(x), round(y)), (255, 255, 255), cv2.MARKER_TILTED_CROSS, 5, 1)
+    return tile
