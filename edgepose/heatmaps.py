@@ -98,6 +98,7 @@ class Decoder:
         self._cols, self._rows = np.zeros((m, window), dtype=np.intp), np.zeros((m, window), dtype=np.intp)
         self._base = np.arange(m, dtype=np.intp) * (self.width * self.height)
         self._index = np.zeros((m, window, window), dtype=np.intp)
+        self._starts = np.zeros((m, window, window), dtype=np.intp)
         self._patch32 = np.zeros((m, window, window), dtype=np.float32)
         self._patch = np.zeros((m, window, window))
         self._half = np.zeros((m, core, window))
@@ -145,7 +146,10 @@ class Decoder:
         np.clip(rows, 0, self.height - 1, out=rows)
         np.multiply(rows, self.width, out=rows)
         np.add(rows, self._base[:m, None], out=rows)
-        np.add(rows[:, :, None], cols[:, None, :], out=index)
+        # Written out before they are added: a sum of broadcast arrays would be buffered by numpy.
+        np.copyto(index, cols[:, None, :])
+        np.copyto(self._starts[:m], rows[:, :, None])
+        np.add(index, self._starts[:m], out=index)
         np.take(flat.reshape(-1), index, out=self._patch32[:m], mode="clip")
         patch = self._patch[:m]
         patch[:] = self._patch32[:m]

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepose import bundle as bundles
+from edgepose import engines
 from edgepose.estimator import Estimator
 from edgepose.metrics import score_persons
 from edgepose.skeletons import Skeleton
 from trainer.data.persons import Person, read_image
+from trainer.engine import TorchEngine, manual_of
 from trainer.progress import progress
 
 
@@ -54,6 +58,17 @@ def predict(estimator: Estimator, persons: list[Person], what: str = "evaluating
 def _by_image(ordered: list[Person]) -> Iterator[tuple[NDArray[np.uint8], list[Person]]]:
     for path, group in groupby(ordered, key=lambda p: p.image):
         yield read_image(path), list(group)
+
+
+def open_estimator(model: str, engine: str = "auto", threads: int = 0) -> Estimator:
+    """An estimator for a bundle (name or file) on ``engine``, or for a checkpoint on torch."""
+    if model.endswith(".ckpt"):
+        from trainer.fit import load_best
+
+        recipe, network = load_best(Path(model))
+        return Estimator(TorchEngine(network), manual_of(recipe))
+    bundle = bundles.load(model)
+    return Estimator(engines.load(bundle, engine, engines.Options(threads=threads)), bundle.manual)
 
 
 def figures(predictions: Predictions, skeleton: Skeleton) -> dict[str, Any]:

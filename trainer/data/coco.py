@@ -21,10 +21,8 @@ def read_json(path: Path) -> Any:
         raise EdgeposeError(f"{path} cannot be read as JSON: {error}") from error
 
 
-def _skeleton(category: dict[str, Any], path: Path) -> Skeleton:
-    names = tuple(str(k) for k in category.get("keypoints", ()))
-    if not names:
-        raise EdgeposeError(f"{path}: category '{category.get('name')}' names no keypoints; is it a detection set?")
+def _skeleton(category: dict[str, Any]) -> Skeleton:
+    names = tuple(str(k) for k in category["keypoints"])
     for known in SKELETONS.values():
         if known.joints == names:
             return known
@@ -44,9 +42,9 @@ def read(path: Path, images: Path) -> PersonSet:
         annotations = data["annotations"]
     except (KeyError, TypeError) as error:
         raise EdgeposeError(f"{path} is not COCO keypoint JSON: {error} is missing or malformed") from error
-    skeletons = {key: _skeleton(c, path) for key, c in categories.items() if c.get("keypoints")}
+    skeletons = {key: _skeleton(c) for key, c in categories.items() if c.get("keypoints")}
     if len({s.joints for s in skeletons.values()}) != 1:
-        raise EdgeposeError(f"{path} must have one category with keypoints, it has {len(skeletons)}")
+        raise EdgeposeError(f"{path} must have one category with keypoints, it has {len(skeletons)}; is it a detection set?")
     skeleton = next(iter(skeletons.values()))
     persons = []
     for number, annotation in enumerate(annotations):

@@ -20,11 +20,12 @@ def read(folder: Path) -> PersonSet:
     occlusion flag (all joints labelled).
     """
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     path = folder / "joints.mat"
     try:
         array = np.asarray(loadmat(path)["joints"], dtype=np.float64)
-    except (OSError, KeyError, ValueError, NotImplementedError) as error:
+    except (OSError, KeyError, ValueError, NotImplementedError, MatReadError) as error:
         raise EdgeposeError(f"{path} is not an LSP joints.mat ({error}); expected an array 'joints'") from error
     if array.ndim != 3 or array.shape[:2] not in ((14, 3), (3, 14)):
         raise EdgeposeError(f"{path}: 'joints' has shape {array.shape}; expected 14 x 3 x N or 3 x 14 x N")

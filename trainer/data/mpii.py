@@ -41,13 +41,14 @@ def _read_json(path: Path, images: Path) -> list[Person]:
 def _read_mat(path: Path, images: Path) -> list[Person]:
     """The release form: ``RELEASE.annolist(i).annorect(r).annopoints.point(k)`` with 1-based pixels."""
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     try:
         release = loadmat(path, squeeze_me=True, struct_as_record=False)["RELEASE"]
         annotated = np.atleast_1d(release.annolist)
         training = np.atleast_1d(release.img_train)
         videos = np.atleast_1d(getattr(release, "act", np.array([])))
-    except (OSError, KeyError, ValueError, AttributeError, NotImplementedError) as error:
+    except (OSError, KeyError, ValueError, AttributeError, NotImplementedError, MatReadError) as error:
         raise EdgeposeError(f"{path} is not the MPII release file ({error}); expected the struct RELEASE") from error
     persons = []
     for index, (entry, train) in enumerate(zip(annotated, training, strict=True)):

@@ -72,8 +72,11 @@ def load(spec: str, root: Path | None = None) -> PersonSet:
 
     kind, _, rest = spec.partition(":")
     parts = rest.split(":") if rest else []
-    readers: dict[str, tuple[Callable[..., PersonSet], int, str]] = {"lsp": (lsp.read, 1, "DIR"), "coco": (coco.read, 2, "ANNOTATIONS.json:IMAGES_DIR"),
-               "mpii": (mpii.read, 2, "ANNOTATIONS:IMAGES_DIR")}  # fmt: skip
+    readers: dict[str, tuple[Callable[..., PersonSet], int, str]] = {
+        "lsp": (lsp.read, 1, "DIR"),
+        "coco": (coco.read, 2, "ANNOTATIONS.json:IMAGES_DIR"),
+        "mpii": (mpii.read, 2, "ANNOTATIONS:IMAGES_DIR"),
+    }
     if kind not in readers:
         raise unknown("data format", kind, readers, f"'{spec}'")
     read, count, form = readers[kind]

@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# Makes .venv and installs what is missing; quick and silent when nothing is.
+# usage: deploy/setup.sh run|dev      run: the device and the demo; dev: also trainer, tests and lint
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+profile=${1:-run}
+case $profile in run | dev) ;; *) echo "usage: deploy/setup.sh run|dev" >&2; exit 2 ;; esac
+
+# GStreamer with its Python binding and the decoders; a broker and its clients.
+apt_packages=(
+  python3-venv python3-gi python3-gst-1.0 gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0
+  gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-libav
+  mosquitto mosquitto-clients
+)
+if [ "$profile" = dev ]; then # an RTSP server and an H.264 encoder for the tests' own cameras
+  apt_packages+=(gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-ugly gstreamer1.0-tools openssl)
+fi
+
+say() { printf 'setup: %s\n' "$*"; }
+
+install_apt() {
+  local missing=() package
+  for package in "${apt_packages[@]}"; do
+    [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+  done
+  [ ${#missing[@]} -eq 0 ] && return
+  local root=()
+  if [ "$(id -u)" -ne 0 ]; then
+    if command -v sudo >/dev/null && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
+      root=(sudo)
+    else
+      say "not root and no sudo: cannot install ${missing[*]}; going on without them (video through PyAV)"
+      return
+    fi
+  fi
+  say "installing ${missing[*]}"
+  if ! { "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -qq &&
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"; } \
+    >.setup.log 2>&1; then
+    tail -n 5 .setup.log >&2
+    say "apt could not install ${missing[*]} (see .setup.log); going on without them (video through PyAV)"
+  else
+    rm -f .setup.log
+  fi
+}
+
+if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then
+  install_apt
+elif [ ! -e .venv ]; then
+  say "no apt here: video goes through PyAV unless GStreamer's Python binding is installed by other means"
+fi
+
+# The distribution's own Python sees the distribution's GStreamer binding (and a Jetson's TensorRT).
+python=python3
+if [ -x /usr/bin/python3 ] && /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
+  python=/usr/bin/python3
+fi
+if ! .venv/bin/python -c 'import pip' 2>/dev/null; then
+  say "making .venv from $python"
+  "$python" -m venv --clear --system-site-packages .venv || {
+    say "$python cannot make a virtual environment; install python3-venv and type the command again" >&2
+    exit 1
+  }
+fi
+
+stamp=.venv/.installed-$profile-$(cat pyproject.toml deploy/constraints.txt | sha256sum | cut -c1-16)
+if [ ! -e "$stamp" ]; then
+  extras='openvino,onnxruntime,pyav,demo-broker'
+  [ "$profile" = dev ] && extras="$extras,trainer,test"
+  say "installing edgepose[$extras] into .venv"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e ".[$extras]" \
+    2> >(grep -v -e WARNING -e '^$' >&2)
+  touch "$stamp"
+fi

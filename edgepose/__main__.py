@@ -1,0 +1,5 @@
+"""``python -m edgepose``."""
+
+from edgepose.cli import main
+
+main()

@@ -1,0 +1,202 @@
+"""What is in force, and where each value comes from: flags over environment over file over defaults.
+
+The file is ``edgepose.toml``; the environment variable of key ``mqtt.url`` is ``EDGEPOSE_MQTT_URL``.
+Unknown keys, in the file or among ``EDGEPOSE_*``, are errors that name the nearest known key.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgepose.errors import EdgeposeError, unknown
+from edgepose.toml import first_fault, read_toml, validate
+
+FILE = "edgepose.toml"
+PREFIX = "EDGEPOSE_"
+# Read elsewhere, never from the file or the command line: folders, and secrets.
+OTHER_VARIABLES = frozenset(
+    PREFIX + name for name in ("CACHE", "DATA", "CONFIG", "MQTT_USER", "MQTT_PASSWORD", "RTSP_USER", "RTSP_PASSWORD")
+)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _device() -> str:
+    """This machine's name, as a topic level."""
+    return re.sub(r"[^a-z0-9_-]+", "-", socket.gethostname().lower()).strip("-") or "device"
+
+
+class Source(_Strict):
+    """The camera."""
+
+    uri: str = ""
+    backend: Literal["auto", "gstreamer", "pyav"] = "auto"
+    camera: str = ""  # name in topics; empty: made from the URI
+
+
+class EngineSettings(_Strict):
+    """What runs the network."""
+
+    name: str = "auto"
+    threads: Annotated[int, Field(ge=0, le=256)] = 0
+    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    device: str = "auto"
+
+
+class Mqtt(_Strict):
+    """The broker; the password comes from EDGEPOSE_MQTT_PASSWORD or ``password_file``."""
+
+    url: str = ""
+    qos: Annotated[int, Field(ge=0, le=1)] = 0
+    encoding: Literal["json", "cbor"] = "json"
+    version: Literal["5", "3.1.1"] = "5"
+    expiry: Annotated[int, Field(ge=1, le=86400)] = 10  # seconds after which a broker drops an undelivered pose
+    queue: Annotated[int, Field(ge=1, le=10000)] = 30  # messages kept while the broker is away; the oldest go first
+    password_file: str = ""
+    cafile: str = ""
+    certfile: str = ""
+    keyfile: str = ""
+    insecure: bool = False  # accept any server certificate
+
+
+class Output(_Strict):
+    """Where else poses go."""
+
+    overlay: str = ""  # a video file, or "window"
+    record: str = ""  # a .jsonl file
+    stdout: bool = False  # JSON lines
+    stats_every: Annotated[float, Field(ge=0.5, le=3600)] = 5.0  # seconds between stats messages
+
+
+class Settings(_Strict):
+    """Everything ``edgepose run`` can be told."""
+
+    device: Annotated[str, Field(default_factory=_device, pattern=r"^[A-Za-z0-9_.-]+$")]
+    model: str = "edgepose-first"
+    max_frames: Annotated[int, Field(ge=0)] = 0  # 0: until the source ends
+    source: Source = Source()
+    engine: EngineSettings = EngineSettings()
+    mqtt: Mqtt = Mqtt()
+    output: Output = Output()
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Checked settings, and for every key ('mqtt.url') where its value comes from."""
+
+    settings: Settings
+    origins: dict[str, str]
+
+
+def keys() -> list[str]:
+    """All keys, dotted, in the file's order."""
+    found = []
+    for name, field in Settings.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found += [f"{name}.{k}" for k in inner.model_fields]
+        else:
+            found.append(name)
+    return found
+
+
+def variable(key: str) -> str:
+    """The environment variable of a key."""
+    return PREFIX + key.replace(".", "_").upper()
+
+
+def load(
+    flags: Mapping[str, Any] | None = None, path: Path | None = None, environ: Mapping[str, str] | None = None
+) -> Configuration:
+    """Merge flags, environment, file and defaults.
+
+    ``flags`` maps dotted keys to values; None means not given. ``path`` is the file; without one
+    $EDGEPOSE_CONFIG, then ``edgepose.toml`` in this folder if there is one.
+    EdgeposeError: unknown key, wrong value, unreadable file; the sentence names the origin.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(keys(), "default")
+    file = _file(path, environ)
+    if file is not None:
+        table = read_toml(file)
+        validate(Settings, table, str(file))
+        for key, value in _flatten(table).items():
+            values[key], origins[key] = value, str(file)
+    for key, value in _from_environment(environ).items():
+        values[key], origins[key] = value, variable(key)
+    for key, value in (flags or {}).items():
+        if value is not None:
+            values[key], origins[key] = value, "command line"
+    try:
+        return Configuration(Settings.model_validate(_nest(values)), origins)
+    except ValidationError as error:
+        key = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise EdgeposeError(f"{origins.get(key, 'configuration')}: {first_fault(Settings, error)}") from error
+
+
+def _file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
+    if path is None and environ.get(PREFIX + "CONFIG"):
+        path = Path(environ[PREFIX + "CONFIG"])
+    if path is not None:
+        return path
+    return Path(FILE) if Path(FILE).is_file() else None
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    variables = {variable(key): key for key in keys()}
+    found = {}
+    for name, value in environ.items():
+        if not name.startswith(PREFIX) or name in OTHER_VARIABLES:
+            continue
+        if name not in variables:
+            raise unknown("environment variable", name, [*variables, *OTHER_VARIABLES])
+        if value != "":
+            found[variables[name]] = value
+    return found
+
+
+def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        table, _, name = key.rpartition(".")
+        (nested.setdefault(table, {}) if table else nested)[name] = value
+    return nested
+
+
+def value_of(settings: Settings, key: str) -> Any:
+    """The value of a dotted key."""
+    value: Any = settings
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def require_source(settings: Settings) -> str:
+    """The source's URI; EdgeposeError where none was given."""
+    if not settings.source.uri:
+        raise EdgeposeError("no source was given; use --source URI, for instance v4l2:///dev/video0 or a video file")
+    return settings.source.uri
+
+
+__all__ = ["FILE", "Configuration", "Settings", "keys", "load", "require_source", "value_of", "variable"]

@@ -1,0 +1,70 @@
+"""One person, followed: each frame's crop is the box of the last frame's joints."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepose.crops import box_of_joints
+from edgepose.estimator import Estimator, Poses, StageTimer, untimed
+from edgepose.people import People
+from edgepose.people.find import Search
+
+ACCEPT = 0.45  # mean joint score from which a found person counts
+KEEP = 0.30  # mean joint score below which the person counts as unseen
+CONFIDENT = 0.25  # joint score from which a joint shapes the box
+PATIENCE = 5  # frames unseen in a row after which the search begins anew
+
+
+class SinglePerson:
+    """Finds one person, follows it, and searches again when its scores fall.
+
+    ``run`` is a short text that differs from run to run; ids are ``<run>-1``, ``<run>-2``, ... and never
+    come back.
+    """
+
+    def __init__(self, estimator: Estimator, run: str) -> None:
+        self._estimator = estimator
+        self._search = Search(estimator, accept=ACCEPT, confident=CONFIDENT)
+        self._run = run
+        self._count = 0
+        self._unseen = 0
+        self._box: NDArray[np.float64] | None = None
+
+    def update(self, image: NDArray[np.uint8], timer: StageTimer = untimed) -> People:
+        """The person in the next frame ``image`` [H, W, 3] BGR, if there is one."""
+        if self._box is None:
+            self._box = self._search.look(image, timer)
+            if self._box is None:
+                return self._nobody()
+            self._count += 1
+            self._unseen = 0
+        poses = self._estimator.estimate(image, self._box[None], timer)
+        if poses.person_scores[0] < KEEP:
+            self._unseen += 1
+            if self._unseen >= PATIENCE:
+                self._box = None
+                self._search.restart()
+            return self._nobody()
+        self._unseen = 0
+        self._box = self._next_box(poses, self._box)
+        return People([f"{self._run}-{self._count}"], self._box[None].copy(), poses)
+
+    def _next_box(self, poses: Poses, last: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The box of this frame's joints: all of them where enough are sure, else the last box moved along."""
+        sure = poses.scores[0] >= CONFIDENT
+        if sure.sum() < 4:
+            return last
+        box = box_of_joints(poses.joints[0], sure)
+        # One uncertain ankle must not halve the crop: unsure joints may hold the box back, within the last one.
+        size, last_size = max(box[2:] - box[:2]), max(last[2:] - last[:2])
+        if size < 0.8 * last_size:
+            middle = (box[:2] + box[2:]) / 2
+            grow = 0.9 * last_size / max(size, 1e-6)
+            half = (box[2:] - box[:2]) / 2 * min(grow, 2.0)
+            box = np.concatenate([middle - half, middle + half])
+        return box
+
+    def _nobody(self) -> People:
+        k = len(self._estimator.skeleton)
+        return People([], np.zeros((0, 4)), Poses(np.zeros((0, k, 2)), np.zeros((0, k)), np.zeros((0, k, 3))))

@@ -1,0 +1,346 @@
+"""Messages to an MQTT broker, through every way in which a broker can be away.
+
+One thread connects, publishes and reconnects. Whoever publishes only puts bytes into a bounded queue, out of
+which the oldest frame falls when it is full: after an outage the newest frames matter. What is retained (info,
+status) is said again on every connection.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from edgepose.errors import EdgeposeError
+from edgepose.messages import (
+    CONTENT_TYPES,
+    Encoding,
+    Info,
+    Message,
+    PoseMessage,
+    Stats,
+    Status,
+    StatusState,
+    encode,
+    topics,
+)
+from edgepose.mqtt import Broker, LostError, Packet, RefusedError, Session
+
+log = logging.getLogger(__name__)
+
+State = Literal["connecting", "online", "refused", "lost", "stopped"]
+MAX_INFLIGHT = 10  # QoS 1 publications that wait for the broker's word
+STABLE_S = 5.0  # a connection that held this long starts the back-off anew
+FAREWELL_S = 0.3  # for the last status, after the queue was drained
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """How long to wait before connecting again: doubles from ``first_s`` to ``most_s``, less up to a half at random."""
+
+    first_s: float = 0.5
+    most_s: float = 30.0
+
+    def delay(self, failures: int) -> float:
+        """Seconds to wait after ``failures`` (1 or more) in a row."""
+        return float(min(self.most_s, self.first_s * 2.0 ** min(failures - 1, 30)) * random.uniform(0.5, 1.0))
+
+
+def client_id(device: str, camera: str) -> str:
+    """``edgepose-<device>-<camera>``; a long one is cut to 64 characters and stays its own by a hash."""
+    name = f"edgepose-{device}-{camera}"
+    if len(name) <= 64:
+        return name
+    return f"{name[:55]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+class MQTTSink:
+    """Publishes one camera's messages. ``publish`` and ``set_...`` never block and may be called by any thread.
+
+    ``state`` and ``reason`` say how the link does; it is ``online`` once the broker has accepted the status message.
+    ``dropped`` counts pose messages that were not sent.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        device: str,
+        camera: str,
+        *,
+        encoding: Encoding = "json",
+        qos: Literal[0, 1] = 0,
+        expiry_s: int = 10,
+        queue_size: int = 64,
+        keepalive_s: int = 15,
+        backoff: Backoff = Backoff(),
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        if qos not in (0, 1):
+            raise EdgeposeError(f"MQTT QoS {qos} is not offered; choose 0 or 1")
+        if encoding not in CONTENT_TYPES:
+            raise EdgeposeError(f"encoding '{encoding}' is not known; choose {' or '.join(CONTENT_TYPES)}")
+        if expiry_s < 1 or queue_size < 1 or keepalive_s < 1:
+            raise EdgeposeError("the message expiry, the queue size and the keep-alive must be 1 or more")
+        if broker.tls:
+            broker.tls_context()  # a missing file is told now, not from the thread
+        self.topics = topics(broker.prefix, device, camera)
+        self.dropped = 0
+        self._connections = 0
+        self._broker, self._device, self._camera = broker, device, camera
+        self._encoding, self._qos, self._expiry_s, self._keepalive_s = encoding, qos, expiry_s, keepalive_s
+        self._backoff, self._clock, self._queue_size = backoff, clock, queue_size
+        self._lock = threading.Condition()
+        self._state: State = "connecting"
+        self._reason = ""
+        self._queue: deque[tuple[float, Packet]] = deque()  # (when queued, monotonic s; message), oldest first
+        self._retained: dict[str, Packet] = {}  # topic -> what a new connection must say
+        self._due: dict[str, Packet] = {}  # topic -> newest not yet sent, of info, status and stats
+        self._inflight: dict[int, tuple[float, Packet]] = {}  # message id -> sent with QoS 1, not yet acknowledged
+        self._stop = threading.Event()
+        self._drain_until = 0.0
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_read.setblocking(False)
+        self._wake_write.setblocking(False)
+        self._thread = threading.Thread(target=self._run, name=f"mqtt {device}/{camera}", daemon=True)
+        self.set_status("online")
+        self._thread.start()
+
+    @property
+    def state(self) -> State:
+        """connecting, online, refused, lost or stopped."""
+        return self._state
+
+    @property
+    def reason(self) -> str:
+        """Why it is not online: a sentence, or empty."""
+        return self._reason
+
+    @property
+    def reconnects(self) -> int:
+        """Connections after the first."""
+        return max(0, self._connections - 1)
+
+    def connect(self, timeout_s: float = 5.0) -> bool:
+        """Wait until the broker has let us in; False when it is not there yet (see ``reason``): trying goes on.
+
+        EdgeposeError when the broker refuses us, or TLS does: somebody must put that right.
+        """
+        with self._lock:
+            self._lock.wait_for(lambda: self._state in ("online", "refused", "stopped"), timeout_s)
+            if self._state == "refused":
+                raise EdgeposeError(self._reason)
+            return self._state == "online"
+
+    def publish(self, message: Message) -> None:
+        """Queue a pose message, or replace what is retained or still waiting of the other kinds."""
+        if isinstance(message, PoseMessage):
+            self.publish_pose(message)
+        elif isinstance(message, Stats):
+            self.publish_stats(message)
+        elif isinstance(message, Info):
+            self.set_info(message)
+        else:
+            self._set_due(self._packet(self.topics.status, message), retained=True)
+
+    def publish_pose(self, message: PoseMessage) -> None:
+        """Queue one frame's message; when the queue is full, the oldest falls out and is counted."""
+        packet = replace(self._packet(self.topics.poses, message), qos=self._qos, expiry_s=self._expiry_s)
+        with self._lock:
+            if len(self._queue) >= self._queue_size or self._stop.is_set():
+                self.dropped += 1
+            if self._stop.is_set():
+                return
+            if len(self._queue) >= self._queue_size:
+                self._queue.popleft()
+            self._queue.append((time.monotonic(), packet))
+        self._wake()
+
+    def publish_stats(self, message: Stats) -> None:
+        """Send the statistics; of several that wait, only the newest is sent."""
+        self._set_due(self._packet(self.topics.stats, message), retained=False)
+
+    def set_info(self, message: Info) -> None:
+        """Retain the info message, now and on every new connection."""
+        self._set_due(self._packet(self.topics.info, message), retained=True)
+
+    def set_status(self, state: StatusState, reason: str = "") -> None:
+        """Retain the camera's status as of now; a new connection says it again."""
+        self._set_due(self._status(state, reason, self._clock()), retained=True)
+
+    def close(self, drain_s: float = 1.0) -> None:
+        """Send what is queued for up to ``drain_s``, then ``stopped``, and disconnect; gives up after 0.5 s more."""
+        with self._lock:
+            if self._stop.is_set():
+                return
+            self._drain_until = time.monotonic() + drain_s
+            self._stop.set()
+        self._wake()
+        self._thread.join(drain_s + 0.5)
+        with self._lock:
+            self.dropped += len(self._queue)
+            self._queue.clear()
+        self._show("stopped", "")
+
+    def _packet(self, topic: str, message: Message) -> Packet:
+        return Packet(
+            topic,
+            encode(message, self._encoding),
+            qos=1,
+            content_type=CONTENT_TYPES[self._encoding],
+            schema=message.schema_,
+        )
+
+    def _status(self, state: StatusState, reason: str, since_ns: int | None) -> Packet:
+        status = Status(device=self._device, camera=self._camera, state=state, since_ns=since_ns, reason=reason)
+        return replace(self._packet(self.topics.status, status), retain=True)
+
+    def _set_due(self, packet: Packet, *, retained: bool) -> None:
+        with self._lock:
+            if self._stop.is_set():
+                return
+            packet = replace(packet, retain=retained)
+            self._due[packet.topic] = packet
+            if retained:
+                self._retained[packet.topic] = packet
+        self._wake()
+
+    def _wake(self) -> None:
+        try:
+            self._wake_write.send(b"\0")
+        except OSError:  # full: the thread is about to wake anyway; or closed: there is none
+            return
+
+    def _show(self, state: State, reason: str) -> None:
+        with self._lock:
+            if (state, reason) == (self._state, self._reason) or self._state == "stopped":
+                return
+            self._state, self._reason = state, reason
+            self._lock.notify_all()
+        log.log(logging.WARNING if reason else logging.INFO, "MQTT %s: %s", state, reason or self._broker)
+
+    # What follows runs in the sink's own thread.
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            held = self._one_connection()
+            self._take_back()
+            failures = 1 if held else failures + 1
+            self._stop.wait(self._backoff.delay(failures))
+        self._wake_read.close()
+        self._wake_write.close()
+
+    def _one_connection(self) -> bool:
+        """From connecting to the end of the connection; whether it held for a while."""
+        self._denied = False
+        session, opened = None, time.monotonic()
+        try:
+            session = Session(
+                self._broker,
+                client_id(self._device, self._camera),
+                will=self._status("offline", "the connection to the device broke", None),
+                keepalive_s=self._keepalive_s,
+                on_acknowledged=self._acknowledged,
+            )
+            session.open()
+            while not session.connected and not self._stop.is_set():
+                session.step(0.5, self._wake_read)
+            if session.connected:
+                opened = time.monotonic()
+                self._connections += 1
+                self._serve(session)
+        except RefusedError as error:
+            self._show("refused", str(error))
+        except LostError as error:
+            reason = str(error)
+            if session and session.connected and time.monotonic() - opened < STABLE_S:
+                reason += f"; if this goes on, look for another client named {client_id(self._device, self._camera)}"
+            if not self._stop.is_set():  # else it is the broker's answer to our goodbye
+                self._show("lost" if self._connections else "connecting", reason)
+        finally:
+            if session:
+                session.close()
+        return session is not None and session.connected and time.monotonic() - opened > STABLE_S
+
+    def _serve(self, session: Session) -> None:
+        with self._lock:
+            self._due = {**self._retained, **self._due}
+            self._due[self.topics.status] = self._due.pop(self.topics.status)  # last: who reads 'online' has the info
+        while not self._stop.is_set():
+            self._flush(session)
+            session.step(1.0, self._wake_read)
+        while self._busy(session) and time.monotonic() < self._drain_until:
+            self._flush(session)
+            session.step(0.05, self._wake_read)
+        with self._lock:
+            self._due = {self.topics.status: self._status("stopped", "", self._clock())}
+            self.dropped += len(self._queue)
+            self._queue.clear()
+        deadline = time.monotonic() + FAREWELL_S
+        while self._busy(session) and time.monotonic() < deadline:
+            self._flush(session)
+            session.step(0.05)
+        if self._busy(session):
+            return  # 'stopped' did not get through: no goodbye either, so that the last will says 'offline'
+        session.disconnect()
+        while time.monotonic() < deadline:  # the broker closes when it has read our goodbye: LostError
+            session.step(0.05)
+
+    def _busy(self, session: Session) -> bool:
+        return bool(self._queue or self._due or self._inflight or session.congested)
+
+    def _flush(self, session: Session) -> None:
+        """Hand over what waits, as long as the socket takes it: our queue is the one that may fill, not paho's."""
+        while not session.congested and len(self._inflight) < MAX_INFLIGHT:
+            entry = self._next()
+            if entry is None:
+                return
+            mid = session.publish(entry[1])
+            if entry[1].qos:
+                self._inflight[mid] = entry
+
+    def _next(self) -> tuple[float, Packet] | None:
+        now = time.monotonic()
+        with self._lock:
+            for topic in self._due:
+                return now, self._due.pop(topic)
+            while self._queue:
+                queued, packet = self._queue.popleft()
+                left = self._expiry_s - int(now - queued)
+                if left > 0:
+                    return queued, replace(packet, expiry_s=left)
+                self.dropped += 1
+        return None
+
+    def _acknowledged(self, mid: int, denial: str) -> None:
+        entry = self._inflight.pop(mid, None)
+        if entry is None:
+            return
+        packet = entry[1]
+        if denial:
+            self._denied = True
+            self._show(
+                "refused",
+                f"{self._broker} does not let us publish to {packet.topic}: {denial}; "
+                "grant write access to the device's topics",
+            )
+        elif packet.topic == self.topics.status and not self._denied:
+            self._show("online", "")
+
+    def _take_back(self) -> None:
+        """Put pose messages that a lost connection did not acknowledge before all others."""
+        with self._lock:
+            for entry in reversed(self._inflight.values()):
+                if entry[1].topic == self.topics.poses:
+                    self._queue.appendleft(entry)
+            self._inflight.clear()
+            while len(self._queue) > self._queue_size:
+                self._queue.popleft()
+                self.dropped += 1

@@ -1,0 +1,198 @@
+"""Frames with skeletons drawn in, as a video file or in a window."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepose.draw import draw_pose
+from edgepose.errors import EdgeposeError, missing
+from edgepose.frame import Frame
+from edgepose.people import People
+from edgepose.skeletons import Skeleton
+
+VISIBLE = 0.3  # joint score from which a joint is drawn
+
+
+class Overlay(Protocol):
+    """Something that shows frames with their people."""
+
+    def show(self, frame: Frame, people: People) -> None:
+        """Draw and hand on one frame."""
+        ...
+
+    def close(self) -> None:
+        """Finish; a file is in its place after this and not before."""
+        ...
+
+
+def annotate(frame: Frame, people: People, skeleton: Skeleton) -> NDArray[np.uint8]:
+    """A copy of the frame's image [H, W, 3] with skeletons, ids and scores."""
+    image: NDArray[np.uint8] = frame.image.copy()
+    thickness = max(2, round(min(image.shape[:2]) / 240))
+    for i, name in enumerate(people.ids):
+        draw_pose(image, people.poses.joints[i], people.poses.scores[i] >= VISIBLE, skeleton, thickness)
+        x, y = people.boxes[i][:2]
+        text = f"{name}  {people.poses.person_scores[i]:.2f}"
+        at = (max(int(x), 2), max(int(y) - 6, 14))
+        cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 3, cv2.LINE_AA)
+        cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
+    return image
+
+
+def open_overlay(target: str, skeleton: Skeleton) -> Overlay:
+    """An overlay for ``target``: 'window', or the name of a video file (.mp4, .mkv, .avi)."""
+    if target == "window":
+        return WindowOverlay(skeleton)
+    path = Path(target)
+    if path.suffix.lower() not in (".mp4", ".mkv", ".avi"):
+        raise EdgeposeError(f"overlay '{target}' must be 'window' or a file that ends in .mp4, .mkv or .avi")
+    if not path.absolute().parent.is_dir():
+        raise EdgeposeError(f"overlay folder {path.absolute().parent} does not exist; make it first")
+    return FileOverlay(path, skeleton)
+
+
+class FileOverlay:
+    """A video file: H.264 with the frames' own times where PyAV is installed, else MPEG-4 at a fixed rate."""
+
+    def __init__(self, path: Path, skeleton: Skeleton) -> None:
+        self._path, self._skeleton = path, skeleton
+        self._beside = path.with_name(f".{path.stem}.part{path.suffix}")
+        self._writer: _AvWriter | _CvWriter | None = None
+
+    def show(self, frame: Frame, people: People) -> None:
+        """Append one frame."""
+        image = annotate(frame, people, self._skeleton)
+        # H.264 wants even sides.
+        image = image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]
+        if self._writer is None:
+            self._writer = _writer(self._beside, (image.shape[1], image.shape[0]))
+        self._writer.add(image, frame.acquired_ns)
+
+    def close(self) -> None:
+        """Finish the file and put it in its place."""
+        if self._writer is not None:
+            self._writer.close()
+            self._beside.replace(self._path)
+            self._writer = None
+
+
+def _writer(path: Path, size: tuple[int, int]) -> _AvWriter | _CvWriter:
+    try:
+        import av
+
+        av.codec.Codec("libx264", "w")
+    except (ImportError, ValueError):
+        return _CvWriter(path, size)
+    return _AvWriter(path, size)
+
+
+class _AvWriter:
+    def __init__(self, path: Path, size: tuple[int, int]) -> None:
+        from fractions import Fraction
+
+        import av
+
+        self._container: Any = av.open(str(path), "w")
+        self._stream: Any = self._container.add_stream("libx264", rate=30, options={"crf": "23", "preset": "veryfast"})
+        self._stream.width, self._stream.height = size
+        self._stream.pix_fmt = "yuv420p"
+        self._base = Fraction(1, 1000)
+        self._stream.codec_context.time_base = self._base
+        self._start: int | None = None
+        self._last = -1
+
+    def add(self, image: NDArray[np.uint8], acquired_ns: int) -> None:
+        import av
+
+        if self._start is None:
+            self._start = acquired_ns
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="bgr24")
+        # Times must rise; a camera that came back may repeat one.
+        self._last = max(round((acquired_ns - self._start) / 1e6), self._last + 1)
+        frame.pts, frame.time_base = self._last, self._base
+        self._container.mux(self._stream.encode(frame))
+
+    def close(self) -> None:
+        self._container.mux(self._stream.encode())
+        self._container.close()
+
+
+class _CvWriter:
+    RATE = 25.0
+
+    def __init__(self, path: Path, size: tuple[int, int]) -> None:
+        self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), self.RATE, size)
+        if not self._writer.isOpened():
+            raise EdgeposeError(
+                f"cannot write {path}: OpenCV found no MPEG-4 encoder; run: pip install 'edgepose[pyav]'"
+            )
+        self._start: int | None = None
+        self._written = 0
+
+    def add(self, image: NDArray[np.uint8], acquired_ns: int) -> None:
+        if self._start is None:
+            self._start = acquired_ns
+        # A fixed rate: repeat or leave out frames so that the film keeps the camera's time.
+        due = round((acquired_ns - self._start) / 1e9 * self.RATE) + 1
+        while self._written < due:
+            self._writer.write(image)
+            self._written += 1
+
+    def close(self) -> None:
+        self._writer.release()
+
+
+class WindowOverlay:
+    """A window on the desktop, through GStreamer's autovideosink."""
+
+    def __init__(self, skeleton: Skeleton) -> None:
+        try:
+            import gi
+
+            gi.require_version("Gst", "1.0")
+            from gi.repository import Gst
+        except (ImportError, ValueError):
+            raise missing(
+                "GStreamer's Python binding", "to show a window", "sudo apt install python3-gst-1.0"
+            ) from None
+        Gst.init(None)
+        self._gst: Any = Gst
+        self._skeleton = skeleton
+        self._pipeline: Any = None
+
+    def _open(self, width: int, height: int) -> None:
+        gst = self._gst
+        self._pipeline = gst.parse_launch(
+            "appsrc name=in is-live=true block=false max-buffers=1 leaky-type=downstream do-timestamp=true format=time "
+            f"caps=video/x-raw,format=BGR,width={width},height={height},framerate=0/1 "
+            "! videoconvert ! autovideosink sync=false"
+        )
+        if self._pipeline.set_state(gst.State.PLAYING) == gst.StateChangeReturn.FAILURE:
+            raise EdgeposeError("no window can be opened here (no display?); use --overlay FILE.mp4")
+
+    def show(self, frame: Frame, people: People) -> None:
+        """Show one frame; EdgeposeError where there is no display or the window was closed."""
+        image = annotate(frame, people, self._skeleton)
+        height, width = image.shape[:2]
+        width -= width % 4  # rows of raw video are padded to four bytes
+        if self._pipeline is None:
+            self._open(width, height)
+        buffer = self._gst.Buffer.new_wrapped(np.ascontiguousarray(image[:, :width]).tobytes())
+        self._pipeline.get_by_name("in").emit("push-buffer", buffer)
+        fault = self._pipeline.get_bus().pop_filtered(self._gst.MessageType.ERROR)
+        if fault is not None:
+            error, _ = fault.parse_error()
+            raise EdgeposeError(
+                f"the overlay window stopped: {error.message}; use --overlay FILE.mp4 without a display"
+            )
+
+    def close(self) -> None:
+        """Close the window."""
+        if self._pipeline is not None:
+            self._pipeline.set_state(self._gst.State.NULL)
+            self._pipeline = None

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+
+from edgepose import EdgeposeError, engines
+from edgepose.crops import crop_affine
+from edgepose.engines import Options
+from edgepose.estimator import Estimator
+from trainer.data import load
+from trainer.data.persons import read_image
+
+NAMES = ["openvino", "onnxruntime"]
+
+
+@pytest.fixture(params=NAMES)
+def engine(request, tiny):
+    loaded = engines.load(tiny, request.param)
+    yield loaded
+    loaded.close()
+
+
+def test_contract(engine, tiny):
+    assert engine.name in NAMES
+    assert engine.precision == "float32"
+    rng = np.random.default_rng(0)
+    for n in (1, 3, 2):
+        images = rng.uniform(0, 255, (n, 3, 64, 64)).astype(np.float32)
+        heatmaps = engine.infer(images).copy()
+        assert heatmaps.shape == (n, 16, 16, 16)
+        assert heatmaps.dtype == np.float32
+        one = engine.infer(images[-1:])
+        assert np.allclose(one[0], heatmaps[-1], atol=1e-4)
+
+
+def test_engines_agree_on_real_crops(shipped, data_root):
+    """The same joints from both within 0.5 input pixel, on real persons."""
+    persons = load("coco:mpii_sports/annotations.json:mpii_sports/images", data_root).persons[::60]
+    joints = {}
+    for name in NAMES:
+        estimator = Estimator(engines.load(shipped, name, Options(threads=2)), shipped.manual)
+        joints[name] = [estimator.estimate(read_image(p.image), p.box[None]) for p in persons]
+    distances = []
+    for person, a, b in zip(persons, *joints.values(), strict=True):
+        zoom = crop_affine(person.box, shipped.manual.input_size, shipped.manual.padding)[0, 0]
+        distances.append(np.linalg.norm(a.joints - b.joints, axis=-1) * zoom)
+    assert np.max(distances) < 0.5
+
+
+def test_reduced_precision_is_an_option_and_stays_close(shipped):
+    images = np.random.default_rng(0).uniform(0, 255, (1, 3, *shipped.manual.input_size)).astype(np.float32)
+    full = engines.load(shipped, "openvino").infer(images).copy()
+    half = engines.load(shipped, "openvino", Options(precision="bfloat16"))
+    assert half.precision == "bfloat16"
+    difference = np.abs(half.infer(images) - full).max()
+    assert difference < 0.1
+
+
+def test_threads_are_an_option(tiny):
+    for name in NAMES:
+        engines.load(tiny, name, Options(threads=1)).infer(np.zeros((1, 3, 64, 64), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "sentence"),
+    [
+        ("openvno", Options(), "unknown engine 'openvno'; did you mean 'openvino'"),
+        ("tensorrt", Options(), "engine 'tensorrt'"),
+        ("openvino", Options(device="TPU"), "openvino has no device 'TPU'"),
+        ("onnxruntime", Options(device="CUDA"), "onnxruntime here has no device 'CUDA'"),
+        ("onnxruntime", Options(precision="bfloat16"), "not in bfloat16"),
+    ],
+)
+def test_what_cannot_be_is_refused(tiny, name, options, sentence):
+    with pytest.raises(EdgeposeError, match=sentence):
+        engines.load(tiny, name, options)
+
+
+def test_auto_takes_the_first_available(tiny):
+    assert engines.load(tiny).name == engines.available()[0] == "openvino"

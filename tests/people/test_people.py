@@ -1,0 +1,150 @@
+"""Finding and following, by a network that is exact by construction, and by the shipped one on the shipped clip."""
+
+import numpy as np
+import pytest
+
+from edgepose import engines, sources
+from edgepose.crops import apply, box_of_joints, crop_affine
+from edgepose.engines import Options
+from edgepose.estimator import Estimator, Poses
+from edgepose.people.find import Search, windows
+from edgepose.people.follow import PATIENCE, SinglePerson
+from edgepose.skeletons import MPII16
+from tests.conftest import tiny_manual
+
+JOINTS = np.random.default_rng(0).uniform(0, 1, (16, 2)) * [0.5, 1.0]  # a person one unit high
+
+
+class Seeing:
+    """Stands in for the estimator where the truth is known: sharp when the person is centred and of the right size."""
+
+    skeleton = MPII16
+
+    def __init__(self):
+        self.manual = tiny_manual()
+        self.person = None  # joints [16, 2] in image pixels, or nobody
+        self.crops = 0
+
+    def estimate(self, image, boxes, timer=None):
+        n = len(boxes)
+        joints, scores = np.zeros((n, 16, 2)), np.full((n, 16), 0.02)
+        self.crops += n
+        for i, box in enumerate(boxes):
+            joints[i] = np.mean([box[:2], box[2:]], axis=0)
+            if self.person is None:
+                continue
+            seen = apply(crop_affine(box, (64, 64), self.manual.padding), self.person)
+            inside = ((seen > 0) & (seen < 63)).all(axis=1)
+            size = np.ptp(seen[:, 1]) / 64
+            sharp = np.clip(1.2 - 2 * abs(size - 0.7), 0, 0.95)
+            joints[i], scores[i] = self.person, np.where(inside, sharp, 0.02)
+        return Poses(joints, scores, np.ones((n, 16, 3)))
+
+
+IMAGE = np.zeros((480, 640, 3), np.uint8)
+
+
+def place(x, y, height):
+    return JOINTS * height + [x, y]
+
+
+def frames_until_found(seeing, tracker, limit=30):
+    for number in range(1, limit + 1):
+        if len(tracker.update(IMAGE)):
+            return number
+    return None
+
+
+@pytest.mark.parametrize(("width", "height"), [(640, 480), (1920, 1080), (480, 640), (500, 500), (1280, 200)])
+def test_windows_cover_the_frame_at_every_size(width, height):
+    boxes = windows(width, height, 1.25)
+    sides = np.round((boxes[:, 2] - boxes[:, 0]) * 1.25, 3)
+    for side in np.unique(sides):
+        level = boxes[sides == side]
+        grow = side * (1 - 1 / 1.25) / 2
+        covered = np.zeros((height, width), bool)
+        for x0, y0, x1, y1 in level:
+            covered[max(0, round(y0 - grow + 0.5)) : round(y1 + grow + 0.5),
+                    max(0, round(x0 - grow + 0.5)) : round(x1 + grow + 0.5)] = True  # fmt: skip
+        assert covered.all()
+
+
+@pytest.mark.parametrize(("x", "y", "height"), [(300, 60, 350), (20, 100, 300), (450, 30, 220), (250, 300, 160)])
+def test_a_person_anywhere_is_found_soon(x, y, height):
+    seeing = Seeing()
+    seeing.person = place(x, y, height)
+    tracker = SinglePerson(seeing, "r")
+    assert frames_until_found(seeing, tracker) is not None
+    people = tracker.update(IMAGE)
+    assert np.allclose(people.boxes[0], box_of_joints(seeing.person), atol=1)
+
+
+def test_a_walking_person_keeps_its_id_and_costs_one_crop_a_frame():
+    seeing = Seeing()
+    seeing.person = place(50, 80, 300)
+    tracker = SinglePerson(seeing, "run")
+    frames_until_found(seeing, tracker)
+    seeing.crops = 0
+    for step in range(60):
+        seeing.person = place(50 + 6 * step, 80, 300)
+        assert tracker.update(IMAGE).ids == ["run-1"]
+    assert seeing.crops == 60
+
+
+def test_a_lost_person_is_searched_again_and_ids_never_come_back():
+    seeing = Seeing()
+    seeing.person = place(300, 60, 350)
+    tracker = SinglePerson(seeing, "run")
+    frames_until_found(seeing, tracker)
+    before, seeing.person = seeing.person, None
+    for _ in range(PATIENCE + 3):
+        assert len(tracker.update(IMAGE)) == 0
+    seeing.person = place(80, 100, 300)
+    assert frames_until_found(seeing, tracker) is not None
+    assert tracker.update(IMAGE).ids == ["run-2"]
+    assert not np.allclose(before, seeing.person)
+
+
+def test_a_short_miss_keeps_the_id():
+    seeing = Seeing()
+    seeing.person = person = place(300, 60, 350)
+    tracker = SinglePerson(seeing, "run")
+    frames_until_found(seeing, tracker)
+    seeing.person = None
+    for _ in range(PATIENCE - 1):
+        assert len(tracker.update(IMAGE)) == 0
+    seeing.person = person
+    assert tracker.update(IMAGE).ids == ["run-1"]
+
+
+def test_nobody_is_nobody():
+    seeing = Seeing()
+    tracker = SinglePerson(seeing, "run")
+    assert frames_until_found(seeing, tracker) is None
+    search = Search(seeing, accept=0.5, confident=0.3, per_frame=4)
+    seeing.crops = 0
+    assert search.look(IMAGE) is None
+    assert seeing.crops == 4  # a few windows per frame, so that a live loop keeps its rate
+
+
+def test_the_shipped_model_holds_the_person_through_the_shipped_clip(shipped, clip):
+    """One person at a time walks through; where it is fully in view it is held, and its joints lie within the frame."""
+    estimator = Estimator(engines.load(shipped, "auto", Options(threads=2)), shipped.manual)
+    tracker = SinglePerson(estimator, "run")
+    seen, ids = [], []
+    with sources.open_source(str(clip)) as source:
+        for frame in source:
+            people = tracker.update(frame.image)
+            seen.append(len(people))
+            ids += people.ids
+    assert len(seen) == FRAMES
+    for first, last in FULLY_IN_VIEW:
+        held = np.mean(seen[first:last])
+        assert held > 0.95, (first, last, held)
+    assert np.mean([n for first, last in EMPTY for n in seen[first:last]]) < 0.05
+
+
+FRAMES = 1394
+# Frames in which a person is fully seen, and in which there is nobody; read off the clip by eye.
+FULLY_IN_VIEW = [(92, 185), (255, 435), (532, 680), (775, 850), (947, 1180), (1267, 1345)]
+EMPTY = [(5, 50), (460, 505), (710, 745), (880, 925), (1210, 1225), (1370, 1390)]

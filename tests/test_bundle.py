@@ -1,0 +1,119 @@
+import json
+
+import onnx
+import pytest
+
+from edgepose import EdgeposeError
+from edgepose import bundle as bundles
+from tests.conftest import tiny_graph, tiny_manual
+
+
+def refused(path, sentence):
+    with pytest.raises(EdgeposeError, match=sentence) as caught:
+        bundles.load(path)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_the_manual_travels_inside_the_file(tiny):
+    again = bundles.load(tiny.path)
+    assert again.manual == tiny.manual
+    assert again.sha256 == tiny.sha256
+    assert again.heatmap_size == (16, 16)
+    assert len(again.skeleton) == 16
+    # and it is plain JSON under the documented key
+    (entry,) = onnx.load(str(tiny.path)).metadata_props
+    assert entry.key == "edgepose"
+    assert json.loads(entry.value)["schema"] == "edgepose.bundle/1"
+
+
+def test_shipped_models_are_listed_and_load():
+    names = bundles.shipped()
+    assert names
+    for name in names:
+        bundle = bundles.load(name)
+        assert bundle.path.stat().st_size <= 4e6
+        assert bundle.manual.accuracy, f"{name} states no accuracy"
+        assert bundle.manual.terms
+        assert bundle.manual.score.fitted_on
+
+
+def test_unknown_model_names_the_nearest():
+    refused("edgepose-frist", "unknown model 'edgepose-frist'; did you mean 'edgepose-first'")
+
+
+def test_absent_file(tmp_path):
+    refused(tmp_path / "no.onnx", "no.onnx does not exist; 'edgepose models' lists")
+
+
+def test_not_onnx_at_all(tmp_path):
+    path = tmp_path / "text.onnx"
+    path.write_text("hello, I am not a model")
+    refused(path, "is not a whole ONNX file")
+
+
+def test_empty_file(tmp_path):
+    path = tmp_path / "empty.onnx"
+    path.touch()
+    refused(path, "is not a whole ONNX file")
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 0.99])
+def test_truncated_file(tiny, tmp_path, share):
+    whole = tiny.path.read_bytes()
+    path = tmp_path / "cut.onnx"
+    path.write_bytes(whole[: int(len(whole) * share)])
+    refused(path, "is not a whole ONNX file")
+
+
+def test_onnx_without_manual(tmp_path):
+    path = tmp_path / "plain.onnx"
+    onnx.save(tiny_graph(), str(path))
+    refused(path, "is an ONNX file but not an edgepose bundle")
+
+
+def _with_manual(path, text):
+    model = tiny_graph()
+    entry = model.metadata_props.add()
+    entry.key, entry.value = "edgepose", text
+    onnx.save(model, str(path))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"skeleton": "mpii61"}, "skeleton.*unknown skeleton 'mpii61'; did you mean 'mpii16'"),
+        ({"colour": "blue"}, "unknown key 'colour'"),
+        ({"decode": {"metod": "dark"}}, "unknown key 'decode.metod'; did you mean 'method'"),
+        (
+            {"input_size": [128, 64]},
+            r"the manual says image is \[N, 3, 64, 128\] but the graph says \['N', 3, 64, 64\]",
+        ),
+        ({"input_size": [62, 64]}, "input 62x64 is no multiple of its stride 4"),
+        ({"stride": 8}, r"the manual says heatmaps is \[N, 16, 8, 8\]"),
+        ({"skeleton": "coco17"}, r"the manual says heatmaps is \[N, 17, 16, 16\]"),
+        ({"schema": "edgepose.bundle/9"}, "schema"),
+        ({"covariance_scale": [1.0, 2.0]}, "covariance_scale has 2 values for 16 joints"),
+        ({"score": {"raw": [0.0, 0.0], "probability": [0, 1]}}, "score.raw must rise"),
+    ],
+)
+def test_a_wrong_manual_is_refused_with_its_fault(tmp_path, change, sentence):
+    manual = {**json.loads(tiny_manual().model_dump_json(by_alias=True)), **change}
+    refused(_with_manual(tmp_path / "wrong.onnx", json.dumps(manual)), sentence)
+
+
+def test_a_missing_key_is_named(tmp_path):
+    refused(_with_manual(tmp_path / "m.onnx", '{"name": "x"}'), "key 'skeleton' is missing")
+
+
+def test_a_manual_that_is_not_json(tmp_path):
+    refused(_with_manual(tmp_path / "m.onnx", "{not json"), "the bundle's manual is wrong")
+
+
+def test_saving_a_contradiction_leaves_the_old_file(tiny):
+    before = tiny.path.read_bytes()
+    with pytest.raises(EdgeposeError, match="the manual says"):
+        bundles.save(tiny_graph(size=128), tiny.manual, tiny.path)
+    assert tiny.path.read_bytes() == before
+    assert [p.name for p in tiny.path.parent.iterdir()] == ["tiny.onnx"]

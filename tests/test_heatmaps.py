@@ -1,0 +1,118 @@
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgepose import EdgeposeError
+from edgepose.heatmaps import Decoder, cells_to_input, input_to_cells
+
+SIZE = 48
+
+
+def gaussians(centres, sigma, size=SIZE, cov=None):
+    """Heatmaps [N, K, size, size] of Gaussians with peak 1 at ``centres`` [N, K, 2] cells."""
+    v, u = np.mgrid[:size, :size]
+    dx, dy = u - centres[..., 0, None, None], v - centres[..., 1, None, None]
+    inverse = np.linalg.inv(cov) if cov is not None else np.eye(2) / sigma**2
+    form = inverse[0, 0] * dx**2 + 2 * inverse[0, 1] * dx * dy + inverse[1, 1] * dy**2
+    return np.exp(-form / 2).astype(np.float32)
+
+
+@pytest.fixture
+def centres():
+    return np.random.default_rng(3).uniform(8, SIZE - 9, (20, 16, 2))
+
+
+def error(method, heatmaps, centres):
+    return np.linalg.norm(Decoder(16, (SIZE, SIZE), method=method)(heatmaps).xy - centres, axis=-1)
+
+
+@pytest.mark.parametrize("sigma", [1.0, 1.5, 2.0, 3.0])
+def test_dark_is_sub_pixel_exact_on_gaussians(sigma, centres):
+    maps = gaussians(centres, sigma)
+    dark, quarter, argmax = (error(m, maps, centres).mean() for m in ("dark", "quarter", "argmax"))
+    assert dark < 0.05
+    assert dark < quarter < argmax
+    assert 0.35 < argmax < 0.42  # the mean distance to the centre of a unit square is 0.383
+
+
+def test_dark_holds_under_noise(centres):
+    maps = gaussians(centres, 2.0) + np.random.default_rng(0).normal(0, 0.01, (20, 16, SIZE, SIZE)).astype(np.float32)
+    assert error("dark", maps, centres).mean() < 0.15
+
+
+def test_quarter_offset_by_hand():
+    heatmap = np.zeros((1, 1, 8, 8), np.float32)
+    heatmap[0, 0, 3, 4] = 1.0
+    heatmap[0, 0, 3, 5] = 0.6  # right is higher than left: a quarter to the right
+    heatmap[0, 0, 2, 4] = 0.5  # above is higher than below: a quarter up
+    xy = Decoder(1, (8, 8), method="quarter")(heatmap).xy
+    assert xy[0, 0].tolist() == [4.25, 2.75]
+
+
+@pytest.mark.parametrize("method", ["argmax", "quarter", "dark"])
+@pytest.mark.parametrize("cell", [(0, 0), (7, 0), (0, 7), (7, 7), (0, 3)])
+def test_peaks_on_the_border_stay_inside(method, cell):
+    heatmap = np.full((1, 1, 8, 8), 1e-3, np.float32)
+    heatmap[0, 0, cell[1], cell[0]] = 1.0
+    joints = Decoder(1, (8, 8), method=method)(heatmap)
+    assert (np.abs(joints.xy[0, 0] - cell) <= 0.5).all()
+    assert joints.peak[0, 0] == 1.0
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_any_map_gives_finite_joints_near_the_peak(seed):
+    rng = np.random.default_rng(seed)
+    maps = rng.normal(0, 1, (2, 3, 12, 9)).astype(np.float32)
+    if seed % 3 == 0:
+        maps[:] = seed % 2  # flat
+    joints = Decoder(3, (9, 12))(maps)
+    assert np.isfinite(joints.xy).all()
+    assert np.isfinite(joints.covariance).all()
+    best = maps.reshape(2, 3, -1).argmax(-1)
+    assert (np.abs(joints.xy - np.stack([best % 9, best // 9], -1)) <= 1).all()
+    assert np.allclose(joints.peak, maps.reshape(2, 3, -1).max(-1))
+
+
+def test_covariance_is_the_shape_of_the_peak(centres):
+    cov = np.array([[3.0, 0.8], [0.8, 1.5]])
+    joints = Decoder(16, (SIZE, SIZE), moment_radius=8)(gaussians(centres, 0, cov=cov))
+    assert np.allclose(joints.covariance.mean((0, 1)), [3.0, 0.8, 1.5], atol=0.06)
+
+
+def test_cells_and_input_pixels():
+    # the first cell of stride 4 covers input pixels 0..3, whose middle is 1.5
+    assert cells_to_input(np.array([0.0, 1.0]), 4).tolist() == [1.5, 5.5]
+    points = np.random.default_rng(0).normal(0, 50, (9, 2))
+    assert np.allclose(input_to_cells(cells_to_input(points, 4), 4), points)
+
+
+@pytest.mark.parametrize("method", ["argmax", "quarter", "dark"])
+def test_the_loop_allocates_no_arrays(method, centres):
+    maps = gaussians(centres[:4], 2.0)
+    decoder = Decoder(16, (SIZE, SIZE), method=method, batch=4)
+    decoder(maps)
+    tracemalloc.start()
+    for _ in range(5):
+        decoder(maps)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    window_bytes = 4 * 16 * 11 * 11 * 8  # what one un-reused buffer of windows would take
+    assert peak < window_bytes / 4
+
+
+def test_batches_grow_and_shrink(centres):
+    maps = gaussians(centres, 2.0)
+    decoder = Decoder(16, (SIZE, SIZE))
+    whole = decoder(maps).xy.copy()
+    for n in (1, 7, 20, 3):
+        assert np.array_equal(decoder(maps[:n]).xy, whole[:n])
+
+
+def test_unknown_method_and_wrong_shape():
+    with pytest.raises(EdgeposeError, match="unknown decode method 'drak'; did you mean 'dark'"):
+        Decoder(1, (8, 8), method="drak")
+    with pytest.raises(ValueError, match="do not fit"):
+        Decoder(2, (8, 8))(np.zeros((1, 2, 8, 9), np.float32))

@@ -1,0 +1,174 @@
+"""Listening to a real broker: for people, for programs, and when it cannot be."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from paho.mqtt import publish
+
+from edgepose.bundle import Bundle
+from edgepose.errors import EdgeposeError
+from edgepose.listen import Ending, listen
+from edgepose.messages import Encoding, info_message
+from edgepose.mqtt import Broker, parse_broker
+from edgepose.sinks.mqtt import Backoff, MQTTSink
+from tests.broker import PATIENCE_S, Certificates, Mosquitto, free_port, wait_for
+from tests.conftest import tiny_manual
+from tests.test_messages import check_schema, example
+
+QUICK = Backoff(0.05, 0.2)
+
+
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
+    with Mosquitto(tmp_path) as broker:
+        yield broker
+
+
+class Listening:
+    """``listen`` in a thread, and what it printed so far."""
+
+    def __init__(self, broker: Broker, **options: object) -> None:
+        self.out = io.StringIO()
+        self.ending: Ending | None = None
+        self._thread = threading.Thread(target=self._run, args=(broker, options), daemon=True)
+        self._thread.start()
+
+    def _run(self, broker: Broker, options: dict[str, object]) -> None:
+        self.ending = listen(broker, out=self.out, backoff=QUICK, **options)  # type: ignore[arg-type]
+
+    def wait(self) -> str:
+        """What it printed until it ended."""
+        self._thread.join(PATIENCE_S)
+        assert not self._thread.is_alive()
+        return self.out.getvalue()
+
+
+def sink(mosquitto: Mosquitto, encoding: Encoding = "json", camera: str = "front") -> MQTTSink:
+    """Online, with its info retained."""
+    made = MQTTSink(parse_broker(mosquitto.url), "bench", camera, encoding=encoding, backoff=QUICK)
+    bundle = Bundle(Path("tiny.onnx"), tiny_manual(), "0" * 64)
+    made.set_info(info_message(device="bench", camera=camera, source="clip.mp4", bundle=bundle, engine="ort"))
+    assert made.connect(PATIENCE_S)
+    return made
+
+
+def test_for_people(mosquitto: Mosquitto) -> None:
+    made = sink(mosquitto)
+    listening = Listening(parse_broker(mosquitto.url), count=2)
+    wait_for(lambda: "is online" in listening.out.getvalue() and "shows clip.mp4" in listening.out.getvalue())
+    made.set_status("camera-lost", "unplugged")
+    made.publish(example(2, seq=1))
+    bad = json.dumps({"schema": "\x1b[2J"})
+    publish.single("edgepose/bench/front/poses", bad, hostname="127.0.0.1", port=mosquitto.port)
+    wait_for(lambda: "unknown message schema" in listening.out.getvalue())
+    for seq in (2, 3, 4):
+        made.publish(example(0, seq=seq))
+    printed = listening.wait()
+    assert listening.ending == "count"
+    assert "bench/front is camera-lost: unplugged" in printed
+    first, second = (line for line in printed.splitlines() if " #" in line)
+    assert first.startswith("bench/front #1 ")
+    assert " 2 people | p0: " in first
+    assert any(f": {joint} " in first for joint in tiny_joints())
+    assert second.startswith("bench/front #2 ")
+    assert "\x1b" not in printed
+    made.close()
+
+
+def tiny_joints() -> tuple[str, ...]:
+    return Bundle(Path("tiny.onnx"), tiny_manual(), "0" * 64).skeleton.joints
+
+
+@pytest.mark.parametrize("encoding", ["json", "cbor"])
+def test_for_programs(mosquitto: Mosquitto, encoding: Encoding) -> None:
+    made, other = sink(mosquitto, encoding), sink(mosquitto, encoding, "back")
+    listening = Listening(parse_broker(mosquitto.url), as_json=True, count=1, camera="front")
+    wait_for(lambda: '"online"' in listening.out.getvalue())
+    other.publish(example(1, camera="back"))
+    made.publish(example(2, seq=1))
+    lines = [json.loads(line) for line in listening.wait().splitlines()]
+    for line in lines:
+        check_schema(line["payload"])
+    found = {line["topic"]: line for line in lines}
+    assert set(found) == {f"edgepose/bench/front/{leaf}" for leaf in ("info", "status", "poses")}
+    assert found["edgepose/bench/front/info"]["retained"] is True
+    poses = found["edgepose/bench/front/poses"]
+    assert poses["retained"] is False
+    assert poses["payload"] == example(2, seq=1).model_dump(mode="json", by_alias=True)
+    made.close()
+    other.close()
+
+
+def test_silence_ends_it(mosquitto: Mosquitto) -> None:
+    start = time.monotonic()
+    assert listen(parse_broker(mosquitto.url), timeout_s=0.5, out=io.StringIO()) == "silence"
+    assert 0.5 <= time.monotonic() - start < PATIENCE_S
+
+
+def test_a_broker_that_dies_and_comes_back(mosquitto: Mosquitto) -> None:
+    made = sink(mosquitto)
+    listening = Listening(parse_broker(mosquitto.url), count=1)
+    wait_for(lambda: "is online" in listening.out.getvalue())
+    mosquitto.kill()
+    wait_for(lambda: "trying again in" in listening.out.getvalue())
+    before = len(listening.out.getvalue())
+    mosquitto.start()
+    wait_for(lambda: made.state == "online")
+    wait_for(lambda: "is online" in listening.out.getvalue()[before:])
+    made.publish(example(1))
+    assert "#7" in listening.wait()
+    made.close()
+
+
+def test_ctrl_c_and_a_closed_pipe_end_it_cleanly(mosquitto: Mosquitto) -> None:
+    script = (
+        "import sys; from edgepose.listen import listen; from edgepose.mqtt import parse_broker\n"
+        "print('ready', flush=True)\n"
+        "sys.stderr.write(listen(parse_broker(sys.argv[1]), as_json=True))"
+    )
+    command = [sys.executable, "-c", script, mosquitto.url]
+    made = sink(mosquitto)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout
+        assert child.stderr
+        assert child.stdout.readline() == b"ready\n"
+        assert b"edgepose/bench/front" in child.stdout.readline()
+        child.send_signal(signal.SIGINT)
+        assert child.stderr.read() == b"interrupted"
+        assert child.wait(PATIENCE_S) == 0
+    read, write = os.pipe()
+    os.close(read)
+    assert listen(parse_broker(mosquitto.url), out=os.fdopen(write, "w", closefd=False)) == "closed"
+    made.close()
+
+
+def test_what_cannot_be_is_a_sentence(mosquitto: Mosquitto, tmp_path: Path) -> None:
+    with pytest.raises(EdgeposeError, match="cannot be reached"):
+        listen(Broker("127.0.0.1", free_port()))
+    with pytest.raises(EdgeposeError, match=r"host 'no-such-host.invalid' is not known"):
+        listen(Broker("no-such-host.invalid", 1883))
+    with pytest.raises(EdgeposeError, match=r"camera '\+' cannot be part"):
+        listen(Broker("127.0.0.1", mosquitto.port), camera="+")
+    (tmp_path / "locked").mkdir()
+    with Mosquitto(tmp_path / "locked", users={"bob": "x"}) as locked:
+        with pytest.raises(EdgeposeError, match="refused a client without user name: Not authorized"):
+            listen(parse_broker(locked.url, environ={}))
+        broker = parse_broker(locked.url.replace("//", "//bob@"), environ={"EDGEPOSE_MQTT_PASSWORD": "x"})
+        assert listen(broker, timeout_s=0.2, out=io.StringIO()) == "silence"
+    certificates = Certificates.make(tmp_path / "tls")
+    with (
+        Mosquitto(certificates.folder, tls=certificates) as private,
+        pytest.raises(EdgeposeError, match="give the certificate of the CA"),
+    ):
+        listen(parse_broker(f"mqtts://localhost:{private.port}/"))

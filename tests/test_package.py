@@ -1,0 +1,59 @@
+"""The house's rules, checked: what may import what, and how light the device package is."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = ("torch", "lightning", "trainer", "calibration", "scipy", "matplotlib")
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (a.name for a in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "edgepose").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_device_package_never_imports_upwards(path):
+    assert not [m for m in imports(path) if m.split(".")[0] in HEAVY]
+
+
+def test_import_needs_the_light_libraries_alone_and_is_quick():
+    """Everything but numpy, cv2, paho and pydantic is hidden; the import must work, and load none of them in vain."""
+    code = """
+import sys, time
+class Hide:
+    hidden = {'torch','lightning','openvino','onnxruntime','onnx','av','gi','scipy','typer','rich','cbor2','matplotlib'}
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in self.hidden:
+            raise ImportError(f'{name} is hidden')
+sys.meta_path.insert(0, Hide())
+start = time.process_time()
+import edgepose
+print(time.process_time() - start)
+assert edgepose.__version__
+import edgepose.skeletons, edgepose.crops, edgepose.heatmaps, edgepose.bundle, edgepose.engines, edgepose.sources
+import edgepose.people.follow, edgepose.config, edgepose.metrics
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 0.5
+
+
+def test_versions_agree():
+    import edgepose
+
+    assert f'version = "{edgepose.__version__}"' in (ROOT / "pyproject.toml").read_text()
+    assert f"## {edgepose.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_no_file_is_longer_than_500_lines():
+    long = {p.name: n for folder in ("edgepose", "trainer", "calibration", "deploy", "tests")
+            for p in (ROOT / folder).rglob("*.py") if (n := len(p.read_text().splitlines())) > 500}  # fmt: skip
+    assert not long

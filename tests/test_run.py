@@ -1,0 +1,287 @@
+"""``edgepose run`` as users start it: real programs, a real broker, real cameras over RTSP."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import jsonschema
+import pytest
+
+from edgepose.messages import schemas
+from tests import rtsp
+from tests.broker import Mosquitto, wait_for, watch
+
+EDGEPOSE = [sys.executable, "-m", "edgepose"]
+
+
+@contextlib.contextmanager
+def running(*arguments, **environment):
+    """``edgepose run`` in the background; its errors go to a file that the process object names."""
+    import tempfile
+
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            [*EDGEPOSE, "run", *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env={**os.environ, **environment},
+        )
+
+        def errors():
+            log.seek(0)
+            return log.read()
+
+        process.errors = errors
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def bodies(watcher, leaf):
+    return [json.loads(m.payload) for m in list(watcher.on(leaf))]
+
+
+def states(watcher):
+    return [b["state"] for b in bodies(watcher, "status")]
+
+
+def test_a_file_goes_through_whole_and_validates_on_the_wire(tiny, clip, tmp_path):
+    record, film = tmp_path / "out.jsonl", tmp_path / "out.mp4"
+    with Mosquitto(tmp_path) as broker, watch(broker.port) as seen:
+        done = subprocess.run(
+            [*EDGEPOSE, "run", "--source", str(clip), "--mqtt", broker.url, "--model", str(tiny.path),
+             "--device", "box", "--max-frames", "60", "--record", str(record), "--overlay", str(film), "--qos", "1"],
+            capture_output=True, text=True, check=False, timeout=100,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "60 frames" in done.stderr
+        wait_for(lambda: "stopped" in states(seen))
+        poses = bodies(seen, "poses")
+        assert [p["seq"] for p in poses] == list(range(60))
+        for name, leaf in (("pose", "poses"), ("info", "info"), ("status", "status")):
+            schema = next(s for k, s in schemas().items() if name in k)
+            for body in bodies(seen, leaf):
+                jsonschema.validate(body, schema)
+        (info,) = bodies(seen, "info")
+        assert info["joints"][0] == "right_ankle"
+        assert info["model"]["sha256"] == tiny.sha256 == poses[0]["model"]["sha256"]
+        assert {m.topic.rsplit("/", 1)[0] for m in seen.on("poses")} == {"edgepose/box/one_by_one_person"}
+    lines = [json.loads(line) for line in record.read_text().splitlines()]
+    assert [b["seq"] for b in lines if b["schema"] == "edgepose.pose/1"] == list(range(60))
+    capture = cv2.VideoCapture(str(film))
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 60
+    assert abs(capture.get(cv2.CAP_PROP_FPS) - 10) < 0.5  # the camera's own time is kept
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_drain_and_end_in_peace(tiny, number, tmp_path):
+    with (
+        Mosquitto(tmp_path) as broker,
+        watch(broker.port) as seen,
+        running(
+            "--source", "videotest://?width=320&height=240&fps=20", "--mqtt", broker.url, "--model", tiny.path
+        ) as p,
+    ):
+        wait_for(lambda: len(seen.on("poses")) > 5)
+        start = time.monotonic()
+        p.send_signal(number)
+        assert p.wait(20) == 0, p.errors()
+        # 2 s is promised; a loaded test machine gets some more
+        assert time.monotonic() - start < 5
+        wait_for(lambda: states(seen)[-1:] == ["stopped"])
+        assert "offline" not in states(seen)
+        assert "Traceback" not in p.errors()
+
+
+def test_a_signal_ends_a_run_that_waits_for_its_camera(tiny, tmp_path):
+    with Mosquitto(tmp_path) as broker, watch(broker.port) as seen:
+        with running("--source", "rtsp://127.0.0.1:9/none", "--mqtt", broker.url, "--model", tiny.path) as p:
+            wait_for(lambda: "camera-lost" in states(seen))
+            p.send_signal(signal.SIGTERM)
+            assert p.wait(20) == 0, p.errors()
+        wait_for(lambda: states(seen)[-1:] == ["stopped"])
+
+
+def test_a_live_camera_reports_latency(tiny, tmp_path):
+    with (
+        Mosquitto(tmp_path) as broker,
+        watch(broker.port) as seen,
+        running("--source", "videotest://?width=320&height=240&fps=20", "--mqtt", broker.url, "--model", tiny.path,
+                EDGEPOSE_OUTPUT_STATS_EVERY="1"),
+    ):  # fmt: skip
+        wait_for(lambda: len(seen.on("stats")) >= 2)
+        stats = bodies(seen, "stats")[-1]
+        assert 0 < stats["latency_p50_ms"] < 5000
+        assert stats["fps"] > 1
+        poses = bodies(seen, "poses")
+        assert all(b["acquired_ns"] < b["published_ns"] for b in poses)
+        acquired = [b["acquired_ns"] for b in poses]
+        assert acquired == sorted(acquired)
+
+
+def test_the_camera_goes_and_comes_back(tiny, tmp_path):
+    if rtsp.why_not():
+        pytest.skip(rtsp.why_not())
+    with (
+        Mosquitto(tmp_path) as broker,
+        watch(broker.port) as seen,
+        rtsp.RtspServer() as camera,
+        running("--source", camera.url, "--mqtt", broker.url, "--model", tiny.path, "--camera", "door") as p,
+    ):
+        wait_for(lambda: len(seen.on("poses")) > 3, 40)
+        camera.kill()
+        wait_for(lambda: states(seen)[-1:] == ["camera-lost"], 40)
+        count = len(seen.on("poses"))
+        camera.start()
+        wait_for(lambda: len(seen.on("poses")) > count + 3, 60)
+        assert states(seen)[-1] == "online"
+        seqs = [b["seq"] for b in bodies(seen, "poses")]
+        assert seqs == sorted(set(seqs))
+        assert p.poll() is None
+
+
+def test_the_broker_goes_and_comes_back(tiny, tmp_path):
+    with (
+        Mosquitto(tmp_path) as broker,
+        running(
+            "--source", "videotest://?width=320&height=240&fps=20", "--mqtt", broker.url, "--model", tiny.path
+        ) as p,
+    ):
+        with watch(broker.port) as seen:
+            wait_for(lambda: len(seen.on("poses")) > 3)
+            last = bodies(seen, "poses")[-1]["seq"]
+        broker.kill()
+        time.sleep(1)
+        assert p.poll() is None
+        broker.start()
+        with watch(broker.port) as seen:
+            wait_for(lambda: len(seen.on("poses")) > 3, 40)
+            assert bodies(seen, "poses")[0]["seq"] > last
+            assert states(seen)[0] == "online"
+            assert bodies(seen, "info")
+
+
+def test_a_broker_that_is_not_there_yet_is_waited_for(tiny, tmp_path):
+    broker = Mosquitto(tmp_path)
+    with running(
+        "--source", "videotest://?width=320&height=240&fps=20", "--mqtt", broker.url, "--model", tiny.path
+    ) as p:
+        wait_for(lambda: "trying again" in p.errors(), 30)
+        with broker, watch(broker.port) as seen:
+            wait_for(lambda: len(seen.on("poses")) > 3, 40)
+
+
+def refused(*arguments, **environment):
+    """The one sentence with which a command ends."""
+    done = subprocess.run(
+        [*EDGEPOSE, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=100,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+    assert done.returncode == 2, (done.returncode, done.stderr)
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.strip().splitlines()
+    return lines[-1]
+
+
+BAD = [
+    (("run", "--source", "videotest://"), "error: nothing takes the poses; use --mqtt"),
+    (("run", "--stdout"), "error: no source was given; use --source"),
+    (("run", "--stdout", "--source", "/nowhere/x.mp4"), "x.mp4"),
+    (("run", "--stdout", "--source", "v4l3:///dev/video0"), "v4l2"),
+    (("run", "--stdout", "--source", "videotest://?widht=3"), "did you mean 'width'"),
+    (("run", "--stdout", "--source", "videotest://", "--model", "edgepose-frist"), "did you mean 'edgepose-first'"),
+    (("run", "--stdout", "--source", "videotest://", "--engine", "openvno"), "did you mean 'openvino'"),
+    (("run", "--stdout", "--source", "videotest://", "--threads", "-1"), "command line: key 'engine.threads'"),
+    (("run", "--source", "videotest://", "--mqtt", "http://x/"), "is no MQTT URL"),
+    (("run", "--source", "videotest://", "--mqtt", "mqtt://me:secret@x/"), "EDGEPOSE_MQTT_PASSWORD"),
+    (("run", "--source", "videotest://", "--overlay", "x.txt"), "must be 'window' or a file that ends in"),
+    (("run", "--source", "videotest://", "--overlay", "/nowhere/x.mp4"), "/nowhere does not exist"),
+    (("run", "--source", "videotest://", "--record", "/nowhere/x.jsonl"), "/nowhere"),
+    (("run", "--config", "/nowhere.toml"), "error: /nowhere.toml does not exist"),
+    (("run", "--sorce", "x"), "No such option"),
+    (("models", "show", "nothing"), "unknown model 'nothing'"),
+    (("listen",), "error: no broker was given"),
+    (("bench", "--source", "videotest://?frames=9"), "error: "),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), BAD, ids=lambda v: " ".join(v) if isinstance(v, tuple) else "")
+def test_bad_input_gets_one_sentence_and_exit_2(arguments, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = refused(*arguments)
+    assert sentence in said
+    assert "secret" not in said
+
+
+def test_a_refused_connection_is_an_error(tiny, tmp_path):
+    with Mosquitto(tmp_path, users={"me": "right"}) as broker:
+        said = refused("run", "--source", "videotest://", "--mqtt", broker.url, "--model", tiny.path,
+                       EDGEPOSE_MQTT_USER="me", EDGEPOSE_MQTT_PASSWORD="wrong")  # fmt: skip
+    assert "EDGEPOSE_MQTT_PASSWORD" in said
+
+
+def test_typos_in_the_file_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("edgepose.toml").write_text("[mqtt]\nulr = 'mqtt://x'\n")
+    assert "edgepose.toml: unknown key 'mqtt.ulr'; did you mean 'url'" in refused("run")
+
+
+def test_config_show_names_every_origin(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("edgepose.toml").write_text("[engine]\nthreads = 3\n")
+    done = subprocess.run(
+        [*EDGEPOSE, "config", "show"], capture_output=True, text=True, check=True,
+        env={**os.environ, "EDGEPOSE_MQTT_URL": "mqtt://x/"},
+    )  # fmt: skip
+    rows = {line.split("=")[0].strip(): line for line in done.stdout.splitlines()}
+    assert rows["engine.threads"].endswith("# edgepose.toml")
+    assert rows["mqtt.url"].endswith("# EDGEPOSE_MQTT_URL")
+    assert rows["model"].endswith("# default")
+
+
+def test_explain_prints_the_pipeline(clip):
+    done = subprocess.run(
+        [*EDGEPOSE, "run", "--source", str(clip), "--explain"], capture_output=True, text=True, check=True
+    )
+    assert "filesrc" in done.stdout
+    assert "appsink" in done.stdout
+
+
+def test_bench_accounts_for_every_stage(clip, tiny):
+    done = subprocess.run(
+        [*EDGEPOSE, "bench", "--source", str(clip), "--model", str(tiny.path), "--max-frames", "80", "--json"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    assert list(found["stages_ms"]) == ["decode", "crop", "infer", "decode heatmaps", "publish"]
+    for row in found["stages_ms"].values():
+        assert 0 <= row["p50"] <= row["p95"] <= row["p99"]
+    assert found["frames"] == 50  # 30 frames of warm-up are left out
+    assert found["fps"] > 0
+
+
+def test_models_lists_and_shows():
+    listed = subprocess.run([*EDGEPOSE, "models"], capture_output=True, text=True, check=True).stdout
+    name = listed.split()[0]
+    shown = json.loads(
+        subprocess.run([*EDGEPOSE, "models", "show", name], capture_output=True, text=True, check=True).stdout
+    )
+    assert shown["name"] == name
+    assert shown["schema"] == "edgepose.bundle/1"
+
+
+def test_sources_lists_without_a_camera():
+    done = subprocess.run([*EDGEPOSE, "sources"], capture_output=True, text=True, check=True)
+    assert done.stdout or "no camera found" in done.stderr

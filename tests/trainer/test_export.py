@@ -1,0 +1,95 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from edgepose import bundle as bundles
+from edgepose import engines
+from edgepose.skeletons import MPII16
+from trainer.data.persons import make_person
+from trainer.engine import TorchEngine, manual_of
+from trainer.evaluate import Predictions
+from trainer.export import to_onnx
+from trainer.models.build import build
+from trainer.recipe import Recipe
+from trainer.uncertainty import covariance_scale, score_map
+
+RECIPE = {
+    "name": "small",
+    "data": [{"data": "lsp:x"}],
+    "model": {"width": 16, "depth": 2, "stacks": 2, "order": "post"},
+    "stages": [{"images": 100, "size": 64}],
+}
+
+
+@pytest.mark.parametrize("order", ["pre", "post"])
+def test_the_exported_graph_is_the_network(tmp_path, order):
+    recipe = Recipe.model_validate({**RECIPE, "model": {**RECIPE["model"], "order": order}})
+    torch.manual_seed(0)
+    model = build(recipe).eval()
+    bundle = bundles.save(to_onnx(model, manual_of(recipe)), manual_of(recipe), tmp_path / "small.onnx")
+    images = np.random.default_rng(0).uniform(0, 255, (3, 3, 64, 64)).astype(np.float32)
+    expected = TorchEngine(model).infer(images)
+    for name in ("openvino", "onnxruntime"):
+        assert np.abs(engines.load(bundle, name).infer(images) - expected).max() < 1e-4
+    graph = onnx.load(str(bundle.path))
+    assert graph.opset_import[0].version == 17
+    operators = [n.op_type for n in graph.graph.node]
+    if order == "post":
+        assert "BatchNormalization" not in operators  # all folded
+    json.dumps(bundle.manual.recipe)
+
+
+def _predictions(n, seed=0):
+    """Persons whose joints err by a Gaussian that the covariance understates fourfold, with honest raw peaks."""
+    rng = np.random.default_rng(seed)
+    truth = rng.uniform(50, 200, (n, 16, 2))
+    truth[:, MPII16.index("upper_neck")] = [100, 100]
+    truth[:, MPII16.index("head_top")] = [100, 60]  # half a head: 20 px
+    peak = rng.uniform(0.05, 0.95, (n, 16))
+    hit = rng.random((n, 16)) < peak**2  # the peak overstates: the truth is its square
+    spread = np.where(hit, 3.0, 60.0)
+    joints = truth + np.where(hit[..., None], rng.normal(0, 3, (n, 16, 2)), np.array([60.0, 0]))
+    persons = [make_person(None, t, np.ones(16, bool), str(i)) for i, t in enumerate(truth)]
+    covariance = np.stack([spread**2 / 4, np.zeros_like(spread), spread**2 / 4], -1)
+    return Predictions(persons, joints, peak, covariance)
+
+
+def test_fitted_scores_are_probabilities():
+    fitted = score_map(_predictions(800), MPII16, "here")
+    assert fitted.fitted_on == "here"
+    raw = np.array([0.2, 0.5, 0.8])
+    assert np.allclose(np.interp(raw, fitted.raw, fitted.probability), raw**2, atol=0.05)
+    assert (np.diff(fitted.probability) >= 0).all()
+
+
+def test_ninety_percent_ellipses_hold_ninety_percent():
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(50, 200, (3000, 16, 2))
+    a = np.array([[3.0, 0], [1.5, 2]])
+    joints = truth + rng.normal(0, 1, (3000, 16, 2)) @ a.T
+    cov = a @ a.T / 2.5
+    covariance = np.broadcast_to([cov[0, 0], cov[0, 1], cov[1, 1]], (3000, 16, 3))
+    persons = [make_person(None, t, np.ones(16, bool), "0") for t in truth]
+    scales = covariance_scale(Predictions(persons, joints, np.ones((3000, 16)), covariance), MPII16)
+    assert len(scales) == 16
+    assert np.allclose(scales, 2.5, rtol=0.08)
+
+
+def test_evaluate_prints_one_json_object(shipped, data_root):
+    """The shipped file, on persons that it never saw: good enough to be worth watching."""
+    command = [sys.executable, "-m", "trainer.cli", "evaluate", str(shipped.path), "--json", "--data-root",
+               str(data_root), "--split", "val", "--data",
+               "coco:mpii_sports/annotations.json:mpii_sports/images"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["persons"] > 150
+    assert set(found["per_joint"]) == set(MPII16.joints)
+    assert found["pckh05"] >= 75
+    assert 0 < found["pckh01"] < found["pckh05"]
+    assert found["pck02_torso"] > 60

@@ -1,0 +1,163 @@
+"""Training for real, on drawn figures: it learns, it resumes to the same weights, it survives interruption."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from edgepose import EdgeposeError
+from tests.trainer.conftest import make_coco
+from trainer import checkpoints
+from trainer.data.module import select
+from trainer.evaluate import figures, open_estimator, predict
+from trainer.fit import fit, load_best
+from trainer.recipe import DataSet, Recipe
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """(spec, root) of eight drawn figures; crops are cached beside them."""
+    root = tmp_path_factory.mktemp("drawn")
+    os.environ["EDGEPOSE_CACHE"] = str(root / "cache")
+    return make_coco(root, 8)
+
+
+def recipe(spec, **changes):
+    values = {
+        "name": "tiny",
+        "precision": "float32",
+        "data": [{"data": spec, "split": "all"}],
+        "validation": [{"data": spec, "split": "all"}],
+        "validate_every": 1000,
+        "model": {"width": 16, "depth": 2, "stacks": 2, "order": "post"},
+        "target": {"sigma": 1.5},
+        "stages": [{"images": 32, "size": 32, "batch": 4}, {"images": 32, "size": 64, "batch": 4}],
+        "optimiser": {"rate": 3e-3, "warm_up": 4, "ema": 0.9},
+        **changes,
+    }
+    return Recipe.model_validate(values)
+
+
+def weights(path):
+    content = checkpoints.read(path)
+    return content["state_dict"]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_resuming_gives_the_same_weights(drawn, tmp_path):
+    """Stopped in the first stage, in the second, and not at all: bit for bit the same network."""
+    spec, root = drawn
+    made = recipe(spec)
+    whole = fit(made, tmp_path / "whole", root=root, workers=0)
+    parts = tmp_path / "parts"
+    fit(made, parts, root=root, workers=0, max_steps=5)
+    fit(made, parts, root=root, workers=0, resume=True, max_steps=11)
+    last = fit(made, parts, root=root, workers=0, resume=True)
+    assert checkpoints.read(last)["global_step"] == 16
+    assert same(weights(whole), weights(last))
+    # and it is not that nothing was learnt
+    assert not same(weights(parts / checkpoints.PREVIOUS), weights(last))
+
+
+def test_a_run_leaves_logs_and_pictures(drawn, tmp_path):
+    spec, root = drawn
+    fit(recipe(spec, validate_every=8), tmp_path, root=root, workers=1)
+    for name in ("last.ckpt", "curve.png", "sheet.png", "validation.csv", "validation.json", "log/metrics.csv"):
+        assert (tmp_path / name).stat().st_size > 0, name
+    assert list((tmp_path / "tensorboard").glob("events*"))
+    with (tmp_path / "validation.csv").open() as file:
+        assert [r["step"] for r in csv.DictReader(file)] == ["8", "16"]
+
+
+def test_eight_images_are_learnt_to_pckh_100(drawn, tmp_path):
+    spec, root = drawn
+    still = {"scale": [1, 1], "rotation": 0, "shift": 0, "flip": 0, "colour": 0, "blur": 0}
+    made = recipe(
+        spec,
+        model={"width": 32, "depth": 2, "stacks": 1, "order": "post"},
+        stages=[{"images": 1600, "size": 64, "batch": 8}],
+        optimiser={"rate": 5e-3, "warm_up": 10, "ema": 0.9},
+        augmentation=still,
+    )
+    estimator = open_estimator(str(fit(made, tmp_path, root=root, workers=0)))
+    persons = select(DataSet(data=spec, split="all"), estimator.skeleton, root).persons
+    assert figures(predict(estimator, persons), estimator.skeleton)["pckh05"] == 100.0
+
+
+def test_a_run_is_not_overwritten_nor_mixed(drawn, tmp_path):
+    spec, root = drawn
+    fit(recipe(spec), tmp_path, root=root, workers=0, max_steps=2)
+    with pytest.raises(EdgeposeError, match="already holds a run; add --resume"):
+        fit(recipe(spec), tmp_path, root=root, workers=0)
+    with pytest.raises(EdgeposeError, match="made by another recipe"):
+        fit(recipe(spec, seed=2), tmp_path, root=root, workers=0, resume=True)
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_used(drawn, tmp_path):
+    spec, root = drawn
+    fit(recipe(spec), tmp_path, root=root, workers=0, max_steps=2)
+    last = fit(recipe(spec), tmp_path, root=root, workers=0, resume=True, max_steps=4)
+    last.write_bytes(last.read_bytes()[:5000])
+    with pytest.raises(EdgeposeError, match="is not a whole checkpoint"):
+        load_best(last)
+    assert checkpoints.newest(tmp_path) == tmp_path / checkpoints.PREVIOUS
+    done = fit(recipe(spec), tmp_path, root=root, workers=0, resume=True)
+    assert checkpoints.read(done)["global_step"] == 16
+
+
+def test_pickles_are_not_executed(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (os.system, (f"touch {tmp_path}/pwned",))
+
+    torch.save({"recipe": Evil(), "state_dict": {}}, tmp_path / "evil.ckpt")
+    with pytest.raises(EdgeposeError, match="is not a whole checkpoint"):
+        checkpoints.read(tmp_path / "evil.ckpt")
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_an_interrupted_run_keeps_its_checkpoint(drawn, tmp_path):
+    """Ctrl-C in mid-run: one sentence, a whole checkpoint, and --resume goes on from it."""
+    import tomllib
+
+    spec, root = drawn
+    text = f"""
+name = "long"
+precision = "float32"
+[[data]]
+data = "{spec}"
+split = "all"
+[model]
+width = 16
+depth = 1
+stacks = 1
+[[stages]]
+images = 400000
+size = 32
+batch = 4
+"""
+    tomllib.loads(text)
+    path = tmp_path / "long.toml"
+    path.write_text(text)
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "trainer.cli", "fit", str(path), "--out", str(out), "--data-root", str(root),
+               "--workers", "0"]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    log = out / "log" / "metrics.csv"
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") > 2):
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2, errors
+    assert "training was interrupted; go on with --resume" in errors
+    assert "Traceback" not in errors
+    assert checkpoints.read(out / checkpoints.LAST)["global_step"] > 0

@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import pytest
+
+import trainer
+from edgepose import EdgeposeError
+from trainer.recipe import load
+
+GOOD = """
+name = "good"
+[[data]]
+data = "lsp:lspet"
+[model]
+depth = 4
+[[stages]]
+size = 128
+images = 1000
+[[stages]]
+size = 192
+images = 1000
+"""
+
+
+def test_shipped_recipes_are_valid():
+    found = list((Path(trainer.__file__).parent / "recipes").glob("*.toml"))
+    assert found
+    for path in found:
+        load(path)
+
+
+def test_the_paper_is_the_default(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text(GOOD)
+    recipe = load(path)
+    assert (recipe.model.stacks, recipe.model.width, recipe.model.order) == (8, 256, "pre")
+    assert recipe.input_size == 192
+    assert recipe.augmentation.scale == (0.7, 1.3)
+    assert recipe.augmentation.rotation == 40
+    assert recipe.at(1).input_size == 128
+    assert recipe.at(63).input_size == 192
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("depth = 4", "dept = 4", r"r\.toml: unknown key 'model.dept'; did you mean 'depth'"),
+        ("[model]", "[modle]", "unknown key 'modle'; did you mean 'model'"),
+        ("size = 192", "size = 200", "stages.1.size 200 must be a multiple of 64"),
+        ("size = 192", "size = 64", "the last stage must have the largest size"),
+        ("images = 1000", "images = 3", "is less than one batch"),
+        ('name = "good"', 'name = "good"\nskeleton = "mpii61"', "key 'skeleton'.*unknown skeleton"),
+        ('name = "good"', 'name = "good"\ndecode = "drak"', "key 'decode'.*unknown decode method"),
+        ('name = "good"', "", "key 'name' is missing"),
+        ("[[data]]\ndata", "[[data]]\ndatta", r"unknown key 'data.0.datta'; did you mean 'data'"),
+        ("depth = 4", "depth = 9", r"key 'model.depth' \(it is 9\)"),
+    ],
+)
+def test_bad_recipes_name_the_key(tmp_path, old, new, sentence):
+    path = tmp_path / "r.toml"
+    assert old in GOOD
+    path.write_text(GOOD.replace(old, new))
+    with pytest.raises(EdgeposeError, match=sentence) as caught:
+        load(path)
+    assert "\n" not in str(caught.value)

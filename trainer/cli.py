@@ -1,0 +1,191 @@
+"""``edgepose-train``: fit a recipe, evaluate and export what it made, list recipes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgepose import console
+from edgepose.errors import EdgeposeError, unknown
+
+app = typer.Typer(
+    help="Train compact stacked hourglasses, measure them, and export bundles for edgepose.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Root = Annotated[
+    Path | None,
+    typer.Option("--data-root", envvar="EDGEPOSE_DATA", help="Folder that relative data paths count from."),
+]
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def main() -> None:
+    """Entry point of ``edgepose-train``."""
+    console.run(app)
+
+
+def _recipe_file(name: str) -> Path:
+    """A recipe by path, or by the name of a shipped one."""
+    path = Path(name)
+    if path.suffix == ".toml" or path.exists():
+        return path
+    shipped = {p.stem: p for p in RECIPES.glob("*.toml")}
+    if name not in shipped:
+        raise unknown("recipe", name, shipped)
+    return shipped[name]
+
+
+@app.command()
+def fit(
+    recipe: Annotated[str, typer.Argument(help="RECIPE.toml, or the name of a shipped recipe.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for checkpoints, logs, pictures [runs/NAME].")] = None,
+    data_root: Root = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the run in --out.")] = False,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads of the network; 0: torch's choice.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that make samples; 0: in the training one.")] = 1,
+    devices: Annotated[int, typer.Option(min=1, help="GPUs (or CPU processes) to train on.")] = 1,
+) -> None:
+    """Train a recipe; checkpoints, logs, curve.png and sheet.png go to --out."""
+    from trainer import fit as training
+    from trainer.recipe import load
+
+    path = _recipe_file(recipe)
+    loaded = load(path)
+    folder = out or Path("runs") / loaded.name
+    last = training.fit(
+        loaded, folder, root=data_root, resume=resume, workers=workers, threads=threads, devices=devices
+    )
+    typer.echo(f"trained: {last}; look at {folder / 'curve.png'} and {folder / 'sheet.png'}")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A bundle (name or .onnx file) or a checkpoint (.ckpt).")],
+    data: Annotated[list[str], typer.Option(help="lsp:DIR | coco:JSON:IMAGES | mpii:FILE:IMAGES; may be repeated.")],
+    data_root: Root = None,
+    split: Annotated[str, typer.Option(help="train | dev | val | all")] = "all",
+    engine: Annotated[str, typer.Option(help="Engine for a bundle: auto, openvino, onnxruntime, ...")] = "auto",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: the engine's choice.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of predictions to this PNG.")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="At most so many persons, evenly drawn; 0: all.")] = 0,
+) -> None:
+    """Accuracy on labelled persons, their box given: the loop's own crop, engine and decode code."""
+    from trainer.data.module import select
+    from trainer.data.splits import SPLITS
+    from trainer.evaluate import Predictions, figures, open_estimator, predict
+    from trainer.pictures import contact_sheet
+    from trainer.recipe import DataSet
+
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    estimator = open_estimator(model, engine, threads)
+    persons = [
+        p for d in data for p in select(DataSet.model_validate({"data": d, "split": split}), estimator.skeleton,
+                                        data_root).persons
+    ]  # fmt: skip
+    if limit and limit < len(persons):
+        persons = persons[:: -(-len(persons) // limit)]
+    predictions: Predictions = predict(estimator, persons)
+    found: dict[str, Any] = {
+        "model": estimator.manual.name,
+        "engine": estimator.engine.name,
+        "data": data,
+        "split": split,
+        **figures(predictions, estimator.skeleton),
+    }
+    if sheet is not None:
+        contact_sheet(predictions, estimator.skeleton, sheet)
+    if as_json:
+        typer.echo(json.dumps(found))
+    else:
+        _table(found)
+
+
+def _table(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{found['model']} on {', '.join(found['data'])} ({found['split']}): "
+                        f"{found['persons']} persons, {found['engine']}")  # fmt: skip
+    keys = ("pckh05", "pckh01", "pck02_torso")
+    for heading in ("joint", "PCKh@0.5", "PCKh@0.1", "PCK@0.2 torso"):
+        table.add_column(heading, justify="left" if heading == "joint" else "right")
+    for joint, row in found["per_joint"].items():
+        table.add_row(joint, *(_figure(row[k]) for k in keys))
+    table.add_section()
+    table.add_row("all", *(_figure(found[k]) for k in keys))
+    table.add_row("12 limb joints", "", "", _figure(found["pck02_torso_limbs"]))
+    Console().print(table)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint written by fit.")],
+    out: Annotated[Path, typer.Argument(help="The bundle to write, NAME.onnx.")],
+    data_root: Root = None,
+    fit_on: Annotated[
+        list[str] | None,
+        typer.Option(help="DATA@SPLIT on which scores and covariances are fitted; may be repeated."),
+    ] = None,
+    measure_on: Annotated[
+        list[str] | None, typer.Option(help="DATA@SPLIT whose accuracy goes into the manual; may be repeated.")
+    ] = None,
+    terms: Annotated[str, typer.Option(help="Terms of use, kept in the bundle.")] = "",
+    description: Annotated[str, typer.Option(help="What the model is, kept in the bundle.")] = "",
+) -> None:
+    """Write a checkpoint's best weights as a bundle, checked against the network."""
+    from trainer.export import export as write
+
+    if out.suffix != ".onnx":
+        raise EdgeposeError(f"{out}: a bundle's file name ends in .onnx")
+    bundle = write(
+        checkpoint,
+        out,
+        root=data_root,
+        fit_on=_sets(fit_on),
+        measure_on=_sets(measure_on),
+        terms=terms,
+        description=description,
+    )
+    size = out.stat().st_size / 1e6
+    typer.echo(f"wrote {out}: {bundle.manual.name}, {size:.2f} MB, sha256 {bundle.sha256[:12]}")
+    for row in bundle.manual.accuracy:
+        typer.echo(f"  {row.data} ({row.split}, {row.persons} persons): {row.figures}")
+
+
+def _sets(texts: list[str] | None) -> list[Any]:
+    from edgepose.toml import validate
+    from trainer.recipe import DataSet
+
+    sets = []
+    for text in texts or []:
+        data, _, split = text.partition("@")
+        sets.append(validate(DataSet, {"data": data, "split": split or "all"}, f"'{text}'"))
+    return sets
+
+
+@app.command()
+def recipes() -> None:
+    """List the shipped recipes."""
+    from trainer.recipe import load
+
+    for path in sorted(RECIPES.glob("*.toml")):
+        loaded = load(path)
+        model = loaded.model
+        typer.echo(f"{path.stem:12} {model.stacks} x {model.width} channels, {loaded.input_size} px, {loaded.skeleton}")
+
+
+if __name__ == "__main__":
+    main()

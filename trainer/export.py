@@ -1,0 +1,133 @@
+"""Checkpoint -> bundle: ONNX with its manual, checked against the network that it was made from."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgepose import engines
+from edgepose.bundle import Accuracy, Bundle, Manual, ScoreMap, save
+from edgepose.errors import EdgeposeError
+from edgepose.estimator import Estimator
+from trainer import fit
+from trainer.data.module import select
+from trainer.engine import TorchEngine, manual_of
+from trainer.evaluate import figures, predict
+from trainer.models.hourglass import Final
+from trainer.recipe import DataSet, Recipe
+from trainer.uncertainty import covariance_scale, score_map
+
+OPSET = 17
+TOLERANCE = 1e-3  # largest heatmap difference between torch and the exported graph
+
+
+def to_onnx(model: nn.Module, manual: Manual) -> Any:
+    """The last stack as an onnx.ModelProto: opset 17, dynamic batch, batch norms folded."""
+    import onnx
+
+    width, height = manual.input_size
+    buffer = io.BytesIO()
+    with torch.no_grad():
+        torch.onnx.export(
+            Final(model).eval(),
+            (torch.zeros(1, 3, height, width),),
+            buffer,  # type: ignore[arg-type]  # files are taken too, the stub forgot them
+            input_names=["image"],
+            output_names=["heatmaps"],
+            dynamic_axes={"image": {0: "N"}, "heatmaps": {0: "N"}},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    proto = onnx.load_from_string(buffer.getvalue())
+    _fix_shapes(proto, manual)
+    return proto
+
+
+def _fix_shapes(proto: Any, manual: Manual) -> None:
+    """State the output's sizes, which the tracer leaves symbolic after upsampling."""
+    from edgepose import skeletons
+
+    width, height = manual.input_size
+    shape = (len(skeletons.get(manual.skeleton)), height // manual.stride, width // manual.stride)
+    for dimension, value in zip(proto.graph.output[0].type.tensor_type.shape.dim[1:], shape, strict=True):
+        dimension.dim_value = value
+
+
+def export(
+    checkpoint: Path,
+    path: Path,
+    *,
+    root: Path | None = None,
+    fit_on: list[DataSet] | None = None,
+    measure_on: list[DataSet] | None = None,
+    terms: str = "",
+    description: str = "",
+) -> Bundle:
+    """Write the checkpoint's best weights as a bundle to ``path``.
+
+    ``fit_on`` are persons on which score map and covariance scale are fitted; ``measure_on`` those whose
+    accuracy goes into the manual. EdgeposeError: the exported graph and the checkpoint disagree.
+    """
+    recipe, model = fit.load_best(checkpoint)
+    manual = manual_of(recipe).model_copy(
+        update={
+            "terms": terms,
+            "description": description,
+            "made_from": {"checkpoint": hashlib.sha256(checkpoint.read_bytes()).hexdigest()},
+        }
+    )
+    proto = to_onnx(model, manual)
+    if fit_on:
+        manual = _fit_uncertainty(model, manual, recipe, fit_on, root)
+    bundle = save(proto, manual, path)
+    _compare(model, bundle)
+    if measure_on:
+        bundle = save(proto, manual.model_copy(update={"accuracy": measure(bundle, measure_on, root)}), path)
+    return bundle
+
+
+def _fit_uncertainty(
+    model: nn.Module, manual: Manual, recipe: Recipe, sets: list[DataSet], root: Path | None
+) -> Manual:
+    estimator = Estimator(TorchEngine(model), manual)
+    persons = [p for spec in sets for p in select(spec, estimator.skeleton, root).persons]
+    predictions = predict(estimator, persons, "fitting scores")
+    names = ", ".join(f"{s.data} ({s.split})" for s in sets)
+    score: ScoreMap = score_map(predictions, estimator.skeleton, f"{len(persons)} persons: {names}")
+    return manual.model_copy(
+        update={"score": score, "covariance_scale": covariance_scale(predictions, estimator.skeleton)}
+    )
+
+
+def measure(bundle: Bundle, sets: list[DataSet], root: Path | None) -> list[Accuracy]:
+    """Accuracy of ``bundle`` on each set, on the default engine."""
+    engine = engines.load(bundle)
+    estimator = Estimator(engine, bundle.manual)
+    rows = []
+    for spec in sets:
+        chosen = select(spec, estimator.skeleton, root)
+        found = figures(predict(estimator, chosen.persons, f"measuring {chosen.name}"), estimator.skeleton)
+        keys = ("pckh05", "pckh01", "pck02_torso", "pck02_torso_limbs")
+        rows.append(
+            Accuracy(data=spec.data, split=spec.split, persons=found["persons"], engine=engine.name,
+                     figures={k: found[k] for k in keys})
+        )  # fmt: skip
+    engine.close()
+    return rows
+
+
+def _compare(model: nn.Module, bundle: Bundle) -> None:
+    width, height = bundle.manual.input_size
+    images = np.random.default_rng(0).uniform(0, 255, (2, 3, height, width)).astype(np.float32)
+    engine = engines.load(bundle)
+    difference = float(np.abs(engine.infer(images) - TorchEngine(model).infer(images)).max())
+    engine.close()
+    if not difference <= TOLERANCE:
+        raise EdgeposeError(f"{bundle.path} differs from its checkpoint by {difference:.2g} on {engine.name}; "
+                            "it is not usable, please report this")  # fmt: skip

@@ -1,0 +1,66 @@
+"""Scores and covariances that mean what they say, fitted on persons that training did not see."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepose.bundle import ScoreMap
+from edgepose.metrics import correct, segment_length
+from edgepose.skeletons import Skeleton
+from trainer.evaluate import Predictions
+
+KNOTS = 12
+_NINETY = 4.605170185988092  # 90 % quantile of chi-squared with 2 degrees of freedom: -2 ln 0.1
+
+
+def _reference(predictions: Predictions, skeleton: Skeleton) -> NDArray[np.float64]:
+    """Half a head length [N] in pixels; half the torso over 2.5 where the skeleton has no head segment."""
+    ends, share = (skeleton.head, 0.5) if skeleton.head else (skeleton.torso, 0.2)
+    indices = (skeleton.index(ends[0]), skeleton.index(ends[1]))
+    return segment_length(predictions.truth, predictions.labelled, indices) * share
+
+
+def score_map(predictions: Predictions, skeleton: Skeleton, fitted_on: str) -> ScoreMap:
+    """Isotonic regression of 'within half a head' on the raw peak, thinned to a few knots.
+
+    Expects predictions whose scores are raw peaks (a manual with the identity score map).
+    """
+    from scipy.optimize import isotonic_regression
+
+    hits = correct(predictions.joints, predictions.truth, predictions.labelled, _reference(predictions, skeleton), 1.0)
+    judged = np.isfinite(hits)
+    peaks, hit = predictions.scores[judged], hits[judged]
+    order = np.argsort(peaks, kind="stable")
+    peaks, fitted = peaks[order], isotonic_regression(hit[order]).x
+    # Knots are means over equally filled bins: smooth, and rising because the fit is.
+    bins = [b for b in np.array_split(np.arange(len(peaks)), KNOTS) if len(b)]
+    raw = np.array([peaks[b].mean() for b in bins])
+    probability = np.array([fitted[b].mean() for b in bins])
+    keep = np.concatenate([[True], np.diff(raw) > 1e-4])
+    raw, probability = raw[keep], probability[keep]
+    if len(raw) < 2:
+        return ScoreMap()
+    # Below the weakest bin the probability falls to nought with the peak.
+    if raw[0] > 1e-3:
+        raw, probability = np.concatenate([[0.0], raw]), np.concatenate([[0.0], probability])
+    return ScoreMap(
+        raw=[round(float(v), 5) for v in raw],
+        probability=[round(float(v), 4) for v in probability],
+        fitted_on=fitted_on,
+    )
+
+
+def covariance_scale(predictions: Predictions, skeleton: Skeleton) -> list[float]:
+    """Per joint, the factor on the heatmap moments with which 90 % ellipses hold 90 % of these persons' joints."""
+    error = predictions.joints - predictions.truth
+    xx, xy, yy = np.moveaxis(predictions.covariance, -1, 0)
+    det = np.maximum(xx * yy - xy * xy, 1e-9)
+    ex, ey = error[..., 0], error[..., 1]
+    # Squared Mahalanobis distance e^T S^-1 e, written out for 2 x 2.
+    squared = (yy * ex * ex - 2 * xy * ex * ey + xx * ey * ey) / det
+    scales = []
+    for k in range(len(skeleton)):
+        own = squared[predictions.labelled[:, k], k]
+        scales.append(round(max(float(np.quantile(own, 0.9)) / _NINETY, 1e-3), 4) if len(own) else 1.0)
+    return scales
