@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgepose.errors import EdgeposeError, unknown
-from edgepose.toml import first_fault, read_toml, validate
+from edgepose.toml import first_fault, read_toml, telling_fault, validate
 
 FILE = "edgepose.toml"
 PREFIX = "EDGEPOSE_"
@@ -141,7 +141,7 @@ def load(
     try:
         return Configuration(Settings.model_validate(_nest(values)), origins)
     except ValidationError as error:
-        key = ".".join(str(part) for part in error.errors()[0]["loc"])
+        key = ".".join(str(part) for part in telling_fault(error)["loc"])
         raise EdgeposeError(f"{origins.get(key, 'configuration')}: {first_fault(Settings, error)}") from error
 
 

@@ -40,8 +40,8 @@ def validate(model: type[M], values: object, where: str) -> M:
 
 
 def first_fault(model: type[BaseModel], error: ValidationError) -> str:
-    """The first fault of ``error`` as one sentence; an unknown key names the nearest known one."""
-    fault = error.errors()[0]
+    """The most telling fault of ``error`` as one sentence; an unknown key names the nearest known one."""
+    fault = telling_fault(error)
     path = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         known = known_keys(model, fault["loc"][:-1])
@@ -53,6 +53,11 @@ def first_fault(model: type[BaseModel], error: ValidationError) -> str:
     value = "" if isinstance(fault["input"], dict | list) else f" (it is {fault['input']!r})"
     message = fault["msg"].removeprefix("Value error, ")
     return f"key '{path}'{value}: {message}" if path else message
+
+
+def telling_fault(error: ValidationError) -> Any:
+    """The fault to name: a misspelt key often leaves another one missing, and the misspelling is what helps."""
+    return min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
 
 
 def known_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

@@ -134,13 +134,14 @@ def fit(
     on_gpu = torch.cuda.is_available()
     trainer = lightning.Trainer(
         max_steps=min(max_steps or total, total),
-        max_epochs=1,
+        max_epochs=-1,  # steps alone decide: to Lightning a resumed run is in a later epoch
         precision=PRECISIONS[recipe.precision if on_gpu or recipe.precision != "float16" else "bfloat16"],
         gradient_clip_val=recipe.optimiser.clip or None,
         devices=devices,
         accelerator="gpu" if on_gpu else "cpu",
         max_time=timedelta(days=365),
-        logger=[CSVLogger(folder, name="", version="log", flush_logs_every_n_steps=20),
+        # A resumed run logs beside the earlier part, which Lightning's logger would otherwise delete.
+        logger=[CSVLogger(folder, name="log", version=f"from-{start:07}", flush_logs_every_n_steps=1),
                 TensorBoardLogger(folder, name="", version="tensorboard")],
         log_every_n_steps=20,
         callbacks=[checkpoints.Checkpoints(folder, recipe.checkpoint_minutes), monitor, RichProgressBar()],

@@ -19,12 +19,15 @@ from trainer.evaluate import Predictions
 _TILE = 192
 
 
-def _column(path: Path, x: str, y: str) -> tuple[list[float], list[float]]:
-    if not path.exists():
-        return [], []
-    with path.open(newline="") as file:
-        rows = [(float(r[x]), float(r[y])) for r in csv.DictReader(file) if r.get(x) and r.get(y)]
-    return [a for a, _ in rows], [b for _, b in rows]
+def _column(paths: list[Path], y: str) -> tuple[list[float], list[float]]:
+    """Steps and values of column ``y``; where two files name a step, the later file holds."""
+    rows: dict[float, float] = {}
+    for path in paths:
+        with path.open(newline="") as file:
+            part = {float(r["step"]): float(r[y]) for r in csv.DictReader(file) if r.get("step") and r.get(y)}
+        first = min(part, default=float("inf"))
+        rows = {step: value for step, value in rows.items() if step < first} | part
+    return list(rows), list(rows.values())
 
 
 def curves(folder: Path) -> None:
@@ -35,7 +38,7 @@ def curves(folder: Path) -> None:
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), constrained_layout=True)
-    steps, losses = _column(folder / "log" / "metrics.csv", "step", "loss")
+    steps, losses = _column(sorted(folder.glob("log/*/metrics.csv")), "loss")
     left.plot(steps, losses, color="#bbb", linewidth=0.7, label="batch")
     if len(losses) > 20:
         window = max(len(losses) // 50, 5)
@@ -44,7 +47,7 @@ def curves(folder: Path) -> None:
     left.set(xlabel="step", ylabel="loss", yscale="log", title="training")
     left.legend()
     for key, label in (("pckh05", "PCKh@0.5"), ("pckh01", "PCKh@0.1"), ("pck02_torso", "PCK@0.2 torso")):
-        right.plot(*_column(folder / "validation.csv", "step", key), marker="o", markersize=3, label=label)
+        right.plot(*_column(list(folder.glob("validation.csv")), key), marker="o", markersize=3, label=label)
     right.set(xlabel="step", ylabel="%", ylim=(0, 100), title="validation")
     right.grid(alpha=0.3)
     right.legend()

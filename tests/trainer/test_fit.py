@@ -56,11 +56,11 @@ def test_resuming_gives_the_same_weights(drawn, tmp_path):
     """Stopped in the first stage, in the second, and not at all: bit for bit the same network."""
     spec, root = drawn
     made = recipe(spec)
-    whole = fit(made, tmp_path / "whole", root=root, workers=0)
+    whole = fit(made, tmp_path / "whole", root=root, workers=0, threads=1)
     parts = tmp_path / "parts"
-    fit(made, parts, root=root, workers=0, max_steps=5)
-    fit(made, parts, root=root, workers=0, resume=True, max_steps=11)
-    last = fit(made, parts, root=root, workers=0, resume=True)
+    fit(made, parts, root=root, workers=0, threads=1, max_steps=5)
+    fit(made, parts, root=root, workers=0, threads=1, resume=True, max_steps=11)
+    last = fit(made, parts, root=root, workers=0, threads=1, resume=True)
     assert checkpoints.read(last)["global_step"] == 16
     assert same(weights(whole), weights(last))
     # and it is not that nothing was learnt
@@ -69,8 +69,15 @@ def test_resuming_gives_the_same_weights(drawn, tmp_path):
 
 def test_a_run_leaves_logs_and_pictures(drawn, tmp_path):
     spec, root = drawn
-    fit(recipe(spec, validate_every=8), tmp_path, root=root, workers=1)
-    for name in ("last.ckpt", "curve.png", "sheet.png", "validation.csv", "validation.json", "log/metrics.csv"):
+    fit(recipe(spec, validate_every=8), tmp_path, root=root, workers=1, threads=1)
+    for name in (
+        "last.ckpt",
+        "curve.png",
+        "sheet.png",
+        "validation.csv",
+        "validation.json",
+        "log/from-0000000/metrics.csv",
+    ):
         assert (tmp_path / name).stat().st_size > 0, name
     assert list((tmp_path / "tensorboard").glob("events*"))
     with (tmp_path / "validation.csv").open() as file:
@@ -87,29 +94,29 @@ def test_eight_images_are_learnt_to_pckh_100(drawn, tmp_path):
         optimiser={"rate": 5e-3, "warm_up": 10, "ema": 0.9},
         augmentation=still,
     )
-    estimator = open_estimator(str(fit(made, tmp_path, root=root, workers=0)))
+    estimator = open_estimator(str(fit(made, tmp_path, root=root, workers=0, threads=1)))
     persons = select(DataSet(data=spec, split="all"), estimator.skeleton, root).persons
     assert figures(predict(estimator, persons), estimator.skeleton)["pckh05"] == 100.0
 
 
 def test_a_run_is_not_overwritten_nor_mixed(drawn, tmp_path):
     spec, root = drawn
-    fit(recipe(spec), tmp_path, root=root, workers=0, max_steps=2)
+    fit(recipe(spec), tmp_path, root=root, workers=0, threads=1, max_steps=2)
     with pytest.raises(EdgeposeError, match="already holds a run; add --resume"):
-        fit(recipe(spec), tmp_path, root=root, workers=0)
+        fit(recipe(spec), tmp_path, root=root, workers=0, threads=1)
     with pytest.raises(EdgeposeError, match="made by another recipe"):
-        fit(recipe(spec, seed=2), tmp_path, root=root, workers=0, resume=True)
+        fit(recipe(spec, seed=2), tmp_path, root=root, workers=0, threads=1, resume=True)
 
 
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_used(drawn, tmp_path):
     spec, root = drawn
-    fit(recipe(spec), tmp_path, root=root, workers=0, max_steps=2)
-    last = fit(recipe(spec), tmp_path, root=root, workers=0, resume=True, max_steps=4)
+    fit(recipe(spec), tmp_path, root=root, workers=0, threads=1, max_steps=2)
+    last = fit(recipe(spec), tmp_path, root=root, workers=0, threads=1, resume=True, max_steps=4)
     last.write_bytes(last.read_bytes()[:5000])
     with pytest.raises(EdgeposeError, match="is not a whole checkpoint"):
         load_best(last)
     assert checkpoints.newest(tmp_path) == tmp_path / checkpoints.PREVIOUS
-    done = fit(recipe(spec), tmp_path, root=root, workers=0, resume=True)
+    done = fit(recipe(spec), tmp_path, root=root, workers=0, threads=1, resume=True)
     assert checkpoints.read(done)["global_step"] == 16
 
 
@@ -149,9 +156,9 @@ batch = 4
     path.write_text(text)
     out = tmp_path / "run"
     command = [sys.executable, "-m", "trainer.cli", "fit", str(path), "--out", str(out), "--data-root", str(root),
-               "--workers", "0"]  # fmt: skip
+               "--workers", "0", "--threads", "1"]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    log = out / "log" / "metrics.csv"
+    log = out / "log" / "from-0000000" / "metrics.csv"
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") > 2):
         time.sleep(0.2)

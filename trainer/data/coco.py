@@ -44,7 +44,9 @@ def read(path: Path, images: Path) -> PersonSet:
         raise EdgeposeError(f"{path} is not COCO keypoint JSON: {error} is missing or malformed") from error
     skeletons = {key: _skeleton(c) for key, c in categories.items() if c.get("keypoints")}
     if len({s.joints for s in skeletons.values()}) != 1:
-        raise EdgeposeError(f"{path} must have one category with keypoints, it has {len(skeletons)}; is it a detection set?")
+        raise EdgeposeError(
+            f"{path} must have one category with keypoints, it has {len(skeletons)}; is it a detection set?"
+        )
     skeleton = next(iter(skeletons.values()))
     persons = []
     for number, annotation in enumerate(annotations):

@@ -1,0 +1,102 @@
+"""What every source is, and the two ways in which one fails.
+
+Sources are read by one thread; ``close()`` may come from any other and ends a blocked ``read``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Protocol, TypeVar
+
+from edgepose.errors import EdgeposeError
+from edgepose.frame import Frame
+
+B = TypeVar("B", bound="Base")
+
+FIRST_FRAME_TIMEOUT = 10.0  # s; a camera that starts, or a network that connects, is slower than a running one
+LIVE_TIMEOUT = 5.0  # s
+FILE_TIMEOUT = 10.0  # s
+
+
+class SourceLost(EdgeposeError):  # noqa: N818 - a state of the camera, as the status topic names it
+    """The pipeline failed: unplugged, refused, ended by the other side, or not decodable."""
+
+
+class SourceStalled(EdgeposeError):  # noqa: N818
+    """No frame came in time, and nobody said why."""
+
+
+class Source(Protocol):
+    """Frames with acquisition times."""
+
+    @property
+    def live(self) -> bool:
+        """Whether the newest frame wins; otherwise every frame arrives."""
+
+    @property
+    def reopens(self) -> bool:
+        """Whether opening it again makes sense after a loss: a camera or a stream, not a file."""
+
+    @property
+    def camera(self) -> str:
+        """The name that its frames carry: ``[a-z0-9_-]``, fit for an MQTT topic level."""
+
+    @property
+    def dropped(self) -> int:
+        """Frames that the source produced before the last one read, and that nobody read."""
+
+    @property
+    def description(self) -> str:
+        """How it is read: the exact GStreamer pipeline, or the like. Secrets are masked."""
+
+    def read(self, timeout: float | None = None) -> Frame | None:
+        """The next frame (file) or the newest (live); None at the end or after ``close``.
+
+        ``timeout`` in seconds overrides the source's own. SourceStalled when it passes; SourceLost when
+        the pipeline fails.
+        """
+
+    def close(self) -> None:
+        """Free the camera; idempotent, from any thread, and ends a blocked ``read``."""
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Read until the end."""
+
+    def __enter__(self) -> Source:
+        """The source itself."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+
+
+class Base:
+    """Iteration and ``with`` for the sources here."""
+
+    def read(self, timeout: float | None = None) -> Frame | None:
+        """See :class:`Source`."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """See :class:`Source`."""
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[Frame]:
+        while (frame := self.read()) is not None:
+            yield frame
+
+    def __enter__(self: B) -> B:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def sentence(text: str, limit: int = 200) -> str:
+    """A library's message as the middle of a sentence: one line, no full stop at its end."""
+    line = " ".join(text.split())
+    return (line if len(line) <= limit else line[: limit - 1] + "…").rstrip(". ")

@@ -1,0 +1,374 @@
+"""Frames from a GStreamer pipeline: zero-copy views, times from the pipeline's clock.
+
+*Image.* A numpy view of the mapped buffer, rows padded to 4 bytes skipped by stride; the buffer goes back
+to its pool when the last view of it is gone, even after ``close``.
+
+*Time.* Live: base time + running time of the PTS is when the picture was taken on the pipeline's clock; the
+difference between that clock and UTC is measured every second. For network sources "taken" means that the
+first packet arrived: what camera and network need before that is not in it. File: the wall clock when the
+first frame was read + (PTS - first PTS), over all rounds of a loop; in real time it is as live.
+
+*Sequence.* Live frames are counted where they enter the leaky queue, so gaps in ``seq`` are drops.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepose.errors import EdgeposeError, missing
+from edgepose.frame import Frame
+from edgepose.sources.base import (
+    FILE_TIMEOUT,
+    FIRST_FRAME_TIMEOUT,
+    LIVE_TIMEOUT,
+    Base,
+    SourceLost,
+    SourceStalled,
+    sentence,
+)
+from edgepose.sources.pipelines import Has, pipeline
+from edgepose.sources.uri import SourceSpec
+
+APT = "apt install python3-gi python3-gst-1.0 gstreamer1.0-plugins-base gir1.2-gst-plugins-base-1.0"
+_SLICE_NS = 50_000_000  # how long one wait inside GStreamer may last before bus and close are looked at
+_CLOCK_NS = 1_000_000_000  # how often the pipeline clock is compared with UTC
+_PACKAGES = {
+    "v4l2src": "gstreamer1.0-plugins-good",
+    "rtspsrc": "gstreamer1.0-plugins-good",
+    "rtph264depay": "gstreamer1.0-plugins-good",
+    "rtph265depay": "gstreamer1.0-plugins-good",
+    "souphttpsrc": "gstreamer1.0-plugins-good",
+    "multipartdemux": "gstreamer1.0-plugins-good",
+    "jpegdec": "gstreamer1.0-plugins-good",
+    "videoflip": "gstreamer1.0-plugins-good",
+    "h264parse": "gstreamer1.0-plugins-bad",
+    "h265parse": "gstreamer1.0-plugins-bad",
+    "avdec_h264": "gstreamer1.0-libav",
+    "avdec_h265": "gstreamer1.0-libav",
+    "avdec_mjpeg": "gstreamer1.0-libav",
+    "nvarguscamerasrc": "nvidia-l4t-gstreamer (Jetson only)",
+    "nvvidconv": "nvidia-l4t-gstreamer (Jetson only)",
+    "nvv4l2decoder": "nvidia-l4t-gstreamer (Jetson only)",
+}
+
+
+def gst() -> Any:
+    """The initialised ``Gst`` module; EdgeposeError where the bindings are absent."""
+    try:
+        import gi
+
+        gi.require_version("Gst", "1.0")
+        gi.require_version("GstVideo", "1.0")
+        from gi.repository import Gst, GstVideo  # noqa: F401
+    except (ImportError, ValueError):
+        raise missing("GStreamer with its Python bindings", "for this source", APT) from None
+    if not Gst.is_initialized():
+        Gst.init(None)
+    return Gst
+
+
+def capabilities() -> Has:
+    """Which elements and properties this machine's GStreamer has, as :func:`pipelines.pipeline` asks."""
+    module = gst()
+
+    def has(name: str) -> bool:
+        element, _, prop = name.partition(".")
+        factory = module.ElementFactory.find(element)
+        if factory is None or not prop:
+            return factory is not None
+        made = factory.create(None)
+        return made is not None and made.find_property(prop) is not None
+
+    return has
+
+
+def build(text: str, spec: SourceSpec) -> Any:
+    """Parse a launch string; EdgeposeError that names the missing element and its package."""
+    module = gst()
+    from gi.repository import GLib
+
+    try:
+        return module.parse_launch(text)
+    except GLib.Error as error:
+        found = re.search(r'no element "([^"]+)"', error.message)
+        if found is None:
+            raise EdgeposeError(
+                f"{spec.redacted()}: GStreamer refuses the pipeline ({sentence(spec.scrub(error.message))}); "
+                "see it with 'edgepose run --explain'"
+            ) from None
+        package = _PACKAGES.get(found.group(1), "gstreamer1.0-plugins-base")
+        raise EdgeposeError(
+            f"{spec.redacted()} needs GStreamer's element '{found.group(1)}', which is not installed; "
+            f"it comes with the package {package}"
+        ) from None
+
+
+class GStreamerSource(Base):
+    """A running pipeline. The constructor starts it; frames come with :meth:`read`.
+
+    ``stall_timeout`` in seconds (default 5 live, 10 file) holds once the first frame is there; before that
+    it is at least 10.
+    """
+
+    def __init__(self, spec: SourceSpec, *, stall_timeout: float | None = None) -> None:
+        if spec.kind == "file":
+            check_file(spec)
+        self._gst = gst()
+        has = capabilities()
+        self.live, self.reopens, self.camera = spec.live, spec.reopens, spec.camera
+        self.description = pipeline(spec.masked(), has)
+        self._spec = spec
+        self._stall = stall_timeout or (LIVE_TIMEOUT if spec.live else FILE_TIMEOUT)
+        self._pipeline = build(pipeline(spec, has), spec)
+        self._sink = self._pipeline.get_by_name("sink")
+        self._bus = self._pipeline.get_bus()
+        self._counter = _Counter(self._gst, self._pipeline) if spec.live else None
+        self._times = _LiveTimes(self._gst, self._pipeline) if spec.live else _FileTimes(self._gst)
+        self._closed = threading.Event()
+        self._started = False
+        self._delivered = 0
+        self._last_seq = -1
+        # Also runs when the source is forgotten or the interpreter ends: a playing pipeline must not be freed.
+        self._stop = weakref.finalize(self, self._pipeline.set_state, self._gst.State.NULL)
+        if self._pipeline.set_state(self._gst.State.PLAYING) == self._gst.StateChangeReturn.FAILURE:
+            error = self._bus_error() or SourceLost(f"{spec.redacted()} does not start; is it in use or unplugged?")
+            self.close()
+            raise error
+
+    @property
+    def dropped(self) -> int:
+        """See :class:`Source`."""
+        return self._last_seq + 1 - self._delivered
+
+    def read(self, timeout: float | None = None) -> Frame | None:
+        """See :class:`Source`."""
+        first_wait = self._stall if self._started else max(self._stall, FIRST_FRAME_TIMEOUT)
+        wait = first_wait if timeout is None else timeout
+        deadline = time.monotonic() + wait
+        while not self._closed.is_set():
+            left = deadline - time.monotonic()
+            sample = self._sink.emit("try-pull-sample", max(0, min(_SLICE_NS, int(left * 1e9))))
+            if self._closed.is_set():
+                break
+            if sample is not None:
+                return self._frame(sample)
+            if (error := self._bus_error()) is not None:
+                raise error
+            if self._sink.get_property("eos"):
+                if self._spec.flag("loop") and self._rewind():
+                    continue
+                if self._spec.reopens:
+                    raise SourceLost(f"{self._spec.redacted()} ended its stream; check the camera")
+                if not self._started:
+                    raise EdgeposeError(f"{self._spec.redacted()} holds no video; check the file")
+                return None
+            if left <= 0:
+                raise SourceStalled(
+                    f"no frame from {self._spec.redacted()} for {wait:g} s; check the camera and its cable"
+                )
+        return None
+
+    def close(self) -> None:
+        """See :class:`Source`."""
+        self._closed.set()
+        self._stop()
+
+    def _frame(self, sample: Any) -> Frame:
+        self._started = True
+        self._watch_bus()
+        buffer = sample.get_buffer()
+        seq = self._counter.index(buffer.pts) if self._counter else self._last_seq + 1
+        self._last_seq = max(seq, self._last_seq + 1)
+        self._delivered += 1
+        return Frame(
+            image=_view(self._gst, sample),
+            acquired_ns=self._times.utc_ns(sample),
+            seq=self._last_seq,
+            camera=self.camera,
+        )
+
+    def _rewind(self) -> bool:
+        """Play a file again from its start."""
+        self._times.rewind()
+        flags = self._gst.SeekFlags.FLUSH | self._gst.SeekFlags.KEY_UNIT
+        return self._started and bool(self._pipeline.seek_simple(self._gst.Format.TIME, flags, 0))
+
+    def _bus_error(self) -> EdgeposeError | None:
+        """The first error on the bus as one sentence; keeps latency and clock in order on the way."""
+        kinds = self._gst.MessageType
+        wanted = kinds.ERROR | kinds.LATENCY | kinds.CLOCK_LOST
+        while (message := self._bus.pop_filtered(wanted)) is not None:
+            if message.type == kinds.ERROR:
+                return self._sentence(message)
+            if message.type == kinds.LATENCY:
+                self._pipeline.recalculate_latency()
+            elif not self._closed.is_set():
+                self._pipeline.set_state(self._gst.State.PAUSED)
+                self._pipeline.set_state(self._gst.State.PLAYING)
+        return None
+
+    def _watch_bus(self) -> None:
+        """Empty the bus while frames flow; an error stays for the read that finds no frame."""
+        kinds = self._gst.MessageType
+        while (message := self._bus.peek()) is not None and message.type != kinds.ERROR:
+            if message.type in (kinds.LATENCY, kinds.CLOCK_LOST):
+                self._bus_error()
+                return
+            self._bus.pop()
+
+    def _sentence(self, message: Any) -> EdgeposeError:
+        error, debug = message.parse_error()
+        where = self._spec.redacted()
+        reason = sentence(self._spec.scrub(error.message))
+        detail = sentence(self._spec.scrub((debug or "").strip().splitlines()[-1] if debug else ""))
+        if detail and detail not in reason and "\n" not in detail and not detail.startswith("../"):
+            reason += f" ({detail})"
+        if self._spec.kind == "http" and reason.startswith("Internal data stream error"):
+            reason = "the server takes no connection or sends no MJPEG"  # more is not told
+        text = f"{where}: {reason}, says GStreamer's {message.src.get_name()}"
+        if self._spec.reopens:
+            return SourceLost(f"{text}; check the camera, its address and its cable")
+        return SourceLost(f"{text}; check the file, or install gstreamer1.0-libav if its codec is not known")
+
+
+def check_file(spec: SourceSpec) -> None:
+    """EdgeposeError when the file of ``spec`` is not there or may not be read."""
+    path = Path(spec.location)
+    if path.is_dir():
+        raise EdgeposeError(f"{path} is a folder; for a folder of pictures write images:{path}")
+    if not path.is_file():
+        hint = "parameters need the form file:///path?key=value" if "?" in spec.location else "check the path"
+        raise EdgeposeError(f"file {path} does not exist; {hint}")
+    if not os.access(path, os.R_OK):
+        raise EdgeposeError(f"file {path} may not be read; change its permissions")
+
+
+class _Counter:
+    """Numbers the frames of a live source where they enter the queue that drops."""
+
+    def __init__(self, module: Any, pipe: Any) -> None:
+        self._seen: deque[tuple[int, int]] = deque(maxlen=64)  # (PTS, index)
+        self._count = 0
+        element = pipe.get_by_name("newest") or pipe.get_by_name("sink")
+        seen = self._seen
+
+        def count(_pad: Any, info: Any) -> Any:
+            seen.append((info.get_buffer().pts, self._count))
+            self._count += 1
+            return module.PadProbeReturn.OK
+
+        element.get_static_pad("sink").add_probe(module.PadProbeType.BUFFER, count)
+
+    def index(self, pts: int) -> int:
+        """The number of the frame with this PTS; of the newest when a decoder changed it."""
+        for known, index in reversed(list(self._seen)):
+            if known == pts:
+                return index
+        return self._count - 1
+
+
+class _LiveTimes:
+    """PTS -> UTC by way of the pipeline's clock."""
+
+    def __init__(self, module: Any, pipe: Any) -> None:
+        self._gst, self._pipeline = module, pipe
+        self._measured_ns: int | None = None  # pipeline clock
+        self._offset_ns = 0  # UTC - pipeline clock
+
+    def utc_ns(self, sample: Any) -> int:
+        clock = self._pipeline.get_clock()
+        pts = sample.get_buffer().pts
+        now = time.time_ns()
+        if clock is None or pts == self._gst.CLOCK_TIME_NONE:
+            return now
+        ticks = clock.get_time()
+        if self._measured_ns is None or abs(ticks - self._measured_ns) > _CLOCK_NS:
+            before = time.time_ns()
+            ticks = clock.get_time()
+            self._offset_ns = (before + time.time_ns()) // 2 - ticks
+            self._measured_ns = ticks
+        running = sample.get_segment().to_running_time(self._gst.Format.TIME, pts)
+        if running == self._gst.CLOCK_TIME_NONE:
+            return now
+        # A jitter buffer that smooths arrivals may be some ms ahead; nothing is taken in the future.
+        return min(now, int(self._pipeline.get_base_time() + running + self._offset_ns))
+
+    def rewind(self) -> None:
+        """The pipeline sets a new base time by itself."""
+
+
+class _FileTimes:
+    """PTS -> start of play + PTS - first PTS, rising over all rounds of a loop."""
+
+    def __init__(self, module: Any) -> None:
+        self._none = module.CLOCK_TIME_NONE
+        self._origin_ns: int | None = None  # what PTS 0 stands for
+        self._last_ns = 0
+        self._step_ns = 33_333_333
+        self._again = False
+
+    def utc_ns(self, sample: Any) -> int:
+        buffer = sample.get_buffer()
+        if buffer.duration not in (0, self._none):
+            self._step_ns = buffer.duration
+        if self._origin_ns is None:
+            self._last_ns = time.time_ns() - self._step_ns
+        if buffer.pts == self._none:
+            self._last_ns += self._step_ns
+            return self._last_ns
+        if self._origin_ns is None or self._again:
+            self._origin_ns = self._last_ns + self._step_ns - buffer.pts
+            self._again = False
+        self._last_ns = self._origin_ns + buffer.pts
+        return self._last_ns
+
+    def rewind(self) -> None:
+        self._again = True
+
+
+class _Mapped:
+    """A mapped buffer that numpy sees as an array; unmapped when the last array over it is gone."""
+
+    def __init__(self, module: Any, buffer: Any, size: tuple[int, int], stride: int, offset: int) -> None:
+        height, width = size
+        self._buffer = buffer
+        mapped = buffer.map(module.MapFlags.READ)
+        self._info = mapped[1] if isinstance(mapped, tuple) else mapped  # a tuple where the overrides are absent
+        data = self._data = self._info.data
+        if data is None or len(data) < offset + stride * (height - 1) + 3 * width:
+            raise SourceLost("the pipeline handed out a frame that is shorter than its caps say; update GStreamer")
+        self.__array_interface__ = {
+            "data": (np.frombuffer(data, np.uint8).ctypes.data + offset, True),
+            "shape": (height, width, 3),
+            "strides": (stride, 3, 1),
+            "typestr": "|u1",
+            "version": 3,
+        }
+
+    def __del__(self, exiting: Callable[[], bool] = sys.is_finalizing) -> None:
+        # PyGObject is taken down before the last frames are; calling it then crashes, and memory is free anyway.
+        if getattr(self, "_info", None) and not exiting():
+            self._buffer.unmap(self._info)
+
+
+def _view(module: Any, sample: Any) -> NDArray[np.uint8]:
+    """The picture in ``sample``, [H, W, 3] BGR, read-only, not copied."""
+    from gi.repository import GstVideo
+
+    buffer = sample.get_buffer()
+    caps = GstVideo.VideoInfo.new_from_caps(sample.get_caps())
+    meta = GstVideo.buffer_get_video_meta(buffer)
+    stride, offset = (meta.stride[0], meta.offset[0]) if meta else (caps.stride[0], caps.offset[0])
+    return np.asarray(_Mapped(module, buffer, (caps.height, caps.width), stride, offset))

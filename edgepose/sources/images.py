@@ -1,0 +1,59 @@
+"""A folder of pictures as a source: every picture once, in name order, at a nominal frame rate."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from edgepose.errors import EdgeposeError
+from edgepose.frame import Frame
+from edgepose.sources.base import Base
+from edgepose.sources.uri import SourceSpec
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+DEFAULT_FPS = 30
+
+
+class ImagesSource(Base):
+    """Times are start of play + index / fps. Pictures may differ in size."""
+
+    live = False
+    reopens = False
+    dropped = 0
+
+    def __init__(self, spec: SourceSpec) -> None:
+        folder = Path(spec.location)
+        if not folder.is_dir():
+            raise EdgeposeError(f"folder {folder} does not exist; check the path in {spec.redacted()}")
+        self._paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+        if not self._paths:
+            raise EdgeposeError(f"folder {folder} holds no picture ({', '.join(s[1:] for s in SUFFIXES)})")
+        self.camera = spec.camera
+        self.description = f"{len(self._paths)} pictures in {folder}"
+        self._loop = spec.flag("loop")
+        self._step_ns = 1_000_000_000 // spec.number("fps", DEFAULT_FPS)
+        self._start_ns = 0
+        self._seq = 0
+        self._closed = threading.Event()
+
+    def read(self, timeout: float | None = None) -> Frame | None:
+        """The next picture; ``timeout`` has no meaning here."""
+        if self._closed.is_set() or (self._seq >= len(self._paths) and not self._loop):
+            return None
+        if self._seq == 0:
+            self._start_ns = time.time_ns()
+        path = self._paths[self._seq % len(self._paths)]
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is None:
+            raise EdgeposeError(f"picture {path} cannot be read; replace it or take it out of the folder")
+        frame = Frame(np.asarray(image, np.uint8), self._start_ns + self._seq * self._step_ns, self._seq, self.camera)
+        self._seq += 1
+        return frame
+
+    def close(self) -> None:
+        """End it: the next read returns None."""
+        self._closed.set()

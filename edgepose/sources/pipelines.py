@@ -1,0 +1,193 @@
+"""SourceSpec -> the GStreamer launch string. Pure text; nothing is imported or opened.
+
+Every string ends in ``appsink name=sink`` with BGR. Live sources keep one frame and throw older ones away
+at a leaky queue called ``newest``, which stands before the most costly step that may skip frames.
+Elements are chosen by ``has``: it answers for an element (``nvvidconv``) and for a property of one
+(``appsink.leaky-type``), so that versions are never compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+from edgepose.sources.uri import SourceSpec
+
+Has: TypeAlias = Callable[[str], bool]
+
+_NEWEST = "queue name=newest leaky=downstream max-size-buffers=1 max-size-bytes=0 max-size-time=0"
+_EVERY = "queue max-size-buffers=2 max-size-bytes=0 max-size-time=0"
+_DIRECTION = {90: "90r", 180: "180", 270: "90l"}  # clockwise degrees -> videoflip
+_FLIP_METHOD = {0: 0, 90: 3, 180: 2, 270: 1}  # clockwise degrees -> nvvidconv, which counts the other way round
+
+
+def quoted(text: str) -> str:
+    """``text`` as a property value that a launch string hands over unchanged, whatever it holds."""
+    escaped = _escape(text)
+    if text.startswith('"') or text in ("NULL", "(NULL)"):  # the value parser would take these for syntax
+        escaped = _escape(f'"{escaped}"')
+    return f'"{escaped}"'
+
+
+def pipeline(spec: SourceSpec, has: Has) -> str:
+    """The launch string for ``spec``; KeyError for ``images`` (which needs no pipeline)."""
+    head = {
+        "file": _file,
+        "v4l2": _v4l2,
+        "csi": _csi,
+        "rtsp": _rtsp,
+        "http": _http,
+        "videotest": _videotest,
+    }[spec.kind](spec, has)
+    return " ! ".join([*head, "video/x-raw,format=BGR", _appsink(spec, has)])
+
+
+# --- per kind: the elements up to the BGR caps -----------------------------------------------------
+
+
+def _file(spec: SourceSpec, has: Has) -> list[str]:
+    path = str(Path(spec.location).absolute())
+    source = f"filesrc location={quoted(path)}"
+    return [source, _decodebin(spec, has), *_rate(spec), _queue(spec), *_convert(spec, has)]
+
+
+def _v4l2(spec: SourceSpec, has: Has) -> list[str]:
+    wanted = _size(spec) + (f",framerate={spec.number('fps')}/1" if "fps" in spec.options else "")
+    source = f"v4l2src device={quoted(spec.location)}"
+    if spec.text("format") == "raw":
+        return [source, f"video/x-raw{wanted}", _queue(spec), *_software(spec, has, scale=False)]
+    if spec.text("format") == "mjpeg":
+        return [source, f"image/jpeg{wanted}", _queue(spec), *_jpeg(spec, has, scale=False)]
+    caps = [f'capsfilter caps="video/x-raw{wanted};image/jpeg{wanted}"'] if wanted else []
+    return [source, *caps, _decodebin(spec, has), _queue(spec), *_software(spec, has, scale=False)]
+
+
+def _csi(spec: SourceSpec, has: Has) -> list[str]:
+    width, height, fps = spec.number("width", 1280), spec.number("height", 720), spec.number("fps", 30)
+    return [
+        f"nvarguscamerasrc sensor-id={int(spec.location)}",
+        f"video/x-raw(memory:NVMM),width={width},height={height},framerate={fps}/1,format=NV12",
+        _queue(spec),
+        f"nvvidconv flip-method={_FLIP_METHOD[spec.number('rotate')]}",
+        "video/x-raw,format=BGRx",
+        _videoconvert(has),
+    ]
+
+
+def _rtsp(spec: SourceSpec, has: Has) -> list[str]:
+    source = (
+        f"rtspsrc location={quoted(spec.location)}{_credentials(spec)} protocols={spec.text('protocol', 'tcp')} "
+        f"latency={spec.number('latency', 100)} drop-on-latency=true timeout=5000000 tcp-timeout=5000000"
+    )
+    decode = ["application/x-rtp,media=video", _decodebin(spec, has)]
+    if codec := spec.text("codec"):
+        hardware = has("nvv4l2decoder") and not _software_only(spec)
+        decoder = "nvv4l2decoder" if hardware else f"avdec_{codec}"
+        decode = [f"rtp{codec}depay", f"{codec}parse", decoder]
+    return [source, *decode, *_rate(spec), _queue(spec), *_convert(spec, has)]
+
+
+def _http(spec: SourceSpec, has: Has) -> list[str]:
+    source = f"souphttpsrc location={quoted(spec.location)}{_credentials(spec)} is-live=true do-timestamp=true"
+    return [
+        f"{source} retries=0 timeout=10",
+        "multipartdemux single-stream=true",
+        "image/jpeg",
+        _queue(spec),
+        *_jpeg(spec, has, scale=True),
+    ]
+
+
+def _videotest(spec: SourceSpec, has: Has) -> list[str]:
+    width, height, fps = spec.number("width", 640), spec.number("height", 480), spec.number("fps", 30)
+    frames = f" num-buffers={spec.number('frames')}" if "frames" in spec.options else ""
+    live = "true" if spec.live else "false"
+    return [
+        f"videotestsrc is-live={live} pattern={spec.text('pattern', 'ball')}{frames}",
+        f"video/x-raw,width={width},height={height},framerate={fps}/1",
+        _queue(spec),
+        _videoconvert(has),
+    ]
+
+
+# --- parts ------------------------------------------------------------------------------------------
+
+
+def _appsink(spec: SourceSpec, has: Has) -> str:
+    sync = "true" if spec.kind == "file" and spec.live else "false"
+    if not spec.live:
+        return f"appsink name=sink sync={sync} max-buffers=2"
+    newest = "leaky-type=downstream" if has("appsink.leaky-type") else "drop=true"
+    return f"appsink name=sink sync={sync} max-buffers=1 {newest}"
+
+
+def _queue(spec: SourceSpec) -> str:
+    # A file in real time is paced by the sink's clock, so its frames are dropped there and not before.
+    return _NEWEST if spec.live and spec.kind != "file" else _EVERY
+
+
+def _decodebin(spec: SourceSpec, has: Has) -> str:
+    """Decodes whatever it is, the video only: sound and subtitles are not even exposed."""
+    software = " force-sw-decoders=true" if _software_only(spec) and has("decodebin.force-sw-decoders") else ""
+    return f"decodebin expose-all-streams=false caps=video/x-raw(ANY){software}"
+
+
+def _convert(spec: SourceSpec, has: Has) -> list[str]:
+    """Decoded video to something that BGR caps accept: on the hardware's converter where there is one."""
+    if has("nvvidconv") and not _software_only(spec):
+        return _hardware(spec, has)
+    return _software(spec, has, scale=True)
+
+
+def _hardware(spec: SourceSpec, has: Has) -> list[str]:
+    scaled = f"video/x-raw,format=BGRx{_size(spec)}"
+    if spec.kind == "file" and "rotate" not in spec.options:
+        return ["nvvidconv", scaled, "videoflip video-direction=auto", _videoconvert(has)]
+    return [f"nvvidconv flip-method={_FLIP_METHOD[spec.number('rotate')]}", scaled, _videoconvert(has)]
+
+
+def _software(spec: SourceSpec, has: Has, *, scale: bool) -> list[str]:
+    parts = []
+    if spec.number("rotate"):
+        parts.append(f"videoflip video-direction={_DIRECTION[spec.number('rotate')]}")
+    elif spec.kind == "file" and "rotate" not in spec.options:
+        parts.append("videoflip video-direction=auto")  # as the phone that filmed it was held
+    if scale and "width" in spec.options:
+        parts += ["videoscale", f"video/x-raw{_size(spec)}"]
+    return [*parts, _videoconvert(has)]
+
+
+def _jpeg(spec: SourceSpec, has: Has, *, scale: bool) -> list[str]:
+    rate = _rate(spec) if scale else []
+    if has("nvvidconv") and not _software_only(spec):
+        for element, known in (("nvv4l2decoder mjpeg=1", "nvv4l2decoder.mjpeg"), ("nvjpegdec", "nvjpegdec")):
+            if has(known):
+                return [element, *rate, *_hardware(spec, has)]
+    decoder = "jpegdec" if has("jpegdec") or not has("avdec_mjpeg") else "avdec_mjpeg"
+    return [decoder, *rate, *_software(spec, has, scale=scale)]
+
+
+def _rate(spec: SourceSpec) -> list[str]:
+    """At most ``fps``; frames are left out, never doubled, and keep their times."""
+    return [f"videorate drop-only=true max-rate={spec.number('fps')}"] if "fps" in spec.options else []
+
+
+def _videoconvert(has: Has) -> str:
+    return "videoconvert n-threads=2" if has("videoconvert.n-threads") else "videoconvert"
+
+
+def _size(spec: SourceSpec) -> str:
+    return f",width={spec.number('width')},height={spec.number('height')}" if "width" in spec.options else ""
+
+
+def _credentials(spec: SourceSpec) -> str:
+    return f" user-id={quoted(spec.user)} user-pw={quoted(spec.password)}" if spec.user else ""
+
+
+def _software_only(spec: SourceSpec) -> bool:
+    return spec.text("decoder") == "software"
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')

@@ -1,0 +1,292 @@
+"""Frames through PyAV (libav) where GStreamer is absent.
+
+A thread demuxes and decodes; it hands over through a slot of one (live: the newest frame wins) or a short
+queue (files: every frame). Images are decoded copies. ``close`` never waits for libav: a thread that is stuck
+in a dead connection ends with libav's own time-out.
+
+*Time.* File: start of play + PTS - first PTS. RTSP: PTS + the least (arrival - PTS) seen, which takes the
+network's jitter out and may rise by 1 ms/s to follow a drifting camera. V4L2: the driver's time. MJPEG over
+HTTP: arrival.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepose.errors import EdgeposeError, missing
+from edgepose.frame import Frame
+from edgepose.sources.base import (
+    FILE_TIMEOUT,
+    FIRST_FRAME_TIMEOUT,
+    LIVE_TIMEOUT,
+    Base,
+    SourceLost,
+    SourceStalled,
+    sentence,
+)
+from edgepose.sources.gstreamer import check_file
+from edgepose.sources.uri import SourceSpec
+
+_DRIFT = 1e-3  # how fast the least delay may rise, s/s
+_PATTERNS = {"smpte": "smptebars", "black": "color=c=black", "white": "color=c=white", "gradient": "gradients"}
+
+
+def av() -> Any:
+    """The ``av`` module; EdgeposeError where it is absent.
+
+    Leave its logging off, as it is by default: with it on, a decoder's thread that logs while a container is
+    freed waits for the interpreter's lock for ever, and the whole process stands still.
+    """
+    try:
+        import av as module
+    except ImportError:
+        raise missing("PyAV", "to read video without GStreamer", "pip install av") from None
+    return module
+
+
+def opening(spec: SourceSpec) -> tuple[str, str | None, dict[str, str]]:
+    """What libav opens: URL or file, format name (None: found out), options."""
+    options: dict[str, str] = {}
+    if spec.kind == "file":
+        return f"file:{spec.location}", None, options
+    if spec.kind == "v4l2":
+        if "width" in spec.options:
+            options["video_size"] = f"{spec.number('width')}x{spec.number('height')}"
+        if "fps" in spec.options:
+            options["framerate"] = str(spec.number("fps"))
+        if spec.text("format") == "mjpeg":
+            options["input_format"] = "mjpeg"
+        return spec.location, "v4l2", {**options, "timestamps": "abs"}
+    if spec.kind == "rtsp":
+        delay_us = str(spec.number("latency", 100) * 1000)
+        options = {"rtsp_transport": spec.text("protocol", "tcp"), "allowed_media_types": "video"}
+        return spec.url(), "rtsp", {**options, "max_delay": delay_us, "fflags": "nobuffer"}
+    if spec.kind == "http":
+        return spec.url(), "mpjpeg", options
+    if spec.kind == "videotest":
+        size, fps = f"{spec.number('width', 640)}x{spec.number('height', 480)}", spec.number("fps", 30)
+        name = _PATTERNS.get(spec.text("pattern"), "testsrc")
+        return f"{name}{':' if '=' in name else '='}size={size}:rate={fps}", "lavfi", options
+    raise EdgeposeError(f"{spec.redacted()} needs GStreamer, PyAV cannot read it; run it on a Jetson with JetPack")
+
+
+def describe(spec: SourceSpec) -> str:
+    """The call that opens ``spec``, secrets masked."""
+    url, form, options = opening(spec.masked())
+    return f"av.open({url!r}, format={form!r}, options={options!r})"
+
+
+class PyAVSource(Base):
+    """A reading thread and its hand-over. ``stall_timeout`` as for GStreamer."""
+
+    def __init__(self, spec: SourceSpec, *, stall_timeout: float | None = None) -> None:
+        opening(spec)  # refuses what it cannot do before PyAV is asked for
+        if spec.kind == "file":
+            check_file(spec)
+        self._av = av()
+        self.live, self.reopens, self.camera = spec.live, spec.reopens, spec.camera
+        self.description = describe(spec)
+        self._spec = spec
+        self._stall = stall_timeout or (LIVE_TIMEOUT if spec.live else FILE_TIMEOUT)
+        self._changed = threading.Condition()
+        self._ready: deque[Frame] = deque()
+        self._end: EdgeposeError | bool = False  # True: the end was reached
+        self._closed = threading.Event()
+        self._started = False
+        self._delivered = 0
+        self._last_seq = -1
+        self._thread = threading.Thread(target=self._run, name=f"edgepose-{spec.camera}", daemon=True)
+        self._thread.start()
+
+    @property
+    def dropped(self) -> int:
+        """See :class:`Source`."""
+        return self._last_seq + 1 - self._delivered
+
+    def read(self, timeout: float | None = None) -> Frame | None:
+        """See :class:`Source`."""
+        first_wait = self._stall if self._started else max(self._stall, FIRST_FRAME_TIMEOUT)
+        wait = first_wait if timeout is None else timeout
+        with self._changed:
+            there = self._changed.wait_for(lambda: self._ready or self._end or self._closed.is_set(), wait)
+            if self._closed.is_set():
+                return None
+            if self._ready:
+                frame = self._ready.popleft()
+                self._changed.notify_all()
+                self._started = True
+                self._delivered += 1
+                self._last_seq = frame.seq
+                return frame
+            if isinstance(self._end, EdgeposeError):
+                raise self._end
+            if there:
+                return None
+        raise SourceStalled(f"no frame from {self._spec.redacted()} for {wait:g} s; check the camera and its cable")
+
+    def close(self) -> None:
+        """See :class:`Source`."""
+        self._closed.set()
+        with self._changed:
+            self._ready.clear()
+            self._changed.notify_all()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(0.2)
+
+    # --- the reading thread ---
+
+    def _run(self) -> None:
+        end: EdgeposeError | bool = True
+        try:
+            self._play()
+            if self._spec.reopens and not self._closed.is_set():
+                end = SourceLost(f"{self._spec.redacted()} ended its stream; check the camera")
+        except EdgeposeError as error:
+            end = error
+        except self._av.error.FFmpegError as error:
+            end = self._sentence(error)
+        except Exception as error:  # noqa: BLE001 - the thread has nobody else to tell
+            end = SourceLost(f"{self._spec.redacted()}: PyAV failed ({sentence(self._spec.scrub(repr(error)))})")
+        with self._changed:
+            self._end = end
+            self._changed.notify_all()
+
+    def _play(self) -> None:
+        url, form, options = opening(self._spec)
+        # (to open, to read) in s; libav gives up by itself, which is what ends this thread on a dead line.
+        waits = (max(self._stall, FIRST_FRAME_TIMEOUT), self._stall)
+        with self._av.open(url, format=form, options=options, timeout=waits) as container:
+            if not container.streams.video:
+                raise EdgeposeError(f"{self._spec.redacted()} holds no video; check the file")
+            stream = container.streams.video[0]
+            stream.thread_type = "SLICE" if self._spec.live else "AUTO"  # frame threads would delay
+            times = _Times(self._spec, stream)
+            pace = _Pace(self._spec)
+            seq = 0
+            while True:
+                for frame, arrival_ns in self._decode(container, stream):
+                    if self._closed.is_set() or seq >= self._spec.number("frames", 1 << 62):
+                        return
+                    acquired_ns = times.utc_ns(frame, arrival_ns)
+                    if pace.skips(acquired_ns):
+                        continue
+                    if self._spec.live and not self._spec.reopens:
+                        self._closed.wait((acquired_ns - time.time_ns()) / 1e9)
+                    self._hand_over(Frame(self._image(frame), acquired_ns, seq, self.camera))
+                    seq += 1
+                if not seq:
+                    raise EdgeposeError(f"{self._spec.redacted()} holds no video; check the file")
+                if not self._spec.flag("loop") or self._closed.is_set():
+                    return
+                container.seek(0)
+                times.rewind()
+
+    def _decode(self, container: Any, stream: Any) -> Iterator[tuple[Any, int]]:
+        for packet in container.demux(stream):
+            arrival_ns = time.time_ns()
+            try:
+                frames = packet.decode()
+            except self._av.error.InvalidDataError:
+                continue  # a damaged packet costs its frame, not the stream
+            for frame in frames:
+                yield frame, arrival_ns
+
+    def _hand_over(self, frame: Frame) -> None:
+        with self._changed:
+            if self._spec.live:
+                self._ready.clear()
+            else:
+                self._changed.wait_for(lambda: len(self._ready) < 2 or self._closed.is_set())
+            self._ready.append(frame)
+            self._changed.notify_all()
+
+    def _image(self, frame: Any) -> NDArray[np.uint8]:
+        turns = -self._spec.number("rotate") // 90  # counter-clockwise quarters
+        if self._spec.kind == "file" and "rotate" not in self._spec.options:
+            turns = round(getattr(frame, "rotation", 0) / 90)  # as the phone that filmed it was held
+        size: dict[str, int] = {}
+        if "width" in self._spec.options and self._spec.kind not in ("v4l2", "videotest"):
+            size = {"width": self._spec.number("width"), "height": self._spec.number("height")}
+            if turns % 2:
+                size = {"width": size["height"], "height": size["width"]}
+        image: NDArray[np.uint8] = frame.to_ndarray(format="bgr24", **size)
+        return np.ascontiguousarray(np.rot90(image, turns % 4)) if turns % 4 else image
+
+    def _sentence(self, error: Any) -> EdgeposeError:
+        where, av_error = self._spec.redacted(), self._av.error
+        if isinstance(error, (av_error.ExitError, av_error.TimeoutError)):
+            return SourceStalled(f"no frame from {where} for {self._stall:g} s; check the camera and its cable")
+        reason = sentence(self._spec.scrub(error.strerror or type(error).__name__))
+        advice = "the camera, its address and its cable" if self._spec.reopens else "the file"
+        return SourceLost(f"{where}: {reason}, says libav; check {advice}")
+
+
+class _Pace:
+    """Leaves frames out so that no more than ``fps`` come, where the source cannot be asked for it."""
+
+    def __init__(self, spec: SourceSpec) -> None:
+        self._step_ns = 0
+        if "fps" in spec.options and spec.kind in ("file", "rtsp", "http"):
+            self._step_ns = 1_000_000_000 // spec.number("fps")
+        self._next_ns: int | None = None
+
+    def skips(self, acquired_ns: int) -> bool:
+        if not self._step_ns:
+            return False
+        if self._next_ns is None:
+            self._next_ns = acquired_ns
+        if acquired_ns < self._next_ns - self._step_ns // 20:
+            return True
+        self._next_ns = max(self._next_ns + self._step_ns, acquired_ns + self._step_ns // 2)
+        return False
+
+
+class _Times:
+    """Stream time -> UTC; see the module."""
+
+    def __init__(self, spec: SourceSpec, stream: Any) -> None:
+        self._by_arrival = spec.kind == "http"
+        self._absolute = spec.kind == "v4l2"
+        self._envelope = spec.kind == "rtsp"
+        rate = stream.average_rate
+        self._step_ns = int(1_000_000_000 / rate) if rate else 33_333_333
+        self._origin_ns: int | None = None
+        self._last_ns = 0
+        self._last_arrival_ns = 0
+        self._again = False
+
+    def utc_ns(self, frame: Any, arrival_ns: int) -> int:
+        if self._by_arrival or (frame.pts is None and (self._envelope or self._absolute)):
+            return arrival_ns
+        if frame.pts is None:
+            self._last_ns = (self._last_ns or arrival_ns) + self._step_ns
+            return self._last_ns
+        pts_ns = int(frame.pts * frame.time_base * 1_000_000_000)
+        if self._absolute:  # a driver without such times gives those of its boot
+            return pts_ns if abs(pts_ns - arrival_ns) < 10_000_000_000 else arrival_ns
+        if self._envelope:
+            offset = arrival_ns - pts_ns
+            if self._origin_ns is None or abs(offset - self._origin_ns) > 10_000_000_000:
+                self._origin_ns = offset
+            else:
+                risen = self._origin_ns + int(_DRIFT * (arrival_ns - self._last_arrival_ns))
+                self._origin_ns = min(offset, risen)
+            self._last_arrival_ns = arrival_ns
+            return min(arrival_ns, self._origin_ns + pts_ns)
+        if self._origin_ns is None:
+            self._origin_ns = time.time_ns() - pts_ns
+        elif self._again:
+            self._origin_ns = self._last_ns + self._step_ns - pts_ns
+        self._again = False
+        self._last_ns = self._origin_ns + pts_ns
+        return self._last_ns
+
+    def rewind(self) -> None:
+        self._again = True

@@ -1,0 +1,50 @@
+"""Finding cameras: on this machine, whatever it has, and in made-up /sys and /dev folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgepose.sources import cameras
+from edgepose.sources.uri import parse
+
+
+def test_this_machine() -> None:
+    for camera in cameras():
+        assert parse(camera.uri).kind in ("v4l2", "csi")
+        assert camera.name
+
+
+def test_none_is_an_empty_list(tmp_path: Path) -> None:
+    assert cameras(sys=tmp_path, dev=tmp_path, proc=tmp_path) == []
+
+
+def test_v4l2_and_csi(tmp_path: Path) -> None:
+    dev, sys, proc = tmp_path / "dev", tmp_path / "sys", tmp_path / "proc"
+    dev.mkdir()
+    driver = sys / "drivers" / "uvcvideo"
+    driver.mkdir(parents=True)
+    for node, name, index in [
+        ("video10", "HD Webcam", 0),
+        ("video2", "Door", 0),
+        ("video3", "Door", 1),
+        ("video4", "Gone", 0),
+    ]:
+        entry = sys / "class" / "video4linux" / node
+        (entry / "device").mkdir(parents=True)
+        (entry / "device" / "driver").symlink_to(driver)
+        (entry / "name").write_text(name + "\n")
+        (entry / "index").write_text(f"{index}\n")
+        if name != "Gone":
+            (dev / node).touch()
+    (dev / "nvhost-vi").touch()
+    for i, status in enumerate(["okay", "disabled"]):
+        module = proc / "device-tree" / "tegra-camera-platform" / "modules" / f"module{i}"
+        module.mkdir(parents=True)
+        (module / "status").write_text(status + "\0")
+        (module / "badge").write_text(f"imx219_{i}\0")
+    found = cameras(sys=sys, dev=dev, proc=proc)
+    assert [(c.uri, c.name, c.detail) for c in found] == [
+        (f"v4l2://{dev}/video2", "Door", "driver uvcvideo"),
+        (f"v4l2://{dev}/video10", "HD Webcam", "driver uvcvideo"),
+        ("csi://0", "imx219_0", "CSI sensor"),
+    ]

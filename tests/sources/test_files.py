@@ -1,0 +1,256 @@
+"""Files, for real: every frame, the right pixels, the right times; and pictures in a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edgepose.errors import EdgeposeError
+from edgepose.frame import Frame
+from edgepose.sources import SourceLost, open_source
+from tests.sources.conftest import Writer, picture
+
+MS = 1_000_000
+
+
+def read_all(uri: str, backend: str) -> list[Frame]:
+    with open_source(uri, backend=backend) as source:
+        return list(source)
+
+
+@pytest.mark.parametrize(("width", "sound"), [(64, False), (61, True), (62, False), (63, False)])
+def test_every_frame_and_pixel(write_clip: Writer, backend: str, width: int, sound: bool) -> None:
+    path = write_clip(frames=37, width=width, sound=sound)
+    before = time.time_ns()
+    with open_source(str(path), backend=backend) as source:
+        assert not source.live
+        assert source.camera == "known-clip"
+        frames = list(source)
+        assert source.dropped == 0
+        assert source.read() is None
+    after = time.time_ns()
+    assert [f.seq for f in frames] == list(range(37))
+    for f in frames:
+        assert f.image.dtype == np.uint8
+        np.testing.assert_array_equal(f.image, picture(f.seq, width, 48))
+    assert before <= frames[0].acquired_ns <= after
+    steps = np.array([f.acquired_ns - frames[0].acquired_ns for f in frames]) / MS
+    np.testing.assert_allclose(steps, np.arange(37) * 40, atol=1.001)  # Matroska keeps milliseconds
+
+
+def test_a_slow_reader_loses_nothing(write_clip: Writer, backend: str) -> None:
+    with open_source(str(write_clip(frames=12)), backend=backend) as source:
+        seen = []
+        while (frame := source.read()) is not None:
+            seen.append(frame.seq)
+            time.sleep(0.02)
+    assert seen == list(range(12))
+
+
+def test_images_are_views_that_outlive_the_source(write_clip: Writer, backend: str) -> None:
+    source = open_source(str(write_clip(frames=30, width=61)), backend=backend)
+    kept = []
+    first_row = None
+    while (frame := source.read()) is not None:
+        assert not frame.image.flags.owndata
+        if frame.seq == 3:
+            first_row = frame.image[:1]  # a view of the view keeps the memory, too
+            address = frame.image.ctypes.data
+        if frame.seq % 5 == 0:
+            kept.append(frame)
+    source.close()
+    del source, frame
+    gc.collect()
+    [bytearray(1 << 16) for _ in range(64)]  # what would write over freed memory
+    for f in kept:
+        np.testing.assert_array_equal(f.image, picture(f.seq, 61, 48))
+    assert first_row is not None
+    assert first_row.ctypes.data == address
+    np.testing.assert_array_equal(first_row, picture(3, 61, 48)[:1])
+
+
+def test_gstreamer_copies_nothing_and_gives_buffers_back(write_clip: Writer) -> None:
+    pytest.importorskip("gi")
+    from edgepose.sources.gstreamer import _Mapped
+
+    with open_source(str(write_clip(frames=60, width=61)), backend="gstreamer") as source:
+        addresses = set()
+        for frame in source:
+            base = frame.image.base
+            assert isinstance(base, _Mapped)
+            raw = np.frombuffer(base._data, np.uint8)
+            assert np.shares_memory(frame.image, raw)
+            assert not frame.image.flags.writeable
+            assert frame.image.strides == (184, 3, 1)  # 61 * 3 = 183, padded to 4
+            addresses.add(frame.image.ctypes.data)
+            del raw, base
+    assert len(addresses) < 30  # the pool's memory comes round again, so nothing is leaked
+
+
+def test_memory_does_not_grow(backend: str) -> None:
+    import resource
+
+    def peak_kib() -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    uri = "videotest://?live=no&frames=150&width=640&height=480"
+    read_count(uri, backend)
+    before = peak_kib()
+    read_count(uri, backend)
+    assert peak_kib() - before < 60_000  # 150 frames are 138 MB
+
+
+def read_count(uri: str, backend: str) -> None:
+    with open_source(uri, backend=backend) as source:
+        assert sum(1 for _ in source) == 150
+
+
+def test_loop_goes_on_with_rising_times(write_clip: Writer, backend: str) -> None:
+    path = write_clip(frames=5)
+    with open_source(f"file://{path}?loop=true".replace(" ", "%20"), backend=backend) as source:
+        frames = [source.read() for _ in range(13)]
+    assert all(f is not None for f in frames)
+    good = [f for f in frames if f is not None]
+    assert [f.seq for f in good] == list(range(13))
+    for f in good:
+        np.testing.assert_array_equal(f.image, picture(f.seq % 5, 64, 48))
+    steps = np.diff([f.acquired_ns for f in good]) / MS
+    np.testing.assert_allclose(steps, 40, atol=2)
+
+
+def test_realtime_plays_at_its_pace_and_drops(write_clip: Writer, backend: str) -> None:
+    path = write_clip(frames=30, fps=25)
+    with open_source(f"file://{path}?realtime=true".replace(" ", "%20"), backend=backend) as source:
+        assert source.live
+        start = time.monotonic()
+        frames = []
+        while (frame := source.read()) is not None:
+            assert abs(time.time_ns() - frame.acquired_ns) < 500 * MS
+            frames.append(frame)
+            time.sleep(0.15)
+        assert time.monotonic() - start > 1.0  # 30 frames at 25 / s
+        assert source.dropped > 5
+        assert frames[-1].seq + 1 == len(frames) + source.dropped
+    for f in frames:
+        np.testing.assert_array_equal(f.image, picture(f.seq, 64, 48))
+
+
+def test_fps_leaves_frames_out(write_clip: Writer, backend: str) -> None:
+    path = write_clip(frames=40, fps=20)
+    frames = read_all(f"file://{path}?fps=5".replace(" ", "%20"), backend)
+    assert 9 <= len(frames) <= 11
+    steps = np.diff([f.acquired_ns for f in frames]) / MS
+    np.testing.assert_allclose(steps, 200, atol=2)
+
+
+def test_size_and_rotation(write_clip: Writer, backend: str) -> None:
+    path = str(write_clip(frames=2)).replace(" ", "%20")
+    turned = read_all(f"file://{path}?rotate=90", backend)[1].image
+    np.testing.assert_array_equal(turned, np.rot90(picture(1, 64, 48), -1))
+    assert read_all(f"file://{path}?rotate=270&width=24&height=32", backend)[0].image.shape == (32, 24, 3)
+
+
+def test_a_phone_clip_stands_upright(tmp_path: Path, backend: str) -> None:
+    av = pytest.importorskip("av")
+    path = tmp_path / "phone.mp4"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=25)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        image = np.zeros((48, 64, 3), np.uint8)
+        image[:, :32] = 255  # the left half is white
+        for packet in video.encode(av.VideoFrame.from_ndarray(image, "bgr24")):
+            container.mux(packet)
+        container.mux(video.encode(None))
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 4 + 40  # the track's matrix: turn clockwise by 90 degrees
+    for i, value in enumerate([0, 0x10000, 0, -0x10000 & 0xFFFFFFFF, 0, 0, 48 << 16, 0, 0x40000000]):
+        data[at + 4 * i : at + 4 * i + 4] = value.to_bytes(4, "big")
+    path.write_bytes(data)
+    [frame] = read_all(str(path), backend)
+    assert frame.image.shape == (64, 48, 3)
+    assert frame.image[:28].min() > 200  # left has become top
+    assert frame.image[36:].max() < 50
+
+
+def test_no_file_no_video_no_clip(tmp_path: Path, backend: str) -> None:
+    with pytest.raises(EdgeposeError, match=r"nowhere\.mp4 does not exist; check the path"):
+        open_source(str(tmp_path / "nowhere.mp4"), backend=backend)
+    with pytest.raises(EdgeposeError, match="parameters need the form file:///"):
+        open_source(str(tmp_path / "nowhere.mp4?loop=1"), backend=backend)
+    with pytest.raises(EdgeposeError, match="is a folder; for a folder of pictures write images:"):
+        open_source(str(tmp_path), backend=backend)
+    (tmp_path / "text.mp4").write_text("this is no video at all, but it is long enough\n" * 20)
+    with pytest.raises(EdgeposeError, match=r"text\.mp4") as caught:
+        read_all(str(tmp_path / "text.mp4"), backend)
+    assert "\n" not in str(caught.value)
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "sound.mkv"), "w") as container:
+        audio = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), "s16", "mono")
+        samples.sample_rate = 8000
+        container.mux(audio.encode(samples))
+        container.mux(audio.encode(None))
+    with pytest.raises(EdgeposeError, match=r"sound\.mkv") as caught:
+        read_all(str(tmp_path / "sound.mkv"), backend)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_clip_cut_short_still_gives_its_frames(write_clip: Writer, tmp_path: Path, backend: str) -> None:
+    whole = write_clip(frames=20).read_bytes()
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole[: len(whole) // 2])
+    frames = []
+    with contextlib.suppress(SourceLost), open_source(str(cut), backend=backend) as source:
+        frames.extend(source)
+    assert 5 <= len(frames) < 20
+    np.testing.assert_array_equal(frames[4].image, picture(4, 64, 48))
+
+
+def test_the_demo_clip(clip: Path, backend: str) -> None:
+    if not clip.is_file():
+        pytest.skip(f"{clip} is not there")
+    with open_source(str(clip), backend=backend) as source:
+        frames = [frame for frame, _ in zip(source, range(50), strict=False)]
+    expected = cv2.VideoCapture(str(clip))
+    for frame in frames[:10]:
+        there, image = expected.read()
+        assert there
+        assert np.abs(frame.image.astype(int) - image).mean() < 6  # colour matrices differ a little
+    assert np.all(np.diff([f.acquired_ns for f in frames]) > 0)
+
+
+# --- pictures -----------------------------------------------------------------------------------------
+
+
+def test_images(tmp_path: Path) -> None:
+    for i, suffix in enumerate(["png", "bmp", "PNG"]):
+        cv2.imwrite(str(tmp_path / f"{i}.{suffix}"), picture(i, 61 + i, 48))
+    (tmp_path / "notes.txt").write_text("not a picture")
+    with open_source(f"images://{tmp_path}?fps=10&name=Gallery") as source:
+        frames = list(source)
+        assert source.camera == "gallery"
+        assert source.read() is None
+    assert [f.seq for f in frames] == [0, 1, 2]
+    assert [(f.acquired_ns - frames[0].acquired_ns) // MS for f in frames] == [0, 100, 200]
+    for f in frames:
+        np.testing.assert_array_equal(f.image, picture(f.seq, 61 + f.seq, 48))
+    with open_source(f"images:{tmp_path}?loop=1") as source:
+        assert [f.image.shape[1] for f, _ in zip(source, range(4), strict=False)] == [61, 62, 63, 61]
+        source.close()
+        assert source.read() is None
+
+
+def test_images_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(EdgeposeError, match="holds no picture"):
+        open_source(f"images://{tmp_path}")
+    with pytest.raises(EdgeposeError, match="does not exist"):
+        open_source(f"images://{tmp_path}/nowhere")
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG but no more")
+    with open_source(f"images://{tmp_path}") as source, pytest.raises(EdgeposeError, match=r"bad\.png cannot be read"):
+        source.read()

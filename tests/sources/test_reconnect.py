@@ -1,0 +1,181 @@
+"""A camera that goes and comes back: with an injected clock, and with a real RTSP server."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgepose.errors import EdgeposeError
+from edgepose.frame import Frame
+from edgepose.sources import Reconnecting, Source, SourceLost, SourceStalled, open_source
+from edgepose.sources.base import Base
+from tests.rtsp import RtspServer, why_not
+
+PICTURE = np.zeros((2, 2, 3), np.uint8)
+
+
+class Scripted(Base):
+    """Plays a list: an int is a frame's seq, an exception is raised, the list's end is the stream's end."""
+
+    live = True
+    camera = "inner"
+    description = "scripted"
+
+    def __init__(self, script: list[int | Exception], *, reopens: bool = True) -> None:
+        self.reopens = reopens
+        self._script: Iterator[int | Exception] = iter(script)
+        self._delivered, self._last = 0, -1
+        self.closed = False
+
+    @property
+    def dropped(self) -> int:
+        return self._last + 1 - self._delivered
+
+    def read(self, timeout: float | None = None) -> Frame | None:
+        step = next(self._script, None)
+        if isinstance(step, Exception):
+            raise step
+        if step is None:
+            return None
+        self._delivered, self._last = self._delivered + 1, step
+        return Frame(PICTURE, 0, step, self.camera)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class World:
+    """A camera with a life of its own, and time that passes only in pauses."""
+
+    def __init__(self, *lives: list[int | Exception] | Exception, reopens: bool = True) -> None:
+        self.lives = list(lives)
+        self.reopens = reopens
+        self.now = 100.0
+        self.pauses: list[float] = []
+        self.states: list[tuple[str, str]] = []
+        self.opened: list[Scripted] = []
+
+    def open(self) -> Source:
+        life = self.lives.pop(0)
+        if isinstance(life, Exception):
+            raise life
+        self.opened.append(Scripted(life, reopens=self.reopens))
+        return self.opened[-1]
+
+    def wait(self, seconds: float) -> bool:
+        self.pauses.append(round(seconds, 3))
+        self.now += seconds
+        return False
+
+    def source(self, jitter: float = 1.0) -> Reconnecting:
+        return Reconnecting(
+            self.open,
+            camera="door",
+            on_state=lambda state, text: self.states.append((state, text)),
+            wait=self.wait,
+            jitter=lambda: jitter,
+            clock=lambda: self.now,
+        )
+
+
+def test_seq_and_drops_go_on_and_states_are_told() -> None:
+    world = World([0, 2, SourceLost("unplugged")], [0, 1, SourceStalled("silent")], [3])
+    source = world.source()
+    frames = list(source)
+    assert [f.seq for f in frames] == [0, 2, 3, 4, 8]
+    assert {f.camera for f in frames} == {"door"}
+    assert source.dropped == 1 + 0 + 3
+    assert [state for state, _ in world.states] == ["online", "camera-lost", "online", "camera-lost", "online"]
+    assert [text for state, text in world.states if state == "camera-lost"] == ["unplugged", "silent"]
+    assert world.pauses == [0.5, 0.5]  # a frame sets the pause back
+    assert [inner.closed for inner in world.opened] == [True, True, False]
+
+
+def test_pauses_double_up_to_ten_seconds_and_are_jittered() -> None:
+    lost = SourceLost("refused")
+    world = World(*[lost] * 8, [0])
+    assert next(iter(world.source(jitter=1.0))).seq == 0
+    assert world.pauses == [0.5, 1, 2, 4, 8, 10, 10, 10]
+    assert [state for state, _ in world.states] == ["camera-lost", "online"]  # once per loss
+    world = World(*[lost] * 3, [0])
+    next(iter(world.source(jitter=0.0)))
+    assert world.pauses == [0.25, 0.5, 1]
+
+
+def test_opening_without_a_frame_does_not_set_the_pause_back() -> None:
+    stalled: list[int | Exception] = [SourceStalled("silent")]
+    world = World(stalled, stalled, stalled, [0])
+    next(iter(world.source()))
+    assert world.pauses == [0.5, 1, 2]
+
+
+def test_a_timeout_ends_the_wait_for_a_lost_camera() -> None:
+    world = World(*[SourceLost("refused")] * 4, [0])
+    source = world.source()
+    with pytest.raises(SourceStalled, match="camera door is still lost"):
+        source.read(timeout=2)
+    assert world.now == 102.0
+    frame = source.read()
+    assert frame is not None
+
+
+def test_a_file_is_not_tried_again() -> None:
+    world = World([0, SourceLost("damaged")], [0], reopens=False)
+    source = world.source()
+    assert source.read() is not None
+    with pytest.raises(SourceLost, match="damaged"):
+        source.read()
+    assert len(world.opened) == 1
+    assert world.pauses == []
+
+
+def test_other_faults_are_not_swallowed() -> None:
+    with pytest.raises(EdgeposeError, match="not installed"):
+        World(EdgeposeError("x is not installed")).source()
+
+
+def test_a_real_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(EdgeposeError, match="does not exist"):
+        Reconnecting(lambda: open_source(str(tmp_path / "no.mp4")), camera="no")
+
+
+def test_close_ends_the_pause() -> None:
+    world = World(*[SourceLost("refused")] * 99)
+    source = Reconnecting(world.open, camera="door", jitter=lambda: 1.0)
+    threading.Timer(0.1, source.close).start()
+    start = time.monotonic()
+    assert source.read() is None
+    assert time.monotonic() - start < 0.4 + 1
+    assert source.read() is None
+
+
+@pytest.mark.skipif(bool(why_not()), reason=why_not() or "an RTSP server runs here")
+def test_a_real_camera_comes_back(backend: str) -> None:
+    states: list[str] = []
+    with RtspServer() as server:
+        source = Reconnecting(
+            lambda: open_source(server.url, backend=backend, stall_timeout=2),
+            camera="yard",
+            on_state=lambda state, _: states.append(state),
+        )
+        with source:
+            before = [f for f, _ in zip(source, range(3), strict=False)]
+            server.kill()
+            restart = threading.Timer(1.0, server.start)
+            restart.start()
+            after = []
+            for frame in source:
+                after.append(frame)
+                if len(states) == 3:
+                    break
+            restart.join()
+            assert states == ["online", "camera-lost", "online"]
+            seqs = [f.seq for f in before + after]
+            assert seqs == sorted(set(seqs))
+            assert {f.camera for f in after} == {"yard"}
+            assert 0 <= (time.time_ns() - after[-1].acquired_ns) / 1e9 < 2
