@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 from datetime import timedelta
@@ -125,6 +126,7 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     if threads:
         torch.set_num_threads(threads)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no tips, no list of absent hardware
     lightning.seed_everything(recipe.seed, verbose=False)
     module = PoseModule(recipe)
     data = PoseData(recipe, root, workers=workers, start=start)
@@ -149,9 +151,12 @@ def fit(
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )  # fmt: skip
-    trainer.fit(module, data, ckpt_path=start_from, weights_only=True)
-    if trainer.interrupted:
-        raise EdgeposeError(f"training was interrupted; go on with --resume --out {folder}")
+    try:
+        trainer.fit(module, data, ckpt_path=start_from, weights_only=True)
+    except SystemExit:  # how Lightning ends after Ctrl-C, the checkpoint being saved
+        if not trainer.interrupted:
+            raise
+        raise EdgeposeError(f"training was interrupted; go on with --resume --out {folder}") from None
     return folder / checkpoints.LAST
 
 
