@@ -10,7 +10,7 @@ case $profile in run | dev) ;; *) echo "usage: deploy/setup.sh run|dev" >&2; exi
 # GStreamer with its Python binding and the decoders; a broker and its clients.
 apt_packages=(
   python3-venv python3-gi python3-gst-1.0 gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0
-  gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-libav
+  gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-libav gstreamer1.0-x
   mosquitto mosquitto-clients
 )
 if [ "$profile" = dev ]; then # an RTSP server and an H.264 encoder for the tests' own cameras

@@ -83,6 +83,7 @@ def evaluate(
     from trainer.evaluate import Predictions, figures, open_estimator, predict
     from trainer.pictures import contact_sheet
     from trainer.recipe import DataSet
+    from trainer.uncertainty import reliability
 
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
@@ -100,6 +101,7 @@ def evaluate(
         "data": data,
         "split": split,
         **figures(predictions, estimator.skeleton),
+        "reliability": reliability(predictions, estimator.skeleton),
     }
     if sheet is not None:
         contact_sheet(predictions, estimator.skeleton, sheet)
@@ -124,6 +126,9 @@ def _table(found: dict[str, Any]) -> None:
     table.add_row("all", *(_figure(found[k]) for k in keys))
     table.add_row("12 limb joints", "", "", _figure(found["pck02_torso_limbs"]))
     Console().print(table)
+    kept = found["reliability"]
+    inside = 100 * kept["ellipse_90"]
+    typer.echo(f"scores: expected calibration error {kept['ece']:.3f}; 90 % ellipses hold {inside:.1f} % of the joints")
 
 
 def _figure(value: float | None) -> str:

@@ -51,16 +51,47 @@ def score_map(predictions: Predictions, skeleton: Skeleton, fitted_on: str) -> S
     )
 
 
-def covariance_scale(predictions: Predictions, skeleton: Skeleton) -> list[float]:
-    """Per joint, the factor on the heatmap moments with which 90 % ellipses hold 90 % of these persons' joints."""
+def mahalanobis(predictions: Predictions) -> NDArray[np.float64]:
+    """Squared Mahalanobis distance [N, K] of the labels from the predictions: e^T S^-1 e, written out for 2 x 2."""
     error = predictions.joints - predictions.truth
     xx, xy, yy = np.moveaxis(predictions.covariance, -1, 0)
     det = np.maximum(xx * yy - xy * xy, 1e-9)
     ex, ey = error[..., 0], error[..., 1]
-    # Squared Mahalanobis distance e^T S^-1 e, written out for 2 x 2.
-    squared = (yy * ex * ex - 2 * xy * ex * ey + xx * ey * ey) / det
+    squared: NDArray[np.float64] = (yy * ex * ex - 2 * xy * ex * ey + xx * ey * ey) / det
+    return squared
+
+
+def covariance_scale(predictions: Predictions, skeleton: Skeleton) -> list[float]:
+    """Per joint, the factor on the heatmap moments with which 90 % ellipses hold 90 % of these persons' joints."""
+    squared = mahalanobis(predictions)
     scales = []
     for k in range(len(skeleton)):
         own = squared[predictions.labelled[:, k], k]
         scales.append(round(max(float(np.quantile(own, 0.9)) / _NINETY, 1e-3), 4) if len(own) else 1.0)
     return scales
+
+
+def reliability(predictions: Predictions, skeleton: Skeleton, bins: int = 10) -> dict[str, object]:
+    """How far published scores and covariances keep their word on these persons.
+
+    ``table``: per score bin the number of joints, their mean score and the share within half a head;
+    ``ece``: expected calibration error (Guo et al. 2017, eq. 3); ``ellipse_50`` and ``ellipse_90``: the share of joints
+    inside their 50 % and 90 % ellipses.
+    """
+    hits = correct(predictions.joints, predictions.truth, predictions.labelled, _reference(predictions, skeleton), 1.0)
+    judged = np.isfinite(hits)
+    scores, hit = predictions.scores[judged], hits[judged]
+    bin_of = np.minimum((scores * bins).astype(int), bins - 1)
+    table, ece = [], 0.0
+    for b in range(bins):
+        inside = bin_of == b
+        if inside.any():
+            score, share = float(scores[inside].mean()), float(hit[inside].mean())
+            ece += abs(score - share) * float(inside.mean())
+            table.append({"joints": int(inside.sum()), "score": round(score, 3), "within": round(share, 3)})
+    squared = mahalanobis(predictions)[predictions.labelled]
+    return {
+        "ece": round(ece, 4),
+        "table": table,
+        **{f"ellipse_{round(100 * p)}": round(float((squared <= -2 * np.log(1 - p)).mean()), 3) for p in (0.5, 0.9)},
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -147,8 +148,23 @@ class _CvWriter:
         self._writer.release()
 
 
+def _window_sink(gst: Any) -> str:
+    """The element that opens a window here. Not autovideosink: without a display it may end the whole process."""
+    wanted = []
+    if os.environ.get("WAYLAND_DISPLAY"):
+        wanted += ["waylandsink"]
+    if os.environ.get("DISPLAY"):
+        wanted += ["ximagesink", "glimagesink", "xvimagesink"]
+    if not wanted:
+        raise EdgeposeError("there is no display for --overlay window; use --overlay FILE.mp4, or set DISPLAY")
+    for name in wanted:
+        if gst.ElementFactory.find(name) is not None:
+            return name
+    raise missing("a GStreamer window element", "to show a window", "sudo apt install gstreamer1.0-x")
+
+
 class WindowOverlay:
-    """A window on the desktop, through GStreamer's autovideosink."""
+    """A window on the desktop, through GStreamer."""
 
     def __init__(self, skeleton: Skeleton) -> None:
         try:
@@ -162,6 +178,7 @@ class WindowOverlay:
             ) from None
         Gst.init(None)
         self._gst: Any = Gst
+        self._sink = _window_sink(Gst)
         self._skeleton = skeleton
         self._pipeline: Any = None
 
@@ -170,10 +187,11 @@ class WindowOverlay:
         self._pipeline = gst.parse_launch(
             "appsrc name=in is-live=true block=false max-buffers=1 leaky-type=downstream do-timestamp=true format=time "
             f"caps=video/x-raw,format=BGR,width={width},height={height},framerate=0/1 "
-            "! videoconvert ! autovideosink sync=false"
+            f"! videoconvert ! {self._sink} sync=false"
         )
         if self._pipeline.set_state(gst.State.PLAYING) == gst.StateChangeReturn.FAILURE:
-            raise EdgeposeError("no window can be opened here (no display?); use --overlay FILE.mp4")
+            self._pipeline.set_state(gst.State.NULL)
+            raise EdgeposeError(f"{self._sink} cannot open a window on this display; use --overlay FILE.mp4")
 
     def show(self, frame: Frame, people: People) -> None:
         """Show one frame; EdgeposeError where there is no display or the window was closed."""

@@ -16,7 +16,7 @@ from trainer.evaluate import Predictions
 from trainer.export import to_onnx
 from trainer.models.build import build
 from trainer.recipe import Recipe
-from trainer.uncertainty import covariance_scale, score_map
+from trainer.uncertainty import covariance_scale, reliability, score_map
 
 RECIPE = {
     "name": "small",
@@ -78,6 +78,19 @@ def test_ninety_percent_ellipses_hold_ninety_percent():
     scales = covariance_scale(Predictions(persons, joints, np.ones((3000, 16)), covariance), MPII16)
     assert len(scales) == 16
     assert np.allclose(scales, 2.5, rtol=0.08)
+
+
+def test_reliability_by_hand():
+    truth = np.zeros((4, 16, 2))
+    truth[:, MPII16.index("head_top")] = [0, 20]  # half a head: 10 px
+    joints = truth.copy()
+    joints[0, :, 0] += 11  # one person in four is missed
+    persons = [make_person(None, t + 100, np.ones(16, bool), "0") for t in truth]
+    covariance = np.broadcast_to([1.0, 0.0, 1.0], (4, 16, 3))
+    found = reliability(Predictions(persons, joints + 100, np.full((4, 16), 0.85), covariance), MPII16)
+    assert found["table"] == [{"joints": 64, "score": 0.85, "within": 0.75}]
+    assert found["ece"] == 0.1
+    assert found["ellipse_50"] == found["ellipse_90"] == 0.75
 
 
 def test_evaluate_prints_one_json_object(shipped, data_root):

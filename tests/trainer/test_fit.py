@@ -133,8 +133,6 @@ def test_pickles_are_not_executed(tmp_path):
 
 def test_an_interrupted_run_keeps_its_checkpoint(drawn, tmp_path):
     """Ctrl-C in mid-run: one sentence, a whole checkpoint, and --resume goes on from it."""
-    import tomllib
-
     spec, root = drawn
     text = f"""
 name = "long"
@@ -151,7 +149,6 @@ images = 400000
 size = 32
 batch = 4
 """
-    tomllib.loads(text)
     path = tmp_path / "long.toml"
     path.write_text(text)
     out = tmp_path / "run"

@@ -1,0 +1,102 @@
+import builtins
+
+import cv2
+import numpy as np
+import pytest
+
+from edgepose import EdgeposeError
+from edgepose.draw import LEFT, RIGHT
+from edgepose.estimator import Poses
+from edgepose.frame import Frame
+from edgepose.people import People
+from edgepose.sinks.overlay import annotate, open_overlay
+from edgepose.skeletons import MPII16
+
+
+def frame(seq, width=101, height=67, period_ns=100_000_000):
+    image = np.full((height, width, 3), 40, np.uint8)
+    image.flags.writeable = False  # as a view of the pipeline's memory is
+    return Frame(image, 10**18 + seq * period_ns, seq, "cam")
+
+
+def someone(score=0.9):
+    joints = np.zeros((1, 16, 2))
+    joints[0] = [50, 30]
+    joints[0, MPII16.index("left_wrist")] = [20, 50]
+    joints[0, MPII16.index("left_elbow")] = [20, 20]
+    joints[0, MPII16.index("right_wrist")] = [80, 50]
+    joints[0, MPII16.index("right_elbow")] = [80, 20]
+    return People(
+        ["run-1"], np.array([[20.0, 20, 80, 50]]), Poses(joints, np.full((1, 16), score), np.zeros((1, 16, 3)))
+    )
+
+
+def test_left_is_green_right_is_orange_and_the_frame_is_left_alone():
+    shot = frame(0)
+    drawn = annotate(shot, someone(), MPII16)
+    assert (shot.image == 40).all()
+    assert np.abs(drawn[35, 20].astype(int) - LEFT).max() < 40
+    assert np.abs(drawn[35, 80].astype(int) - RIGHT).max() < 40
+
+
+def test_uncertain_joints_are_not_drawn():
+    drawn = annotate(frame(0), someone(score=0.1), MPII16)
+    assert (drawn[35, 20] == 40).all()
+
+
+@pytest.mark.parametrize("with_av", [True, False])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_film_keeps_the_cameras_time(tmp_path, monkeypatch, with_av, suffix):
+    if not with_av:
+        real = builtins.__import__
+
+        def no_av(name, *args, **kwargs):
+            if name == "av":
+                raise ImportError(name)
+            return real(name, *args, **kwargs)
+
+        monkeypatch.setattr(builtins, "__import__", no_av)
+    path = tmp_path / f"film{suffix}"
+    overlay = open_overlay(str(path), MPII16)
+    for seq in range(20):
+        overlay.show(frame(seq), someone())
+        assert not path.exists()  # whole or absent
+    overlay.close()
+    overlay.close()
+    capture = cv2.VideoCapture(str(path))
+    assert (capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (100, 66)
+    frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    seconds = frames / capture.get(cv2.CAP_PROP_FPS)
+    assert 1.8 <= seconds <= 2.2
+    if with_av and suffix == ".mp4":
+        assert frames == 20
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("target", "sentence"),
+    [("film.txt", "must be 'window' or a file that ends in"), ("/no/where/film.mp4", "/no/where does not exist")],
+)
+def test_bad_targets_get_a_sentence(target, sentence):
+    with pytest.raises(EdgeposeError, match=sentence):
+        open_overlay(target, MPII16)
+
+
+def test_no_display_is_a_sentence(monkeypatch):
+    pytest.importorskip("gi")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(EdgeposeError, match=r"there is no display.*--overlay FILE\.mp4"):
+        open_overlay("window", MPII16)
+
+
+def test_a_display_that_does_not_answer_is_a_sentence(monkeypatch):
+    gst = pytest.importorskip("gi.repository.Gst")
+    gst.init(None)
+    if gst.ElementFactory.find("ximagesink") is None:
+        pytest.skip("ximagesink is not installed (gstreamer1.0-x)")
+    monkeypatch.setenv("DISPLAY", ":987")
+    overlay = open_overlay("window", MPII16)
+    with pytest.raises(EdgeposeError, match=r"--overlay FILE\.mp4"):
+        overlay.show(frame(0), someone())
+    overlay.close()
