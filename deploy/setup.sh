@@ -13,8 +13,8 @@ apt_packages=(
   gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-libav gstreamer1.0-x
   mosquitto mosquitto-clients
 )
-if [ "$profile" = dev ]; then # an RTSP server and an H.264 encoder for the tests' own cameras
-  apt_packages+=(gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-ugly gstreamer1.0-tools openssl)
+if [ "$profile" = dev ]; then # for the tests: an RTSP server, an H.264 encoder, a virtual display
+  apt_packages+=(gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-ugly gstreamer1.0-tools openssl xvfb xauth)
 fi
 
 say() { printf 'setup: %s\n' "$*"; }

@@ -154,7 +154,7 @@ def _window_sink(gst: Any) -> str:
     if os.environ.get("WAYLAND_DISPLAY"):
         wanted += ["waylandsink"]
     if os.environ.get("DISPLAY"):
-        wanted += ["ximagesink", "glimagesink", "xvimagesink"]
+        wanted += ["ximagesink", "xvimagesink", "glimagesink"]
     if not wanted:
         raise EdgeposeError("there is no display for --overlay window; use --overlay FILE.mp4, or set DISPLAY")
     for name in wanted:
@@ -187,8 +187,11 @@ class WindowOverlay:
         self._pipeline = gst.parse_launch(
             "appsrc name=in is-live=true block=false max-buffers=1 leaky-type=downstream do-timestamp=true format=time "
             f"caps=video/x-raw,format=BGR,width={width},height={height},framerate=0/1 "
-            f"! videoconvert ! {self._sink} sync=false"
+            f"! videoconvert ! {self._sink} name=out sync=false"
         )
+        out = self._pipeline.get_by_name("out")
+        if out.find_property("handle-events") is not None:
+            out.set_property("handle-events", False)  # nothing is clicked; some X servers refuse the request
         if self._pipeline.set_state(gst.State.PLAYING) == gst.StateChangeReturn.FAILURE:
             self._pipeline.set_state(gst.State.NULL)
             raise EdgeposeError(f"{self._sink} cannot open a window on this display; use --overlay FILE.mp4")

@@ -1,4 +1,7 @@
 import builtins
+import shutil
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -100,3 +103,15 @@ def test_a_display_that_does_not_answer_is_a_sentence(monkeypatch):
     with pytest.raises(EdgeposeError, match=r"--overlay FILE\.mp4"):
         overlay.show(frame(0), someone())
     overlay.close()
+
+
+def test_a_window_opens_on_a_display(tiny):
+    """On a virtual display, through the command line, as a user would."""
+    if shutil.which("xvfb-run") is None:
+        pytest.skip("xvfb is not installed")
+    command = ["xvfb-run", "-a", "-s", "-screen 0 640x480x24", sys.executable, "-m", "edgepose", "run", "--source",
+               "videotest://?width=322&height=240&fps=20", "--overlay", "window", "--max-frames", "10",
+               "--model", str(tiny.path)]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert "10 frames" in done.stderr
