@@ -35,11 +35,16 @@ install_apt() {
     fi
   fi
   say "installing ${missing[*]}"
-  if ! { "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -qq &&
-    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"; } \
-    >.setup.log 2>&1; then
+  "${root[@]}" apt-get update -qq >.setup.log 2>&1 || say "apt-get update failed; going on with the lists at hand"
+  local known=()
+  for package in "${missing[@]}"; do # one that this release lacks must not keep the others out
+    if apt-cache show "$package" >/dev/null 2>&1; then known+=("$package"); else say "apt has no $package here"; fi
+  done
+  [ ${#known[@]} -eq 0 ] && return
+  if ! "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${known[@]}" \
+    >>.setup.log 2>&1; then
     tail -n 5 .setup.log >&2
-    say "apt could not install ${missing[*]} (see .setup.log); going on without them (video through PyAV)"
+    say "apt could not install ${known[*]} (see .setup.log); going on without them (video through PyAV)"
   else
     rm -f .setup.log
   fi
@@ -55,6 +60,10 @@ fi
 python=python3
 if [ -x /usr/bin/python3 ] && /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
   python=/usr/bin/python3
+fi
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
+  say "$("$python" --version) is too old; install Python 3.10 or newer and type the command again" >&2
+  exit 1
 fi
 if ! .venv/bin/python -c 'import pip' 2>/dev/null; then
   say "making .venv from $python"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -62,7 +63,7 @@ def assembled(settings: Settings, *, extra_sinks: tuple[Sink, ...] = ()) -> Iter
         if settings.output.overlay:
             overlay = open_overlay(settings.output.overlay, bundle.skeleton)
             stack.callback(overlay.close)
-        mqtt = _mqtt(settings, spec.camera)
+        mqtt = _mqtt(settings, spec)
         if mqtt is not None:
             stack.callback(mqtt.close)
         source = _open(settings, spec, mqtt)
@@ -108,7 +109,7 @@ def broker_of(settings: Settings) -> Broker:
 
     return parse_broker(
         mqtt.url,
-        version=mqtt.version if mqtt.version != "5" else None,
+        version=mqtt.version or None,
         cafile=path(mqtt.cafile),
         certfile=path(mqtt.certfile),
         keyfile=path(mqtt.keyfile),
@@ -117,7 +118,7 @@ def broker_of(settings: Settings) -> Broker:
     )
 
 
-def _mqtt(settings: Settings, camera: str) -> MQTTSink | None:
+def _mqtt(settings: Settings, spec: sources.SourceSpec) -> MQTTSink | None:
     """The link to the broker; one that refuses us is an error, one that is away is waited for."""
     mqtt = settings.mqtt
     if not mqtt.url:
@@ -126,7 +127,8 @@ def _mqtt(settings: Settings, camera: str) -> MQTTSink | None:
     sink = MQTTSink(
         broker,
         settings.device,
-        camera,
+        spec.camera,
+        status=("camera-lost", "no frame yet") if spec.live else ("online", ""),
         encoding=mqtt.encoding,
         qos=1 if mqtt.qos else 0,
         expiry_s=mqtt.expiry,
@@ -141,28 +143,56 @@ def _mqtt(settings: Settings, camera: str) -> MQTTSink | None:
     return sink
 
 
+class _StopRequested(BaseException):
+    """A signal came before the loop ran; unwinds like KeyboardInterrupt, through everything that was opened."""
+
+
+class Stopper:
+    """What SIGINT and SIGTERM do: before the loop runs, unwind; after, ask it to stop. A second one ends at once."""
+
+    def __init__(self) -> None:
+        self._stop: Callable[[], None] | None = None
+
+    def running(self, loop: Loop) -> None:
+        """From now on a signal stops ``loop``."""
+        self._stop = loop.stop
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler."""
+        for each in _SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+        if self._stop is None:
+            raise _StopRequested
+        # In a thread of its own: the main thread may hold, right now, the locks that stopping takes.
+        threading.Thread(target=self._stop, name="stop", daemon=True).start()
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
 @contextmanager
-def stopping_on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM call ``stop`` once; a second one ends the process at once."""
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {s: signal.getsignal(s) for s in signals}
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        for s in signals:
-            signal.signal(s, signal.SIG_DFL)
-        stop()
-
-    for s in signals:
-        signal.signal(s, handle)
+def stopping_on_signals() -> Iterator[Stopper]:
+    """Handle SIGINT and SIGTERM inside; a stop that was asked for ends the block in peace."""
+    stopper = Stopper()
+    before = {each: signal.signal(each, stopper.handle) for each in _SIGNALS}
     try:
-        yield
+        yield stopper
+    except _StopRequested:
+        return
     finally:
-        for s, old in before.items():
-            signal.signal(s, old)
+        for each, old in before.items():
+            signal.signal(each, old)
 
 
-def run(settings: Settings, show: Callable[[Parts], Callable[[], None]] | None = None) -> Snapshot:
-    """Run the loop to its end or to a signal; ``show(parts)`` gives what is called after every frame."""
-    with assembled(settings) as parts, stopping_on_signals(parts.loop.stop):
+def run(settings: Settings, show: Callable[[Parts], Callable[[], None]] | None = None) -> Snapshot | None:
+    """Run the loop to its end or to a signal; ``show(parts)`` gives what is called after every frame.
+
+    The final state, after all sinks were drained; None where a signal came before the loop ran.
+    """
+    loop: Loop | None = None
+    with stopping_on_signals() as stopper, assembled(settings) as parts:
         on_frame = show(parts) if show is not None else (lambda: None)
-        return parts.loop.run(settings.max_frames, on_frame=on_frame)
+        stopper.running(parts.loop)
+        loop = parts.loop
+        loop.run(settings.max_frames, on_frame=on_frame)
+    return loop.snapshot() if loop is not None else None

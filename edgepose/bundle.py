@@ -132,6 +132,8 @@ def shipped() -> list[str]:
 def find(name_or_path: str) -> Path:
     """The file of a shipped bundle, or the path itself; EdgeposeError when there is neither."""
     path = Path(name_or_path)
+    if path.is_dir():
+        raise EdgeposeError(f"model {path} is a folder; name the .onnx file in it")
     if path.suffix == ".onnx" or path.exists():
         if not path.is_file():
             raise EdgeposeError(f"model file {path} does not exist; 'edgepose models' lists the shipped ones")
@@ -182,12 +184,12 @@ def _read(path: Path) -> Any:
     from google.protobuf.message import DecodeError
 
     try:
-        model = onnx.load_model(path, load_external_data=False)
+        model = onnx.load_model(path, format="protobuf", load_external_data=False)
         if not model.graph.node:
             raise DecodeError("it has no graph")
         onnx.checker.check_model(model)
     except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:120]
+        reason = (str(error).strip() or "it cannot be parsed").splitlines()[0][:120]
         raise EdgeposeError(f"{path} is not a whole ONNX file ({reason}); fetch or export it again") from error
     except OSError as error:
         raise EdgeposeError(f"{path} cannot be read: {error.strerror}; check the path") from error

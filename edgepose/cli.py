@@ -117,7 +117,8 @@ def run(
 
     with StatusLine() as line:
         end = run_loop(settings, line.attach)
-    _summary(end)
+    if end is not None:
+        _summary(end)
 
 
 def _require_output(settings: config.Settings) -> None:
@@ -252,9 +253,11 @@ def sources() -> None:
 @config_app.command("show")
 def config_show(config_file: ConfigFile = None) -> None:
     """Print every setting in force and where its value comes from."""
+    from edgepose.sources.uri import redact
+
     found = config.load({}, config_file)
     for key in found.origins:
-        value = json.dumps(config.value_of(found.settings, key))
+        value = redact(json.dumps(config.value_of(found.settings, key)))
         typer.echo(f"{key:22} = {value:32} # {found.origins[key]}")
 
 

@@ -59,7 +59,7 @@ class Mqtt(_Strict):
     url: str = ""
     qos: Annotated[int, Field(ge=0, le=1)] = 0
     encoding: Literal["json", "cbor"] = "json"
-    version: Literal["5", "3.1.1"] = "5"
+    version: Literal["", "5", "3.1.1"] = ""  # of MQTT; empty: as the URL says, else 5
     expiry: Annotated[int, Field(ge=1, le=86400)] = 10  # seconds after which a broker drops an undelivered pose
     queue: Annotated[int, Field(ge=1, le=10000)] = 30  # messages kept while the broker is away; the oldest go first
     password_file: str = ""

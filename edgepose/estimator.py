@@ -17,6 +17,7 @@ from edgepose import skeletons
 from edgepose.bundle import Manual
 from edgepose.crops import apply, apply_covariance, crop_affine, invert, to_input, warp
 from edgepose.engines import Engine
+from edgepose.errors import EdgeposeError
 from edgepose.heatmaps import Decoder, cells_to_input
 
 
@@ -85,6 +86,9 @@ class Estimator:
             heatmaps = self.engine.infer(self._inputs[:n])
         with timer("decode heatmaps"):
             decoded = self._decoder(heatmaps)
+            if not np.isfinite(decoded.peak).all():  # the largest cell of a map with a NaN is that NaN
+                raise EdgeposeError(f"engine {self.engine.name} gave no numbers for model {self.manual.name} in "
+                                    f"{self.engine.precision}; try another --precision or --engine")  # fmt: skip
             inputs = cells_to_input(decoded.xy, self.manual.stride)
             cells_to_pixels = float(self.manual.stride) ** 2
             joints, covariance = np.empty((n, k, 2)), np.empty((n, k, 3))

@@ -7,11 +7,12 @@ top-left cell at (0, 0); :func:`cells_to_input` takes them to input pixels.
 Decode methods:
 
 - ``argmax``: the largest cell.
-- ``quarter``: moved a quarter cell towards the second-largest neighbour along each axis
-  (Newell et al. 2016, section 3.3; Zhang et al. 2020, eq. 1).
-- ``dark``: the heatmap is smoothed with a Gaussian (Zhang et al. 2020, eq. 9), scaled back to its
-  peak (eq. 10), its logarithm expanded to second order about the largest cell (eq. 6-7), and the
-  maximum of the expansion taken: mu = m - D''(m)^-1 D'(m) (eq. 8).
+- ``quarter``: moved a quarter cell towards the higher neighbour along each axis (Newell et al. 2016, section 3.4,
+  as their code does it; Zhang et al. 2020, eq. 1, moves along the line to the second maximum instead).
+- ``dark``: the heatmap is smoothed with a Gaussian (Zhang et al. 2020, eq. 9), its logarithm expanded to second
+  order about the largest cell (eq. 6-7), and the maximum of the expansion taken: mu = m - D''(m)^-1 D'(m) (eq. 8).
+  As in the authors' code, eq. 10 is applied without its subtraction of the minimum, which leaves a factor that
+  the logarithm makes a constant; it is left out.
 """
 
 from __future__ import annotations
@@ -175,7 +176,6 @@ class Decoder:
         half, core = self._half[:m], self._core[:m]
         np.matmul(self._blur, patch, out=half)  # eq. 9, rows
         np.matmul(half, self._blur.T, out=core)  # eq. 9, columns
-        # eq. 10 only scales the map; a factor is a constant after the logarithm and leaves eq. 8 as it is.
         np.maximum(core, _EPSILON, out=core)
         np.log(core, out=core)
         c = _SMOOTHED
@@ -216,7 +216,8 @@ class Decoder:
         self, patch: NDArray[np.float64], xy: NDArray[np.float64], covariance: NDArray[np.float64], m: int
     ) -> None:
         """Second moments of the positive part of the window, about the decoded position (cells squared)."""
-        np.maximum(patch, 0.0, out=patch)
+        # The floor makes a map without any peak say "anywhere in the window" instead of "exactly here".
+        np.maximum(patch, 1e-6, out=patch)
         projected, moment = self._projected[:m], self._moment[:m]
         np.matmul(self._moments.T, patch, out=projected)  # [M, power of y, window]
         np.matmul(projected, self._moments, out=moment)  # [M, power of y, power of x]

@@ -23,7 +23,8 @@ from edgepose.sinks.mqtt import MQTTSink
 from edgepose.sinks.overlay import Overlay
 from edgepose.sources import Source
 
-WINDOW = 300  # frames over which rate and latency are shown
+WINDOW = 600  # frames, at most, over which rate and latency are shown
+RECENT = 5.0  # seconds, likewise
 
 
 class Tracker(Protocol):
@@ -88,7 +89,7 @@ class Loop:
         next_stats = time.monotonic() + self._stats_every
         size: tuple[int, int] | None = None
         while not self._stopping.is_set() and not (max_frames and self._frames >= max_frames):
-            with timer("decode"):
+            with timer("wait for frame"):
                 frame = self._source.read()
             if frame is None:
                 break
@@ -113,21 +114,23 @@ class Loop:
 
     def snapshot(self) -> Snapshot:
         """See :class:`Snapshot`."""
+        now = time.monotonic()
         with self._lock:
-            done, latencies = list(self._done), list(self._latencies)
-        span = done[-1] - done[0] if len(done) > 1 else 0.0
+            done = [d for d in self._done if now - d < RECENT]
+            latencies = list(self._latencies)[-len(done) :] if done else []
+        span = now - done[0] if len(done) > 1 else 0.0
         p50, p95 = np.percentile(latencies, [50, 95]) if latencies else (None, None)
         return Snapshot(
             frames=self._frames,
             frames_with_people=self._with_people,
-            people=self._people,
+            people=self._people if done else 0,
             fps=(len(done) - 1) / span if span > 0 else 0.0,
             latency_p50_ms=None if p50 is None else float(p50),
             latency_p95_ms=None if p95 is None else float(p95),
             dropped_frames=self._source.dropped,
             dropped_messages=self._mqtt.dropped if self._mqtt is not None else 0,
             broker=self._mqtt.state if self._mqtt is not None else "none",
-            seconds=time.monotonic() - self._started,
+            seconds=now - self._started,
         )
 
     def _publish(self, frame: Frame, people: People) -> None:

@@ -148,7 +148,7 @@ class Status(_Strict):
 
 
 class Stats(_Strict):
-    """How the device has been doing, since the message before this one where it is a rate or a latency."""
+    """How the device has been doing; rates and latencies are over the last seconds."""
 
     schema_: Annotated[Literal["edgepose.stats/1"], Field(alias="schema")] = STATS
     device: Name

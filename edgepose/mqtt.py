@@ -29,6 +29,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from edgepose.errors import EdgeposeError, unknown
 from edgepose.messages import check_prefix
+from edgepose.sources.uri import redact
 
 CONNECT_TIMEOUT_S = 5.0
 SEND_BUFFER = 32 * 1024  # bytes; what a slow link holds back must wait in our queue, not in the kernel's
@@ -110,9 +111,13 @@ def parse_broker(
     The options may stand in the URL or be given as arguments, which win. The password comes from ``password_file``
     or EDGEPOSE_MQTT_PASSWORD, the user from the URL or EDGEPOSE_MQTT_USER.
     """
-    parts = urlsplit(url)
+    shown = redact(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise EdgeposeError(f"broker '{shown}' is no URL ({error}); write mqtt://host/ or mqtts://host/") from error
     if parts.scheme not in ("mqtt", "mqtts") or not url.startswith(f"{parts.scheme}://"):
-        shown = url.rpartition("@")[2].removeprefix("//")
+        shown = shown.rpartition("@")[2].removeprefix("//")
         raise EdgeposeError(f"broker '{shown}' is no MQTT URL; write mqtt://host/ or mqtts://host/")
     if parts.password is not None:
         raise EdgeposeError(
@@ -125,8 +130,8 @@ def parse_broker(
     except ValueError:
         port = 0
     if port == 0 or not parts.hostname:
-        raise EdgeposeError(f"broker '{url}' has no host or no valid port; write {parts.scheme}://host:1883/")
-    options = _options(url, parts.query)
+        raise EdgeposeError(f"broker '{shown}' has no host or no valid port; write {parts.scheme}://host:1883/")
+    options = _options(shown, parts.query)
     broker = Broker(
         host=parts.hostname,
         port=port or (8883 if tls else 1883),
@@ -140,17 +145,19 @@ def parse_broker(
         insecure=insecure or options.get("insecure") == "true",
         version=version or options.get("version") or "5",
     )
-    _check(broker, url, parts.fragment)
+    _check(broker, shown, parts.fragment)
     return broker
 
 
-def _options(url: str, query: str) -> dict[str, str]:
+def _options(shown: str, query: str) -> dict[str, str]:
     options = dict(parse_qsl(query, keep_blank_values=True))
     for name, value in options.items():
         if name not in _OPTIONS:
-            raise unknown("option", name, _OPTIONS, f"broker '{url}'")
+            raise unknown("option", name, _OPTIONS, f"broker '{shown}'")
         if not value or (name == "insecure" and value not in ("true", "false")):
-            raise EdgeposeError(f"option '{name}' in broker '{url}' is '{value}'; write {name}=<value> (insecure=true)")
+            raise EdgeposeError(
+                f"option '{name}' in broker '{shown}' is '{value}'; write {name}=<value> (insecure=true)"
+            )
     return options
 
 
@@ -170,15 +177,15 @@ def _password(file: Path | None, environ: Mapping[str, str]) -> str | None:
     return password
 
 
-def _check(broker: Broker, url: str, fragment: str) -> None:
+def _check(broker: Broker, shown: str, fragment: str) -> None:
     if fragment:
-        raise EdgeposeError(f"broker '{url}' has a '#', which no topic prefix may hold; take it out")
+        raise EdgeposeError(f"broker '{shown}' has a '#', which no topic prefix may hold; take it out")
     if broker.version not in ("5", "3.1.1"):
-        raise unknown("MQTT version", broker.version, ("5", "3.1.1"), f"broker '{url}'")
+        raise unknown("MQTT version", broker.version, ("5", "3.1.1"), f"broker '{shown}'")
     if not broker.tls and (broker.cafile or broker.certfile or broker.keyfile or broker.insecure):
-        raise EdgeposeError(f"broker '{url}' has TLS options but no TLS; write mqtts:// or leave them out")
+        raise EdgeposeError(f"broker '{shown}' has TLS options but no TLS; write mqtts:// or leave them out")
     if bool(broker.certfile) != bool(broker.keyfile):
-        raise EdgeposeError(f"broker '{url}': certfile and keyfile belong together; give both or neither")
+        raise EdgeposeError(f"broker '{shown}': certfile and keyfile belong together; give both or neither")
     if broker.password and not broker.user:
         raise EdgeposeError(
             f"a password is set for {broker} but no user; write user@ into the URL or set EDGEPOSE_MQTT_USER"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,10 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import pytest
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 PATIENCE_S = 20.0  # for what takes milliseconds on an idle machine
+
+
+def program(name: str) -> str:
+    """Where a program is; Debian puts mosquitto where only root's PATH looks. Skips the test where it is absent."""
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
 
 
 def free_port() -> int:
@@ -65,7 +75,7 @@ _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
 
 def _openssl(folder: Path, *arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True, timeout=60)
+    subprocess.run([program("openssl"), *arguments], cwd=folder, check=True, capture_output=True, timeout=60)
 
 
 class Mosquitto:
@@ -111,13 +121,13 @@ class Mosquitto:
 
     def set_password(self, user: str, password: str) -> None:
         """From the next start on."""
-        command = ["mosquitto_passwd", "-b", self.folder / "passwords", user, password]
+        command = [program("mosquitto_passwd"), "-b", self.folder / "passwords", user, password]
         subprocess.run(command, check=True, capture_output=True, timeout=60)
 
     def start(self) -> None:
         """Start, and return when the port is open."""
         with (self.folder / "mosquitto.log").open("ab") as log:
-            self._process = subprocess.Popen(["mosquitto", "-c", self._config], stdout=log, stderr=log)
+            self._process = subprocess.Popen([program("mosquitto"), "-c", self._config], stdout=log, stderr=log)
         wait_for(self._open)
 
     def kill(self) -> None:

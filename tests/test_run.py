@@ -98,11 +98,29 @@ def test_signals_drain_and_end_in_peace(tiny, number, tmp_path):
         start = time.monotonic()
         p.send_signal(number)
         assert p.wait(20) == 0, p.errors()
-        # 2 s is promised; a loaded test machine gets some more
-        assert time.monotonic() - start < 5
+        # 2 s is promised; a loaded test machine gets half as much again
+        assert time.monotonic() - start < 3
         wait_for(lambda: states(seen)[-1:] == ["stopped"])
         assert "offline" not in states(seen)
         assert "Traceback" not in p.errors()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_it_starts_ends_in_peace(tiny, tmp_path, number):
+    """While it still waits for a broker that is not there."""
+    broker = Mosquitto(tmp_path)
+    with running("--source", "videotest://", "--mqtt", broker.url, "--model", tiny.path) as p:
+        wait_for(lambda: handles_signals(p.pid))
+        p.send_signal(number)
+        assert p.wait(20) == 0, p.errors()
+        assert "Traceback" not in p.errors()
+
+
+def handles_signals(pid):
+    """Whether the process catches SIGTERM by now."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+    return int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1
 
 
 def test_a_signal_ends_a_run_that_waits_for_its_camera(tiny, tmp_path):
@@ -131,6 +149,7 @@ def test_a_live_camera_reports_latency(tiny, tmp_path):
         assert acquired == sorted(acquired)
 
 
+@pytest.mark.timeout(300)
 def test_the_camera_goes_and_comes_back(tiny, tmp_path):
     if rtsp.why_not():
         pytest.skip(rtsp.why_not())
@@ -192,7 +211,9 @@ def refused(*arguments, **environment):
     assert done.returncode == 2, (done.returncode, done.stderr)
     assert "Traceback" not in done.stderr
     lines = done.stderr.strip().splitlines()
-    return lines[-1]
+    said = [line for line in lines if line.lower().startswith("error:")]
+    assert len(said) == 1, done.stderr
+    return said[0]
 
 
 BAD = [
@@ -213,7 +234,7 @@ BAD = [
     (("run", "--sorce", "x"), "No such option"),
     (("models", "show", "nothing"), "unknown model 'nothing'"),
     (("listen",), "error: no broker was given"),
-    (("bench", "--source", "videotest://?frames=9"), "error: "),
+    (("bench", "--source", "videotest://?frames=9"), "videotest://?frames=9"),
 ]
 
 
@@ -265,7 +286,7 @@ def test_bench_accounts_for_every_stage(clip, tiny):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     found = json.loads(done.stdout)
-    assert list(found["stages_ms"]) == ["decode", "crop", "infer", "decode heatmaps", "publish"]
+    assert list(found["stages_ms"]) == ["decode", "wait for frame", "crop", "infer", "decode heatmaps", "publish"]
     for row in found["stages_ms"].values():
         assert 0 <= row["p50"] <= row["p95"] <= row["p99"]
     assert found["frames"] == 50  # 30 frames of warm-up are left out

@@ -1,7 +1,7 @@
 """Augmentation: one composed affine per sample, and colour noise.
 
 Scale 0.7-1.3 and rotation +-40 degrees as in Bulat & Tzimiropoulos 2016 (section 4), flip with
-joint swap and colour noise as in Newell et al. 2016 (section 3.2) and Yang et al. 2017.
+joint swap and colour noise as in the code of Newell et al. 2016 and in Yang et al. 2017.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Augmentation(BaseModel):
-    """How far samples are varied; all draws are uniform unless said otherwise."""
+    """How far samples are varied; draws are uniform, of the scale's logarithm."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -33,10 +33,9 @@ class Checkpoints(Callback):
         last = self._folder / LAST
         with write_beside(self._folder / "next.ckpt") as beside:
             trainer.save_checkpoint(beside)
-            if trainer.is_global_zero and last.exists():
-                last.replace(self._folder / PREVIOUS)
-        if trainer.is_global_zero:
-            (self._folder / "next.ckpt").replace(last)
+        if last.exists():
+            last.replace(self._folder / PREVIOUS)
+        (self._folder / "next.ckpt").replace(last)
         self._saved, self._step = time.monotonic(), trainer.global_step
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any, **__: Any) -> None:
@@ -47,7 +46,9 @@ class Checkpoints(Callback):
         self._save(trainer)
 
     def on_exception(self, trainer: lightning.Trainer, *args: Any) -> None:
-        if trainer.global_step > 0:
+        # Between the optimiser's step and the schedule's the state is of neither step; the last save then stands.
+        whole = all(c.scheduler.last_epoch == trainer.global_step for c in trainer.lr_scheduler_configs)
+        if trainer.global_step > 0 and whole:
             self._save(trainer)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +86,12 @@ def export(
     proto = to_onnx(model, manual)
     if fit_on:
         manual = _fit_uncertainty(model, manual, recipe, fit_on, root)
-    bundle = save(proto, manual, path)
-    _compare(model, bundle)
-    if measure_on:
-        bundle = save(proto, manual.model_copy(update={"accuracy": measure(bundle, measure_on, root)}), path)
-    return bundle
+    with tempfile.TemporaryDirectory() as folder:  # nothing is installed before it has passed
+        bundle = save(proto, manual, Path(folder) / path.name)
+        _compare(model, bundle)
+        if measure_on:
+            manual = manual.model_copy(update={"accuracy": measure(bundle, measure_on, root)})
+    return save(proto, manual, path)
 
 
 def _fit_uncertainty(

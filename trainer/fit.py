@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgepose.errors import EdgeposeError
+from edgepose.files import write_beside
 from trainer import checkpoints
 from trainer.data.module import PoseData, select, steps
 from trainer.models.build import build
@@ -67,13 +66,15 @@ class PoseModule(lightning.LightningModule):
         self.log("rate", self.lr_schedulers().get_last_lr()[0])  # type: ignore[union-attr]
         return loss
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        # Here and not in a batch-end hook: callbacks, which save checkpoints, come before the module's hooks.
         if self.average is not None:
             self.average.update_parameters(self.model)
 
     def configure_optimizers(self) -> Any:
         spec = self.recipe.optimiser
-        # Norms and biases are not weights to shrink (Ponti et al. 2017, sec. V-D on L2).
+        # Norms and biases are not weights to shrink.
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         plain = [p for p in self.model.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": spec.weight_decay}, {"params": plain, "weight_decay": 0.0}]
@@ -104,7 +105,6 @@ def fit(
     resume: bool = False,
     workers: int = 1,
     threads: int = 0,
-    devices: int = 1,
     max_steps: int | None = None,
 ) -> Path:
     """Train ``recipe``, writing everything into ``folder``; returns the last checkpoint.
@@ -124,6 +124,8 @@ def fit(
                                 "or choose another --out")  # fmt: skip
         start = int(content["global_step"])
     folder.mkdir(parents=True, exist_ok=True)
+    with write_beside(folder / "recipe.json") as beside:
+        beside.write_text(recipe.model_dump_json(indent=1))
     if threads:
         torch.set_num_threads(threads)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no tips, no list of absent hardware
@@ -139,9 +141,8 @@ def fit(
         max_epochs=-1,  # steps alone decide: to Lightning a resumed run is in a later epoch
         precision=PRECISIONS[recipe.precision if on_gpu or recipe.precision != "float16" else "bfloat16"],
         gradient_clip_val=recipe.optimiser.clip or None,
-        devices=devices,
+        devices=1,
         accelerator="gpu" if on_gpu else "cpu",
-        max_time=timedelta(days=365),
         # A resumed run logs beside the earlier part, which Lightning's logger would otherwise delete.
         logger=[CSVLogger(folder, name="log", version=f"from-{start:07}", flush_logs_every_n_steps=1),
                 TensorBoardLogger(folder, name="", version="tensorboard")],
@@ -170,9 +171,3 @@ def load_best(path: Path) -> tuple[Recipe, nn.Module]:
     except RuntimeError as error:
         raise EdgeposeError(f"{path} does not fit its own recipe: {str(error).splitlines()[0]}") from error
     return recipe, module.best.eval()
-
-
-def copy_recipe(source: Path, folder: Path) -> None:
-    """Keep the recipe file itself (with its comments) beside what it made."""
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, folder / "recipe.toml")

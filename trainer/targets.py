@@ -9,7 +9,7 @@ from torch import Tensor
 def gaussians(joints: Tensor, size: int, stride: int, sigma: float) -> Tensor:
     """Targets [N, K, size, size]: a Gaussian of peak 1 at each joint.
 
-    ``joints`` [N, K, 2] are input pixels; ``sigma`` is in heatmap cells (Newell et al. 2016, sec. 3.2: 1 px
+    ``joints`` [N, K, 2] are input pixels; ``sigma`` is in heatmap cells (Newell et al. 2016, sec. 3.4: 1 px
     on 64 x 64). Joints outside the map leave it (nearly) empty. Positions are kept sub-cell: the centre is not
     rounded, which DARK calls unbiased encoding (Zhang et al. 2020, sec. 3.2).
     """

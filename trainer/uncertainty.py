@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.bundle import ScoreMap
+from edgepose.errors import EdgeposeError
 from edgepose.metrics import correct, segment_length
 from edgepose.skeletons import Skeleton
 from trainer.evaluate import Predictions
@@ -30,6 +31,9 @@ def score_map(predictions: Predictions, skeleton: Skeleton, fitted_on: str) -> S
 
     hits = correct(predictions.joints, predictions.truth, predictions.labelled, _reference(predictions, skeleton), 1.0)
     judged = np.isfinite(hits)
+    if judged.sum() < KNOTS:
+        raise EdgeposeError(f"scores cannot be fitted on {fitted_on}: too few joints whose head or torso is labelled; "
+                            "choose other data")  # fmt: skip
     peaks, hit = predictions.scores[judged], hits[judged]
     order = np.argsort(peaks, kind="stable")
     peaks, fitted = peaks[order], isotonic_regression(hit[order]).x

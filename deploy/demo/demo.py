@@ -7,6 +7,7 @@ Starts three ordinary programs, as a user would: a broker (mosquitto, else amqtt
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -68,33 +69,46 @@ def broker(port: int) -> Iterator[str]:
                 say(f"1. broker: {name} on 127.0.0.1:{port}")
                 yield f"mqtt://127.0.0.1:{port}/edgepose{options}"
             finally:
-                process.terminate()
-                process.wait(5)
+                end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a program to end; make it, if it does not."""
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def main() -> int:
     film, record = ROOT / "demo.mp4", ROOT / "demo.jsonl"
     record.unlink(missing_ok=True)
+    # The demo shows the product as it comes: settings of this folder or environment stay out.
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("EDGEPOSE_")} | {"EDGEPOSE_CONFIG": os.devnull}
     with broker(free_port()) as url:
         say("2. subscriber: edgepose listen (one message a camera second is shown)")
         listener = subprocess.Popen(
-            [*EDGEPOSE, "listen", "--mqtt", url, "--every", str(SHOWN_EVERY), "--until-stopped"]
+            [*EDGEPOSE, "listen", "--mqtt", url, "--every", str(SHOWN_EVERY), "--until-stopped"], env=clean
         )
-        time.sleep(1.5)  # so that it hears the first message
-        say("3. publisher: edgepose run")
-        run = subprocess.run(
-            [*EDGEPOSE, "run", "--source", str(CLIP), "--mqtt", url, "--qos", "1", "--device", "demo",
-             "--overlay", str(film), "--record", str(record)],
-            check=False,
-        )  # fmt: skip
         try:
-            heard = listener.wait(15)
+            time.sleep(1.5)  # so that it hears the first message
+            say("3. publisher: edgepose run")
+            run = subprocess.run(
+                [*EDGEPOSE, "run", "--source", str(CLIP), "--mqtt", url, "--qos", "1", "--device", "demo",
+                 "--overlay", str(film), "--record", str(record)],
+                check=False, env=clean,
+            )  # fmt: skip
+            if run.returncode == 0:
+                listener.wait(15)
         except subprocess.TimeoutExpired:
-            listener.kill()
-            heard = 1
-    if run.returncode or heard:
+            say("the subscriber did not hear the end")
+        finally:
+            if listener.poll() is None:
+                end(listener)
+    if run.returncode or listener.returncode:
         say("the demo failed; the lines above say why")
-        return run.returncode or heard
+        return run.returncode or 1
     summary(record, film)
     return 0
 
@@ -118,4 +132,7 @@ def summary(record: Path, film: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -26,7 +26,7 @@ class ONNXRuntimeEngine:
         device = options.device if options.device == "auto" else options.device.upper()
         provider = _PROVIDERS.get(device)
         if provider not in onnxruntime.get_available_providers():
-            raise EdgeposeError(f"onnxruntime here has no device '{options.device}'; use --device CPU")
+            raise EdgeposeError(f"onnxruntime here has no device '{options.device}'; use --engine-device CPU")
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = options.threads
         settings.log_severity_level = 3

@@ -41,7 +41,10 @@ class OpenVINOEngine:
             reason = str(error).strip().splitlines()[-1]
             raise EdgeposeError(f"openvino cannot load {bundle.path}: {reason}") from error
         self._request = self._model.create_infer_request()
-        self.precision = bundle.manual.precision if options.precision == "auto" else options.precision
+        self.precision = bundle.manual.precision
+        if self.precision == "float32":  # what the device took of the hint
+            hint = self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+            self.precision = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}.get(hint, hint)
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """See :class:`edgepose.engines.Engine`."""

@@ -51,7 +51,7 @@ class Search:
     """A pass over the windows, a few per frame so that a live loop keeps its rate.
 
     ``look`` is called frame by frame until it returns a box. It goes through the windows largest
-    first; the best one so far is looked at again, closer, and accepted if its score holds.
+    first; the best of each frame's few is looked at again, closer, and accepted if its score holds.
     """
 
     def __init__(self, estimator: Estimator, *, accept: float, confident: float, per_frame: int = 6) -> None:

@@ -79,6 +79,7 @@ class MQTTSink:
         expiry_s: int = 10,
         queue_size: int = 64,
         keepalive_s: int = 15,
+        status: tuple[StatusState, str] = ("online", ""),
         backoff: Backoff = Backoff(),
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -109,7 +110,7 @@ class MQTTSink:
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
         self._thread = threading.Thread(target=self._run, name=f"mqtt {device}/{camera}", daemon=True)
-        self.set_status("online")
+        self.set_status(*status)
         self._thread.start()
 
     @property
@@ -264,6 +265,9 @@ class MQTTSink:
                 reason += f"; if this goes on, look for another client named {client_id(self._device, self._camera)}"
             if not self._stop.is_set():  # else it is the broker's answer to our goodbye
                 self._show("lost" if self._connections else "connecting", reason)
+        except Exception as error:
+            log.exception("MQTT: unexpected fault; connecting anew")
+            self._show("lost", f"unexpected fault: {error!r}")
         finally:
             if session:
                 session.close()

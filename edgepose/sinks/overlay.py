@@ -140,6 +140,9 @@ class _CvWriter:
             self._start = acquired_ns
         # A fixed rate: repeat or leave out frames so that the film keeps the camera's time.
         due = round((acquired_ns - self._start) / 1e9 * self.RATE) + 1
+        if due - self._written > 10 * self.RATE:  # the camera was away: show that as a second, not as an hour
+            self._start += int((due - self._written - self.RATE) / self.RATE * 1e9)
+            due = self._written + int(self.RATE)
         while self._written < due:
             self._writer.write(image)
             self._written += 1

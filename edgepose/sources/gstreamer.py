@@ -138,6 +138,7 @@ class GStreamerSource(Base):
         self._times = _LiveTimes(self._gst, self._pipeline) if spec.live else _FileTimes(self._gst)
         self._closed = threading.Event()
         self._started = False
+        self._error: EdgeposeError | None = None  # popped from the bus while frames still came
         self._delivered = 0
         self._last_seq = -1
         # Also runs when the source is forgotten or the interpreter ends: a playing pipeline must not be freed.
@@ -164,10 +165,10 @@ class GStreamerSource(Base):
                 break
             if sample is not None:
                 return self._frame(sample)
-            if (error := self._bus_error()) is not None:
+            if (error := self._error or self._bus_error()) is not None:
                 raise error
             if self._sink.get_property("eos"):
-                if self._spec.flag("loop") and self._rewind():
+                if self._spec.flag("loop") and left > 0 and self._rewind():
                     continue
                 if self._spec.reopens:
                     raise SourceLost(f"{self._spec.redacted()} ended its stream; check the camera")
@@ -224,7 +225,7 @@ class GStreamerSource(Base):
         kinds = self._gst.MessageType
         while (message := self._bus.peek()) is not None and message.type != kinds.ERROR:
             if message.type in (kinds.LATENCY, kinds.CLOCK_LOST):
-                self._bus_error()
+                self._error = self._bus_error()
                 return
             self._bus.pop()
 

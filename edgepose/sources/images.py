@@ -29,7 +29,12 @@ class ImagesSource(Base):
         folder = Path(spec.location)
         if not folder.is_dir():
             raise EdgeposeError(f"folder {folder} does not exist; check the path in {spec.redacted()}")
-        self._paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+        try:
+            self._paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+        except OSError as error:
+            raise EdgeposeError(
+                f"folder {folder} may not be read ({error.strerror}); change its permissions"
+            ) from error
         if not self._paths:
             raise EdgeposeError(f"folder {folder} holds no picture ({', '.join(s[1:] for s in SUFFIXES)})")
         self.camera = spec.camera

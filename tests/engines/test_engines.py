@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from edgepose import EdgeposeError, engines
+from edgepose import EdgeposeError, engines, sources
 from edgepose.crops import crop_affine
 from edgepose.engines import Options
 from edgepose.estimator import Estimator
@@ -31,18 +31,32 @@ def test_contract(engine, tiny):
         assert np.allclose(one[0], heatmaps[-1], atol=1e-4)
 
 
-def test_engines_agree_on_real_crops(shipped, data_root):
-    """The same joints from both within 0.5 input pixel, on real persons."""
-    persons = load("coco:mpii_sports/annotations.json:mpii_sports/images", data_root).persons[::60]
+def largest_difference(shipped, crops):
+    """Between the engines' joints, in input pixels, over (image, box) pairs."""
     joints = {}
     for name in NAMES:
         estimator = Estimator(engines.load(shipped, name, Options(threads=2)), shipped.manual)
-        joints[name] = [estimator.estimate(read_image(p.image), p.box[None]) for p in persons]
+        joints[name] = [estimator.estimate(image, box[None]).joints for image, box in crops]
     distances = []
-    for person, a, b in zip(persons, *joints.values(), strict=True):
-        zoom = crop_affine(person.box, shipped.manual.input_size, shipped.manual.padding)[0, 0]
-        distances.append(np.linalg.norm(a.joints - b.joints, axis=-1) * zoom)
-    assert np.max(distances) < 0.5
+    for (_, box), a, b in zip(crops, *joints.values(), strict=True):
+        zoom = crop_affine(box, shipped.manual.input_size, shipped.manual.padding)[0, 0]
+        distances.append(np.linalg.norm(a - b, axis=-1) * zoom)
+    return np.max(distances)
+
+
+def test_engines_agree_on_the_shipped_clip(shipped, clip):
+    """The same joints from both within 0.5 input pixel."""
+    boxes = {120: [350, 20, 400, 360], 350: [350, 20, 420, 400], 600: [330, 20, 440, 400], 1100: [350, 20, 440, 400]}
+    with sources.open_source(str(clip)) as source:
+        crops = [(f.image.copy(), np.array(boxes[f.seq], float)) for f in source if f.seq in boxes]
+    assert len(crops) == 4
+    assert largest_difference(shipped, crops) < 0.5
+
+
+def test_engines_agree_on_real_persons(shipped, data_root):
+    """The same joints from both within 0.5 input pixel."""
+    persons = load("coco:mpii_sports/annotations.json:mpii_sports/images", data_root).persons[::60]
+    assert largest_difference(shipped, [(read_image(p.image), p.box) for p in persons]) < 0.5
 
 
 def test_reduced_precision_is_an_option_and_stays_close(shipped):

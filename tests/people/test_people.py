@@ -127,6 +127,7 @@ def test_nobody_is_nobody():
     assert seeing.crops == 4  # a few windows per frame, so that a live loop keeps its rate
 
 
+@pytest.mark.timeout(600)
 def test_the_shipped_model_holds_the_person_through_the_shipped_clip(shipped, clip):
     """One person at a time walks through; where it is fully in view it is held, and its joints lie within the frame."""
     estimator = Estimator(engines.load(shipped, "auto", Options(threads=2)), shipped.manual)

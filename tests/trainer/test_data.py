@@ -59,7 +59,7 @@ def test_mpii_json(tmp_path):
     (tmp_path / "train.json").write_text(json.dumps(rows))
     (person,) = load(f"mpii:train.json:{tmp_path}", tmp_path).persons
     assert person.labelled.sum() == 15
-    assert person.joints[2].tolist() == [9, 10]
+    assert person.joints[2].tolist() == [8, 9]  # from 1-based to 0-based
     assert person.image == tmp_path / "a.jpg"
 
 

@@ -93,6 +93,7 @@ def test_reliability_by_hand():
     assert found["ellipse_50"] == found["ellipse_90"] == 0.75
 
 
+@pytest.mark.timeout(600)
 def test_evaluate_prints_one_json_object(shipped, data_root):
     """The shipped file, on persons that it never saw: good enough to be worth watching."""
     command = [sys.executable, "-m", "trainer.cli", "evaluate", str(shipped.path), "--json", "--data-root",

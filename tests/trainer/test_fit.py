@@ -67,6 +67,16 @@ def test_resuming_gives_the_same_weights(drawn, tmp_path):
     assert not same(weights(parts / checkpoints.PREVIOUS), weights(last))
 
 
+def test_resuming_from_a_save_in_mid_run_gives_the_same_weights(drawn, tmp_path):
+    """The periodic save happens inside a step's hooks; nothing of that step may be missing from it."""
+    spec, root = drawn
+    made = recipe(spec, checkpoint_minutes=1e-9)  # after every step
+    whole = fit(made, tmp_path / "whole", root=root, workers=0, threads=1)
+    fit(made, tmp_path / "parts", root=root, workers=0, threads=1, max_steps=7)
+    last = fit(made, tmp_path / "parts", root=root, workers=0, threads=1, resume=True)
+    assert same(weights(whole), weights(last))
+
+
 def test_a_run_leaves_logs_and_pictures(drawn, tmp_path):
     spec, root = drawn
     fit(recipe(spec, validate_every=8), tmp_path, root=root, workers=1, threads=1)
@@ -76,6 +86,7 @@ def test_a_run_leaves_logs_and_pictures(drawn, tmp_path):
         "sheet.png",
         "validation.csv",
         "validation.json",
+        "recipe.json",
         "log/from-0000000/metrics.csv",
     ):
         assert (tmp_path / name).stat().st_size > 0, name

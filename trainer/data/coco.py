@@ -26,7 +26,8 @@ def _skeleton(category: dict[str, Any]) -> Skeleton:
     for known in SKELETONS.values():
         if known.joints == names:
             return known
-    limbs = tuple((names[a - 1], names[b - 1]) for a, b in category.get("skeleton", ()))
+    pairs = [(int(a), int(b)) for a, b in category.get("skeleton", ())]
+    limbs = tuple((names[a - 1], names[b - 1]) for a, b in pairs if 0 < a <= len(names) and 0 < b <= len(names))
     return Skeleton(name=f"custom{len(names)}", joints=names, limbs=limbs)
 
 
@@ -40,7 +41,7 @@ def read(path: Path, images: Path) -> PersonSet:
         records = {i["id"]: i for i in data["images"]}
         categories = {c["id"]: c for c in data["categories"]}
         annotations = data["annotations"]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise EdgeposeError(f"{path} is not COCO keypoint JSON: {error} is missing or malformed") from error
     skeletons = {key: _skeleton(c) for key, c in categories.items() if c.get("keypoints")}
     if len({s.joints for s in skeletons.values()}) != 1:
@@ -50,18 +51,19 @@ def read(path: Path, images: Path) -> PersonSet:
     skeleton = next(iter(skeletons.values()))
     persons = []
     for number, annotation in enumerate(annotations):
+        if not isinstance(annotation, dict):
+            raise EdgeposeError(f"{path}: annotation {number} is not an object; is it COCO keypoint JSON?")
         if annotation.get("iscrowd") or annotation.get("category_id") not in skeletons:
             continue
         try:
             table = np.asarray(annotation["keypoints"], dtype=np.float64).reshape(len(skeleton), 3)
             image = records[annotation["image_id"]]
-        except (KeyError, ValueError) as error:
+            name = str(image["file_name"])
+        except (KeyError, ValueError, TypeError) as error:
             raise EdgeposeError(f"{path}: annotation {annotation.get('id', number)} is malformed: {error}") from error
         labelled = table[:, 2] > 0
         if labelled.sum() < 2:
             continue
-        group = str(image.get("group", image["file_name"]))
-        persons.append(
-            make_person(images / image["file_name"], table[:, :2], labelled, group, str(image.get("activity", "")))
-        )
+        group = str(image.get("group", name))
+        persons.append(make_person(images / name, table[:, :2], labelled, group, str(image.get("activity", ""))))
     return PersonSet(path.parent.name or path.stem, skeleton, persons)

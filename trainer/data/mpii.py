@@ -20,7 +20,7 @@ def read(path: Path, images: Path) -> PersonSet:
 
 
 def _read_json(path: Path, images: Path) -> list[Person]:
-    """The JSON form: 0-based ``joints`` [16, 2], ``joints_vis`` [16] and the file name ``image``."""
+    """The JSON form: 1-based ``joints`` [16, 2], ``joints_vis`` [16] and the file name ``image``."""
     persons = []
     rows = read_json(path)
     if not isinstance(rows, list):
@@ -34,7 +34,7 @@ def _read_json(path: Path, images: Path) -> list[Person]:
             raise EdgeposeError(f"{path}: person {number} is malformed: {error}") from error
         labelled = visible & (joints > 0).all(axis=1)
         if labelled.sum() >= 2:
-            persons.append(make_person(images / name, joints, labelled, group=name))
+            persons.append(make_person(images / name, joints - 1.0, labelled, group=name))
     return persons
 
 

@@ -94,5 +94,5 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
         state = "is not a readable image" if path.exists() else "does not exist"
-        raise EdgeposeError(f"image {path} {state}; run 'edgepose-train data check' on its set")
+        raise EdgeposeError(f"image {path} {state}; check the images folder of its set")
     return np.asarray(image, dtype=np.uint8)

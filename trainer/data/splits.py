@@ -1,7 +1,7 @@
-"""Splits that never tear a scene apart: persons of one group stand on one side, for ever.
+"""Splits that never tear a scene apart: persons of one group stand on one side.
 
-A group's side follows from a hash of its name alone, so adding data moves nobody. Images that are
-near-duplicates of each other (perceptual hash) are joined into one group first.
+A group's side follows from a hash of the set's name and its own, so adding groups moves nobody. Images of a set that
+are near-duplicates of each other (perceptual hash) are joined into one group first, named after its first member.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def dhash(image: NDArray[np.uint8]) -> int:
 def join_twins(persons: PersonSet) -> PersonSet:
     """The same persons, with groups merged where images are near-duplicates of each other."""
     images = sorted({p.image for p in persons.persons})
-    first = _merge(images, _hashes(persons.name, images))
+    pairs = _twins(_hashes(persons.name, images))
     root: dict[str, str] = {}
 
     def find(group: str) -> str:
@@ -65,8 +65,8 @@ def join_twins(persons: PersonSet) -> PersonSet:
         return group
 
     group_of = {p.image: p.group for p in persons.persons}
-    for image, twin in first.items():
-        a, b = find(group_of[image]), find(group_of[twin])
+    for i, j in pairs:
+        a, b = find(group_of[images[i]]), find(group_of[images[j]])
         if a != b:
             root[max(a, b)] = min(a, b)
     return PersonSet(persons.name, persons.skeleton, [replace(p, group=find(p.group)) for p in persons.persons])
@@ -90,12 +90,11 @@ def _hashes(set_name: str, images: list[Path]) -> list[int]:
     return codes
 
 
-def _merge(images: list[Path], hashes: Iterable[int]) -> dict[Path, Path]:
-    """For each image that has an earlier near-duplicate, that earlier image."""
+def _twins(hashes: Iterable[int]) -> list[tuple[int, int]]:
+    """All pairs of positions whose hashes are near each other."""
     codes = np.array(list(hashes), dtype=np.uint64)
-    twins: dict[Path, Path] = {}
-    for i in range(1, len(codes)):
-        close = np.flatnonzero(np.bitwise_count(codes[:i] ^ codes[i]) <= _TWIN_BITS)
-        if len(close):
-            twins[images[i]] = images[int(close[0])]
-    return twins
+    return [
+        (i, int(j))
+        for i in range(1, len(codes))
+        for j in np.flatnonzero(np.bitwise_count(codes[:i] ^ codes[i]) <= _TWIN_BITS)
+    ]

@@ -73,7 +73,7 @@ class Residual(nn.Module):
 
 
 def newell_stem(width: int, block: Block) -> nn.Sequential:
-    """Image -> features at stride 4: 7x7 stride 2, residual, max pool, two residuals (Newell et al. 2016, sec. 3.1)."""
+    """Image -> features at stride 4: 7x7 stride 2, residual, max pool, two residuals (Newell et al. 2016, sec. 3.2)."""
     return nn.Sequential(
         conv_bn(3, width // 4, 7, stride=2),
         block(width // 4, width // 2),
