@@ -13,6 +13,9 @@ import subprocess
 import sys
 from types import TracebackType
 
+from edgepose import EdgeposeError
+from edgepose.gst import gst
+
 _PICTURE = (
     "( videotestsrc is-live=true pattern=ball ! video/x-raw,width=320,height=240,framerate=30/1 "
     "! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=15 ! rtph264pay name=pay0 pt=96 config-interval=1 )"
@@ -52,16 +55,15 @@ GLib.MainLoop().run()
 def why_not() -> str:
     """Why no server can run here; empty when one can."""
     try:
+        module = gst()
         import gi
 
-        gi.require_version("Gst", "1.0")
         gi.require_version("GstRtspServer", "1.0")
-        from gi.repository import Gst, GstRtspServer  # noqa: F401
-    except (ImportError, ValueError) as error:
+        from gi.repository import GstRtspServer  # noqa: F401
+    except (EdgeposeError, ImportError, ValueError) as error:
         return f"gst-rtsp-server's Python bindings are absent ({error})"
-    Gst.init(None)
     absent = [
-        name for name in ("x264enc", "rtph264pay", "rtspsrc", "videotestsrc") if not Gst.ElementFactory.find(name)
+        name for name in ("x264enc", "rtph264pay", "rtspsrc", "videotestsrc") if not module.ElementFactory.find(name)
     ]
     return f"GStreamer lacks {', '.join(absent)}" if absent else ""
 

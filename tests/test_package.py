@@ -47,6 +47,23 @@ print(first)
     assert float(done.stdout) < 0.5
 
 
+def test_cpp_libraries_survive_gstreamer():
+    """GStreamer brings libunwind; C++ exceptions of what is loaded later must still be caught."""
+    pytest.importorskip("gi")
+    code = """
+import numpy
+from edgepose.gst import gst
+gst()
+import matplotlib.ft2font, openvino
+try:
+    openvino.Core().read_model('/nowhere.onnx')
+except RuntimeError:
+    print('caught')
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "caught\n", done.stderr
+
+
 def test_versions_agree():
     import edgepose
 

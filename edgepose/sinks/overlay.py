@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgepose.draw import draw_pose
 from edgepose.errors import EdgeposeError, missing
 from edgepose.frame import Frame
+from edgepose.gst import gst
 from edgepose.people import People
 from edgepose.skeletons import Skeleton
 
@@ -151,7 +152,7 @@ class _CvWriter:
         self._writer.release()
 
 
-def _window_sink(gst: Any) -> str:
+def _window_sink(module: Any) -> str:
     """The element that opens a window here. Not autovideosink: without a display it may end the whole process."""
     wanted = []
     if os.environ.get("WAYLAND_DISPLAY"):
@@ -161,7 +162,7 @@ def _window_sink(gst: Any) -> str:
     if not wanted:
         raise EdgeposeError("there is no display for --overlay window; use --overlay FILE.mp4, or set DISPLAY")
     for name in wanted:
-        if gst.ElementFactory.find(name) is not None:
+        if module.ElementFactory.find(name) is not None:
             return name
     raise missing("a GStreamer window element", "to show a window", "sudo apt install gstreamer1.0-x")
 
@@ -170,24 +171,14 @@ class WindowOverlay:
     """A window on the desktop, through GStreamer."""
 
     def __init__(self, skeleton: Skeleton) -> None:
-        try:
-            import gi
-
-            gi.require_version("Gst", "1.0")
-            from gi.repository import Gst
-        except (ImportError, ValueError):
-            raise missing(
-                "GStreamer's Python binding", "to show a window", "sudo apt install python3-gst-1.0"
-            ) from None
-        Gst.init(None)
-        self._gst: Any = Gst
-        self._sink = _window_sink(Gst)
+        self._gst = gst("to show a window")
+        self._sink = _window_sink(self._gst)
         self._skeleton = skeleton
         self._pipeline: Any = None
 
     def _open(self, width: int, height: int) -> None:
-        gst = self._gst
-        self._pipeline = gst.parse_launch(
+        module = self._gst
+        self._pipeline = module.parse_launch(
             "appsrc name=in is-live=true block=false max-buffers=1 leaky-type=downstream do-timestamp=true format=time "
             f"caps=video/x-raw,format=BGR,width={width},height={height},framerate=0/1 "
             f"! videoconvert ! {self._sink} name=out sync=false"
@@ -195,8 +186,8 @@ class WindowOverlay:
         out = self._pipeline.get_by_name("out")
         if out.find_property("handle-events") is not None:
             out.set_property("handle-events", False)  # nothing is clicked; some X servers refuse the request
-        if self._pipeline.set_state(gst.State.PLAYING) == gst.StateChangeReturn.FAILURE:
-            self._pipeline.set_state(gst.State.NULL)
+        if self._pipeline.set_state(module.State.PLAYING) == module.StateChangeReturn.FAILURE:
+            self._pipeline.set_state(module.State.NULL)
             raise EdgeposeError(f"{self._sink} cannot open a window on this display; use --overlay FILE.mp4")
 
     def show(self, frame: Frame, people: People) -> None:

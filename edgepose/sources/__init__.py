@@ -77,7 +77,7 @@ def explain(uri: str | SourceSpec, *, backend: Backend = "auto") -> str:
 
 
 def _chosen(spec: SourceSpec, backend: Backend) -> Literal["gstreamer", "pyav"]:
-    from edgepose.sources.gstreamer import gst
+    from edgepose.gst import gst
 
     if backend != "auto":
         return backend

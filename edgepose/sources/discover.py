@@ -47,7 +47,7 @@ def _v4l2_from_sys(sys: Path, dev: Path) -> list[Camera]:
 
 
 def _v4l2_from_gstreamer() -> list[Camera]:
-    from edgepose.sources.gstreamer import gst
+    from edgepose.gst import gst
 
     try:
         module = gst()

@@ -27,8 +27,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepose.errors import EdgeposeError, missing
+from edgepose.errors import EdgeposeError
 from edgepose.frame import Frame
+from edgepose.gst import gst
 from edgepose.sources.base import (
     FILE_TIMEOUT,
     FIRST_FRAME_TIMEOUT,
@@ -41,7 +42,6 @@ from edgepose.sources.base import (
 from edgepose.sources.pipelines import Has, pipeline
 from edgepose.sources.uri import SourceSpec
 
-APT = "apt install python3-gi python3-gst-1.0 gstreamer1.0-plugins-base gir1.2-gst-plugins-base-1.0"
 _SLICE_NS = 50_000_000  # how long one wait inside GStreamer may last before bus and close are looked at
 _CLOCK_NS = 1_000_000_000  # how often the pipeline clock is compared with UTC
 _PACKAGES = {
@@ -62,21 +62,6 @@ _PACKAGES = {
     "nvvidconv": "nvidia-l4t-gstreamer (Jetson only)",
     "nvv4l2decoder": "nvidia-l4t-gstreamer (Jetson only)",
 }
-
-
-def gst() -> Any:
-    """The initialised ``Gst`` module; EdgeposeError where the bindings are absent."""
-    try:
-        import gi
-
-        gi.require_version("Gst", "1.0")
-        gi.require_version("GstVideo", "1.0")
-        from gi.repository import Gst, GstVideo  # noqa: F401
-    except (ImportError, ValueError):
-        raise missing("GStreamer with its Python bindings", "for this source", APT) from None
-    if not Gst.is_initialized():
-        Gst.init(None)
-    return Gst
 
 
 def capabilities() -> Has:

@@ -19,7 +19,7 @@ def absent(backend: str) -> str:
     """Why ``backend`` cannot run here; empty when it can."""
     try:
         if backend == "gstreamer":
-            from edgepose.sources.gstreamer import gst
+            from edgepose.gst import gst
 
             gst()
         else:

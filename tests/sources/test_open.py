@@ -46,8 +46,8 @@ def test_without_gstreamer_it_is_pyav() -> None:
     lines = without(["gi"], show).splitlines()
     assert lines[0].startswith("av.open('rtsp://h/x'")
     assert lines[1:] == ["PyAVSource", "True"]
-    assert "run: apt install python3-gi" in without(["gi"], "s.open_source('csi://0')")
-    assert "run: apt install python3-gi" in without(["gi"], "s.open_source('videotest://', backend='gstreamer')")
+    assert "run: sudo apt install python3-gi" in without(["gi"], "s.open_source('csi://0')")
+    assert "run: sudo apt install python3-gi" in without(["gi"], "s.open_source('videotest://', backend='gstreamer')")
 
 
 def test_without_both(tmp_path: Path) -> None:

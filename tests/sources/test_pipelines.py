@@ -121,7 +121,7 @@ def test_text(uri: str, machine: set[str], text: str) -> None:
 @pytest.fixture(scope="module")
 def gst() -> Any:
     pytest.importorskip("gi")
-    from edgepose.sources.gstreamer import gst
+    from edgepose.gst import gst
 
     return gst()
 
