@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from trainer import checkpoints
 from trainer.data.module import PoseData, select, steps
 from trainer.models.build import build
 from trainer.monitor import Monitor
+from trainer.optimise import make_optimiser, rate_factor
 from trainer.recipe import Recipe
 from trainer.targets import gaussians, heatmap_loss
 
@@ -51,6 +51,18 @@ class PoseModule(lightning.LightningModule):
         module: nn.Module = self.average.module if self.average is not None else self.model
         return module
 
+    def begin_with(self, path: Path) -> None:
+        """Take over the best weights of another run's checkpoint; EdgeposeError where they do not fit."""
+        _, model = load_best(path)
+        try:
+            self.model.load_state_dict(model.state_dict())
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise EdgeposeError(
+                f"start_from: the network in {path} is not the recipe's ({reason}); give them the same [model]"
+            ) from error
+        # The moving average copies the network at its first update, so it need not be told.
+
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         image = batch["image"].float().contiguous(memory_format=torch.channels_last)
         outputs: list[Tensor] = self.model(image)
@@ -78,19 +90,8 @@ class PoseModule(lightning.LightningModule):
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         plain = [p for p in self.model.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": spec.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        optimiser: torch.optim.Optimizer
-        if spec.kind == "adamw":
-            optimiser = torch.optim.AdamW(groups, lr=spec.rate)
-        else:
-            optimiser = torch.optim.RMSprop(groups, lr=spec.rate)
-
-        def factor(step: int) -> float:
-            if step < spec.warm_up:
-                return (step + 1) / spec.warm_up
-            done = (step - spec.warm_up) / max(self._total - spec.warm_up, 1)
-            return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+        optimiser = make_optimiser(spec, groups, self.recipe.stages[0].batch)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_factor(spec, step, self._total))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -131,6 +132,8 @@ def fit(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no tips, no list of absent hardware
     lightning.seed_everything(recipe.seed, verbose=False)
     module = PoseModule(recipe)
+    if recipe.start_from and start_from is None:
+        module.begin_with(Path(recipe.start_from))
     data = PoseData(recipe, root, workers=workers, start=start)
     persons = [p for spec in recipe.validation for p in select(spec, data.skeleton, root).persons]
     monitor = Monitor(folder, persons, recipe.validate_every)

@@ -54,12 +54,18 @@ class StageSpec(_Strict):
 
 
 class Optimiser(_Strict):
-    """AdamW or RMSprop (as in Newell et al. 2016), linear warm-up, cosine decay to zero, EMA of weights."""
+    """Rule, rate and its course, weight decay, EMA of weights; see :mod:`trainer.optimise`."""
 
-    kind: Literal["adamw", "rmsprop"] = "adamw"
+    kind: Literal["sgd", "momentum", "adagrad", "adadelta", "rmsprop", "adam", "adamw"] = "adamw"
     rate: Annotated[float, Field(gt=0)] = 2e-3
+    reference_batch: Annotated[int, Field(ge=0)] = 0  # the batch that ``rate`` is meant for; 0: the recipe's own
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # of kind momentum
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     warm_up: Annotated[int, Field(ge=0)] = 200  # steps
+    course: Literal["cosine", "steps", "geometric", "constant"] = "cosine"
+    drops: list[Annotated[float, Field(gt=0, lt=1)]] = [0.75, 0.85]  # course steps: where, as shares of the run
+    drop_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    final: Annotated[float, Field(gt=0, le=1)] = 0.025  # course geometric: last rate / first rate
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.998  # 0: off
     clip: Annotated[float, Field(ge=0)] = 0.0  # largest gradient norm; 0: off
 
@@ -73,6 +79,9 @@ class Recipe(_Strict):
     padding: Annotated[float, Field(ge=1.0, le=3.0)] = 1.25  # crop side / longer side of the box
     decode: str = "dark"
     precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    start_from: str = (
+        ""  # a checkpoint whose weights to begin with, from the current folder; empty: He's initialisation
+    )
     data: Annotated[list[DataSet], Field(min_length=1)]
     validation: list[DataSet] = []
     validate_every: Positive = 1000  # steps

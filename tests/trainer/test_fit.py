@@ -110,6 +110,20 @@ def test_eight_images_are_learnt_to_pckh_100(drawn, tmp_path):
     assert figures(predict(estimator, persons), estimator.skeleton)["pckh05"] == 100.0
 
 
+def test_a_run_can_begin_with_anothers_weights(drawn, tmp_path):
+    spec, root = drawn
+    first = fit(recipe(spec), tmp_path / "first", root=root, workers=0, threads=1)
+    stages = [{"images": 4, "size": 64, "batch": 4}]
+    still = {"kind": "adamw", "rate": 1e-9, "weight_decay": 0, "warm_up": 1}
+    second = fit(recipe(spec, start_from=str(first), stages=stages, optimiser=still), tmp_path / "second", root=root,
+                 workers=0, threads=1)  # fmt: skip
+    before, after = load_best(first)[1].state_dict(), load_best(second)[1].state_dict()
+    assert all(torch.allclose(before[k], after[k], atol=1e-6) for k in before if "running" not in k and "num" not in k)
+    wider = {"width": 32, "depth": 2, "stacks": 2, "order": "post"}
+    with pytest.raises(EdgeposeError, match="start_from: the network in .* is not the recipe's"):
+        fit(recipe(spec, start_from=str(first), model=wider), tmp_path / "third", root=root, workers=0, threads=1)
+
+
 def test_a_run_is_not_overwritten_nor_mixed(drawn, tmp_path):
     spec, root = drawn
     fit(recipe(spec), tmp_path, root=root, workers=0, threads=1, max_steps=2)
