@@ -20,6 +20,7 @@ from trainer import fit
 from trainer.data.module import select
 from trainer.engine import TorchEngine, manual_of
 from trainer.evaluate import figures, predict
+from trainer.models.compact import fold
 from trainer.models.hourglass import Final
 from trainer.recipe import DataSet, Recipe
 from trainer.uncertainty import covariance_scale, score_map
@@ -36,7 +37,7 @@ def to_onnx(model: nn.Module, manual: Manual) -> Any:
     buffer = io.BytesIO()
     with torch.no_grad():
         torch.onnx.export(
-            Final(model).eval(),
+            Final(fold(model)).eval(),
             (torch.zeros(1, 3, height, width),),
             buffer,  # type: ignore[arg-type]  # files are taken too, the stub forgot them
             input_names=["image"],

@@ -34,7 +34,8 @@ class Model(_Strict):
     width: Annotated[int, Field(ge=16, le=512, multiple_of=4)] = 256  # channels
     depth: Annotated[int, Field(ge=1, le=5)] = 4  # poolings within an hourglass
     stacks: Annotated[int, Field(ge=1, le=8)] = 8
-    order: Literal["pre", "post"] = "pre"  # where residuals put batch norm and ReLU
+    block: Literal["residual", "narrow", "depthwise", "reparam"] = "residual"  # the last three: trainer.models.compact
+    order: Literal["pre", "post"] = "pre"  # block residual: where it puts batch norm and ReLU
 
 
 class Target(_Strict):

@@ -48,33 +48,27 @@ def joints_box(poses: Poses, index: int, confident: float) -> NDArray[np.float64
 
 
 class Search:
-    """A pass over the windows, a few per frame so that a live loop keeps its rate.
+    """A pass over the windows, a few per frame so that a live loop keeps its rate and an empty room costs little.
 
-    ``look`` is called frame by frame until it returns a box. It goes through the windows largest
-    first; the best of each frame's few is looked at again, closer, and accepted if its score holds.
+    ``look`` is called frame by frame until it returns a box. Each time it takes the next of the largest windows,
+    where most people are, and some of the smaller ones; the best of these is looked at again, closer, and
+    accepted if its score holds.
     """
 
-    def __init__(self, estimator: Estimator, *, accept: float, confident: float, per_frame: int = 6) -> None:
+    def __init__(self, estimator: Estimator, *, accept: float, confident: float, per_frame: int = 4) -> None:
         self._estimator = estimator
         self._accept, self._confident, self._per_frame = accept, confident, per_frame
         self._size = (0, 0)
-        self._windows = np.zeros((0, 4))
-        self._next = 0
+        self._large = self._small = np.zeros((0, 4))
+        self._looks = 0
 
     def restart(self) -> None:
-        """Begin again with the largest windows."""
-        self._next = 0
+        """Begin again with the middle of the frame."""
+        self._looks = 0
 
     def look(self, image: NDArray[np.uint8], timer: StageTimer = untimed) -> NDArray[np.float64] | None:
         """The box [4] of a person in ``image`` [H, W, 3], or None if none was found this time."""
-        height, width = image.shape[:2]
-        if self._size != (width, height):
-            self._size = (width, height)
-            self._windows = windows(width, height, self._estimator.manual.padding)
-            self._next = 0
-        part = self._windows[self._next : self._next + self._per_frame]
-        self._next = (self._next + len(part)) % len(self._windows)
-        poses = self._estimator.estimate(image, part, timer)
+        poses = self._estimator.estimate(image, self._next(image.shape[1], image.shape[0]), timer)
         best = int(np.argmax(poses.person_scores))
         # A window cuts the person loosely; the closer look decides, so the first bar is lower.
         if poses.person_scores[best] < 0.6 * self._accept:
@@ -86,3 +80,17 @@ class Search:
         if closer.person_scores[0] < self._accept:
             return None
         return joints_box(closer, 0, self._confident)
+
+    def _next(self, width: int, height: int) -> NDArray[np.float64]:
+        """The windows of this frame [per_frame, 4]."""
+        if self._size != (width, height):
+            self._size = (width, height)
+            boxes = windows(width, height, self._estimator.manual.padding)
+            side = boxes[:, 2] - boxes[:, 0]
+            self._large, self._small = boxes[side >= side[0] - 1e-6], boxes[side < side[0] - 1e-6]
+            self._looks = 0
+        rest = self._per_frame - 1
+        large = self._large[self._looks % len(self._large)]
+        small = self._small[np.arange(self._looks * rest, (self._looks + 1) * rest) % len(self._small)]
+        self._looks += 1
+        return np.vstack([large, small])

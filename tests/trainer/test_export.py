@@ -26,9 +26,12 @@ RECIPE = {
 }
 
 
-@pytest.mark.parametrize("order", ["pre", "post"])
-def test_the_exported_graph_is_the_network(tmp_path, order):
-    recipe = Recipe.model_validate({**RECIPE, "model": {**RECIPE["model"], "order": order}})
+@pytest.mark.parametrize(
+    ("block", "order"),
+    [("residual", "pre"), ("residual", "post"), ("narrow", "post"), ("depthwise", "post"), ("reparam", "post")],
+)
+def test_the_exported_graph_is_the_network(tmp_path, block, order):
+    recipe = Recipe.model_validate({**RECIPE, "model": {**RECIPE["model"], "block": block, "order": order}})
     torch.manual_seed(0)
     model = build(recipe).eval()
     bundle = bundles.save(to_onnx(model, manual_of(recipe)), manual_of(recipe), tmp_path / "small.onnx")

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from edgepose import skeletons
+from trainer.models.blocks import Block, Residual
+from trainer.models.compact import depthwise, narrow, reparam
 from trainer.models.hourglass import StackedHourglass
-from trainer.recipe import Recipe
+from trainer.recipe import Model, Recipe
+
+
+def block_of(model: Model) -> Block:
+    """What the hourglass is made of: (inputs, outputs) -> module."""
+    blocks: dict[str, Block] = {
+        "residual": partial(Residual, order=model.order),
+        "narrow": narrow,
+        "depthwise": depthwise,
+        "reparam": reparam,
+    }
+    return blocks[model.block]
 
 
 def build(recipe: Recipe) -> StackedHourglass:
@@ -15,5 +30,5 @@ def build(recipe: Recipe) -> StackedHourglass:
         width=model.width,
         depth=model.depth,
         stacks=model.stacks,
-        order=model.order,
+        block=block_of(model),
     )

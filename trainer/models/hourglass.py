@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
-from trainer.models.blocks import Block, Normalise, Order, Residual, conv_bn, newell_stem
+from trainer.models.blocks import Block, Normalise, Residual, conv_bn, newell_stem
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
@@ -36,9 +34,10 @@ class StackedHourglass(nn.Module):
 
     stride = 4
 
-    def __init__(self, joints: int, *, width: int = 256, depth: int = 4, stacks: int = 8, order: Order = "pre") -> None:
+    def __init__(
+        self, joints: int, *, width: int = 256, depth: int = 4, stacks: int = 8, block: Block = Residual
+    ) -> None:
         super().__init__()
-        block: Block = partial(Residual, order=order)
         self.joints = joints
         self.normalise = Normalise(IMAGENET_MEAN, IMAGENET_STD)
         self.stem = newell_stem(width, block)
