@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgepose import console
 from edgepose.errors import EdgeposeError, unknown
+
+if TYPE_CHECKING:
+    from trainer.data.check import Findings
 
 app = typer.Typer(
     help="Train compact stacked hourglasses, measure them, and export bundles for edgepose.",
@@ -18,6 +21,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+_SHOWN = 5  # places of a kind of fault
 
 Root = Annotated[
     Path | None,
@@ -176,6 +183,46 @@ def _sets(texts: list[str] | None) -> list[Any]:
         data, _, split = text.partition("@")
         sets.append(validate(DataSet, {"data": data, "split": split or "all"}, f"'{text}'"))
     return sets
+
+
+@data_app.command("check")
+def data_check(
+    data: Annotated[str, typer.Argument(help="lsp:DIR | coco:JSON:IMAGES | mpii:FILE:IMAGES")],
+    data_root: Root = None,
+    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of labelled persons to this PNG.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Count, and look for missing files, joints outside their image, duplicates; exit 1 where something is wrong."""
+    from dataclasses import asdict
+
+    from trainer.data import check, load
+
+    persons = load(data, data_root)
+    found = check.check(persons)
+    if sheet is not None:
+        check.sheet(persons, sheet)
+    typer.echo(json.dumps(asdict(found)) if as_json else _findings(found))
+    if not found.clean:
+        raise typer.Exit(1)
+
+
+def _findings(found: Findings) -> str:
+    lines = [
+        f"{found.persons} persons in {found.images} images, median height {found.median_height:.0f} px; "
+        + ", ".join(f"{n} {name}" for name, n in sorted(found.splits.items())),
+        "labelled: " + ", ".join(f"{name} {n}" for name, n in found.joints.items()),
+    ]
+    for what, places in (
+        ("unreadable images", found.unreadable),
+        ("labelled joints outside their image", found.outside),
+        ("persons without extent", found.degenerate),
+        ("near-duplicates (kept on one side of a split)", found.duplicates),
+    ):
+        lines.append(f"{what}: {len(places)}")
+        lines += [f"  {place}" for place in places[:_SHOWN]]
+        if len(places) > _SHOWN:
+            lines.append(f"  ... and {len(places) - _SHOWN} more (--json lists all)")
+    return "\n".join(lines)
 
 
 @app.command()

@@ -7,8 +7,9 @@ from scipy.io import savemat
 from edgepose import EdgeposeError
 from edgepose.crops import apply, crop_affine, warp
 from edgepose.skeletons import LSP14, MPII16
-from trainer.data import load
+from trainer.data import load, synth
 from trainer.data.cache import open_cache
+from trainer.data.check import check, sheet
 from trainer.data.persons import read_image, to_skeleton
 from trainer.data.splits import dhash, join_twins, side, take
 
@@ -179,3 +180,64 @@ def test_real_sets_load_and_split_by_group(data_root):
     drawn = apply(crop_affine(front[0].box, (64, 64), 1.25), front[0].joints)
     assert (drawn > 0).all()
     assert (drawn < 64).all()
+
+
+def test_data_check_finds_what_is_wrong(coco):
+    spec, root = coco
+    folder = root / "figures"
+    (folder / "images" / "002.png").unlink()
+    (folder / "images" / "003.png").write_bytes(b"no picture")
+    (folder / "images" / "007.png").write_bytes((folder / "images" / "000.png").read_bytes())
+    data = json.loads((folder / "annotations.json").read_text())
+    data["annotations"][4]["keypoints"][3:6] = [900.0, 20.0, 2]
+    (folder / "annotations.json").write_text(json.dumps(data))
+    found = check(load(spec, root))
+    assert (found.persons, found.images) == (8, 8)
+    assert [text.split(" ")[1].rsplit("/")[-1] for text in found.unreadable] == ["002.png", "003.png"]
+    assert found.outside == ["004.png: right_knee at 900,20 of 160x160"]
+    assert found.duplicates == ["007.png = 000.png"]
+    assert found.joints["left_wrist"] == 8
+    assert sum(found.splits.values()) == 8
+    assert not found.clean
+
+
+def test_data_check_of_a_sound_set_and_its_sheet(coco, tmp_path):
+    import cv2
+
+    spec, root = coco
+    persons = load(spec, root)
+    assert check(persons).clean
+    sheet(persons, tmp_path / "sheet.png", rows=2, columns=4)
+    assert cv2.imread(str(tmp_path / "sheet.png")).shape == (320, 640, 3)
+
+
+def test_synthetic_persons_are_drawn_once_and_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path))
+    one = load("synth:6:3")
+    files = {p.image: p.image.stat().st_mtime_ns for p in one.persons}
+    two = load("synth:6:3")
+    assert {p.image: p.image.stat().st_mtime_ns for p in two.persons} == files
+    assert np.array_equal(one.persons[4].joints, two.persons[4].joints)
+    assert len(one.persons) == 6
+    assert one.skeleton is MPII16
+    image, joints = synth.draw(np.random.default_rng((synth.VERSION, 3, 4)))
+    assert np.allclose(joints, one.persons[4].joints, atol=0.01)
+    assert image.shape == (256, 256, 3)
+
+
+def test_synthetic_persons_vary_and_lie_in_the_picture():
+    drawn = [synth.draw(np.random.default_rng(i)) for i in range(40)]
+    joints = np.stack([j for _, j in drawn])
+    assert np.mean((joints > 0) & (joints < 256)) > 0.97
+    heights = np.ptp(joints[..., 1], axis=1)
+    assert heights.std() > 10
+    # seen from the front and from behind: the left shoulder is on either side
+    left = joints[:, MPII16.index("left_shoulder"), 0] > joints[:, MPII16.index("right_shoulder"), 0]
+    assert 0.2 < left.mean() < 0.8
+    assert np.mean([image.std() for image, _ in drawn]) > 25  # not a stick figure on black
+
+
+@pytest.mark.parametrize("text", ["synth:", "synth:many", "synth:0", "synth:5:x"])
+def test_bad_synth_specs_get_a_sentence(text):
+    with pytest.raises(EdgeposeError, match="write synth:COUNT"):
+        load(text)

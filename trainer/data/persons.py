@@ -3,6 +3,7 @@
 lsp:DIR                              LSP or LSPET: joints.mat and images/
 coco:ANNOTATIONS.json:IMAGES_DIR     COCO keypoint JSON, any skeleton in its category
 mpii:ANNOTATIONS:IMAGES_DIR          MPII: the release's .mat, or the widespread .json list
+synth:COUNT[:SEED]                   drawn persons, for tests and first tries without any data
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def load(spec: str, root: Path | None = None) -> PersonSet:
 
     EdgeposeError: unknown format, missing file or folder, or a file that is not of that format.
     """
-    from trainer.data import coco, lsp, mpii
+    from trainer.data import coco, lsp, mpii, synth
 
     kind, _, rest = spec.partition(":")
     parts = rest.split(":") if rest else []
@@ -77,8 +78,10 @@ def load(spec: str, root: Path | None = None) -> PersonSet:
         "coco": (coco.read, 2, "ANNOTATIONS.json:IMAGES_DIR"),
         "mpii": (mpii.read, 2, "ANNOTATIONS:IMAGES_DIR"),
     }
+    if kind == "synth":
+        return synth.read(rest)
     if kind not in readers:
-        raise unknown("data format", kind, readers, f"'{spec}'")
+        raise unknown("data format", kind, [*readers, "synth"], f"'{spec}'")
     read, count, form = readers[kind]
     if len(parts) != count or not all(parts):
         raise EdgeposeError(f"data '{spec}' is incomplete; write {kind}:{form}")
@@ -94,5 +97,5 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
         state = "is not a readable image" if path.exists() else "does not exist"
-        raise EdgeposeError(f"image {path} {state}; check the images folder of its set")
+        raise EdgeposeError(f"image {path} {state}; run 'edgepose-train data check' on its set")
     return np.asarray(image, dtype=np.uint8)

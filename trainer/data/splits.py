@@ -56,7 +56,7 @@ def dhash(image: NDArray[np.uint8]) -> int:
 def join_twins(persons: PersonSet) -> PersonSet:
     """The same persons, with groups merged where images are near-duplicates of each other."""
     images = sorted({p.image for p in persons.persons})
-    pairs = _twins(_hashes(persons.name, images))
+    pairs = near_pairs(_hashes(persons.name, images))
     root: dict[str, str] = {}
 
     def find(group: str) -> str:
@@ -90,7 +90,7 @@ def _hashes(set_name: str, images: list[Path]) -> list[int]:
     return codes
 
 
-def _twins(hashes: Iterable[int]) -> list[tuple[int, int]]:
+def near_pairs(hashes: Iterable[int]) -> list[tuple[int, int]]:
     """All pairs of positions whose hashes are near each other."""
     codes = np.array(list(hashes), dtype=np.uint64)
     return [

@@ -1,0 +1,98 @@
+"""What is wrong with a data set, before hours are spent on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepose.crops import apply, crop_affine, warp
+from edgepose.draw import draw_pose
+from edgepose.errors import EdgeposeError
+from edgepose.files import write_beside
+from trainer.data.persons import Person, PersonSet, read_image
+from trainer.data.splits import dhash, near_pairs, side
+from trainer.progress import progress
+
+_TILE = 160
+
+
+@dataclass
+class Findings:
+    """Counts, and the places of each fault as 'image name: what'."""
+
+    images: int = 0
+    persons: int = 0
+    joints: dict[str, int] = field(default_factory=dict)  # labelled, by joint name
+    splits: dict[str, int] = field(default_factory=dict)  # persons, by side
+    median_height: float = 0.0  # pixels, of the persons' boxes
+    unreadable: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)  # labelled joints that lie outside their image
+    degenerate: list[str] = field(default_factory=list)  # persons whose joints span no area
+    duplicates: list[str] = field(default_factory=list)  # near-identical pictures
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing stands in the way of training; duplicates are kept on one side of a split anyway."""
+        return not (self.unreadable or self.outside or self.degenerate)
+
+
+def check(persons: PersonSet) -> Findings:
+    """Look at every image and person of a set."""
+    found = Findings(persons=len(persons.persons))
+    by_image: dict[Path, list[Person]] = {}
+    for person in persons.persons:
+        by_image.setdefault(person.image, []).append(person)
+    found.images = len(by_image)
+    codes: dict[Path, int] = {}
+    for path, group in progress(sorted(by_image.items()), len(by_image), f"checking {persons.name}"):
+        try:
+            image = read_image(path)
+        except EdgeposeError as error:
+            found.unreadable.append(str(error))
+            continue
+        codes[path] = dhash(image)
+        for person in group:
+            _check_person(person, image.shape[1], image.shape[0], persons, found)
+    labelled = np.stack([p.labelled for p in persons.persons]).sum(axis=0)
+    found.joints = {name: int(n) for name, n in zip(persons.skeleton.joints, labelled, strict=True)}
+    heights = [float(p.box[3] - p.box[1]) for p in persons.persons]
+    found.median_height = float(np.median(heights))
+    for person in persons.persons:
+        name = side(persons.name, person.group)
+        found.splits[name] = found.splits.get(name, 0) + 1
+    paths = list(codes)
+    found.duplicates = [f"{paths[i].name} = {paths[j].name}" for i, j in near_pairs(codes.values())]
+    return found
+
+
+def _check_person(person: Person, width: int, height: int, persons: PersonSet, found: Findings) -> None:
+    inside = (person.joints > -1).all(axis=1) & (person.joints < [width, height]).all(axis=1)
+    for k in np.flatnonzero(person.labelled & ~inside):
+        x, y = person.joints[k]
+        found.outside.append(
+            f"{person.image.name}: {persons.skeleton.joints[k]} at {x:.0f},{y:.0f} of {width}x{height}"
+        )
+    if min(person.box[2:] - person.box[:2]) < 1:
+        found.degenerate.append(f"{person.image.name}: box {np.round(person.box).tolist()}")
+
+
+def sheet(persons: PersonSet, path: Path, rows: int = 5, columns: int = 8) -> None:
+    """A contact sheet of persons, evenly drawn, with their labels."""
+    readable = [p for p in persons.persons if p.image.exists()]
+    chosen = np.linspace(0, len(readable) - 1, min(rows * columns, len(readable))).astype(int)
+    tiles = [_tile(readable[int(i)], persons) for i in chosen]
+    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
+    picture = np.vstack([np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)])
+    with write_beside(path) as beside:
+        cv2.imwrite(str(beside), picture)
+
+
+def _tile(person: Person, persons: PersonSet) -> NDArray[np.uint8]:
+    affine = crop_affine(person.box, (_TILE, _TILE), 1.4)
+    tile = warp(read_image(person.image), affine, (_TILE, _TILE))
+    draw_pose(tile, apply(affine, person.joints), person.labelled, persons.skeleton, 1)
+    return tile
