@@ -44,7 +44,9 @@ def describe(message: Message, joints: Sequence[str], now_ns: int) -> str:
         count = len(message.people)
         age = (now_ns - message.acquired_ns) / 1e6
         people = "".join(f" | {person.id}: {_best(person.joints, joints)}" for person in message.people)
-        text = f"{where} #{message.seq} {age:.0f} ms, {count} {'person' if count == 1 else 'people'}{people}"
+        # A file that is read faster than it plays lies in the future: no age then.
+        shown = f" {age:.0f} ms," if age >= 0 else ""
+        text = f"{where} #{message.seq}{shown} {count} {'person' if count == 1 else 'people'}{people}"
     elif isinstance(message, Status):
         text = f"{where} is {message.state}" + (f": {message.reason}" if message.reason else "")
     elif isinstance(message, Stats):

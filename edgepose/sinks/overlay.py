@@ -17,7 +17,7 @@ from edgepose.gst import gst
 from edgepose.people import People
 from edgepose.skeletons import Skeleton
 
-VISIBLE = 0.3  # joint score from which a joint is drawn
+VISIBLE = 0.4  # joint score from which a joint is drawn
 
 
 class Overlay(Protocol):
