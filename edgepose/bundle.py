@@ -37,6 +37,7 @@ class Decode(_Strict):
     method: Literal["argmax", "quarter", "dark"] = "dark"
     blur_sigma: Positive = 1.0  # heatmap cells
     moment_radius: Annotated[int, Field(ge=3, le=15)] = 5  # heatmap cells
+    mirror_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0  # keeps left and right apart; 0: off
 
 
 class ScoreMap(_Strict):

@@ -64,6 +64,8 @@ class Estimator:
             method=manual.decode.method,
             blur_sigma=manual.decode.blur_sigma,
             moment_radius=manual.decode.moment_radius,
+            mirror=self.skeleton.mirror,
+            mirror_ratio=manual.decode.mirror_ratio,
         )
         self._inputs = np.zeros((1, 3, height, width), dtype=np.float32)
         self._crop = np.zeros((height, width, 3), dtype=np.uint8)

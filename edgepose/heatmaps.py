@@ -30,6 +30,8 @@ Method = Literal["argmax", "quarter", "dark"]
 METHODS: tuple[str, ...] = get_args(Method)
 
 _SMOOTHED = 2  # cells either side of the peak whose smoothed value the expansion needs
+_SAME = 1  # cells between the peaks of a left-right pair up to which they count as one place
+_APART = 4  # cells around a peak in which no second peak is looked for
 _EPSILON = 1e-10  # keeps the logarithm finite, as in the paper's code
 
 
@@ -59,7 +61,8 @@ class Decoder:
     """Decodes [N, K, h, w] heatmaps for one map size; all buffers are made once, for up to ``batch`` crops.
 
     ``blur_sigma`` (cells) is the width of DARK's smoothing kernel; ``moment_radius`` (cells) is the
-    half-width of the window whose moments give the covariance.
+    half-width of the window whose moments give the covariance. ``mirror`` [K] (see Skeleton) and ``mirror_ratio``
+    keep left and right apart where the second peak is at least that share of the first; 0: off.
     """
 
     def __init__(
@@ -70,6 +73,8 @@ class Decoder:
         method: str = "dark",
         blur_sigma: float = 1.0,
         moment_radius: int = 5,
+        mirror: NDArray[np.intp] | None = None,
+        mirror_ratio: float = 0.0,
         batch: int = 1,
     ) -> None:
         if method not in METHODS:
@@ -77,6 +82,10 @@ class Decoder:
         self.method = method
         self.joints = joints
         self.width, self.height = size
+        self._pairs = (
+            [(k, int(j)) for k, j in enumerate(mirror) if k < j] if mirror is not None and mirror_ratio else []
+        )
+        self._mirror_ratio = mirror_ratio
         self._radius = moment_radius
         kernel_radius = max(moment_radius - _SMOOTHED, 1)
         taps = np.exp(-0.5 * (np.arange(-kernel_radius, kernel_radius + 1) / max(blur_sigma, 1e-6)) ** 2)
@@ -98,6 +107,7 @@ class Decoder:
         self._x, self._y = np.zeros(m, dtype=np.intp), np.zeros(m, dtype=np.intp)
         self._cols, self._rows = np.zeros((m, window), dtype=np.intp), np.zeros((m, window), dtype=np.intp)
         self._base = np.arange(m, dtype=np.intp) * (self.width * self.height)
+        self._scratch = np.zeros((self.height, self.width), dtype=np.float32)
         self._index = np.zeros((m, window, window), dtype=np.intp)
         self._starts = np.zeros((m, window, window), dtype=np.intp)
         self._patch32 = np.zeros((m, window, window), dtype=np.float32)
@@ -127,6 +137,9 @@ class Decoder:
         np.argmax(flat, axis=1, out=self._best[:m])
         np.floor_divide(self._best[:m], self.width, out=self._y[:m])
         np.remainder(self._best[:m], self.width, out=self._x[:m])
+        for first in range(0, m, self.joints):
+            for a, b in self._pairs:
+                self._separate(flat, first + a, first + b)
         xy[:, 0], xy[:, 1] = self._x[:m], self._y[:m]
         patch = self._gather(flat, m)
         centre = self._radius
@@ -137,6 +150,32 @@ class Decoder:
             self._dark(patch, xy, m)
         self._spread(patch, xy, result.covariance.reshape(m, 3), m)
         return result
+
+    def _separate(self, flat: NDArray[np.float32], a: int, b: int) -> None:
+        """Where maps ``a`` and ``b`` of a left-right pair peak at one place, let one of them take its second peak.
+
+        In views from behind each map often peaks at both joints and both pick the same one. The pair with the
+        larger sum of peaks wins, provided that the second peak is nearly as high as the first; joints that
+        really lie on each other have no such second peak and stay.
+        """
+        x, y = self._x, self._y
+        if abs(x[a] - x[b]) > _SAME or abs(y[a] - y[b]) > _SAME:
+            return
+        peak_a, peak_b = flat[a, self._best[a]], flat[b, self._best[b]]
+        at_a, second_a = self._second(flat, a)
+        at_b, second_b = self._second(flat, b)
+        mover, at, second, peak = (b, at_b, second_b, peak_b) if peak_a + second_b >= peak_b + second_a else (
+            a, at_a, second_a, peak_a)  # fmt: skip
+        if second >= self._mirror_ratio * peak:
+            self._best[mover], y[mover], x[mover] = at, at // self.width, at % self.width
+
+    def _second(self, flat: NDArray[np.float32], row: int) -> tuple[int, np.float32]:
+        """The largest cell away from the peak: where, and how high."""
+        scratch, x, y = self._scratch, int(self._x[row]), int(self._y[row])
+        scratch.reshape(-1)[:] = flat[row]
+        scratch[max(y - _APART, 0) : y + _APART + 1, max(x - _APART, 0) : x + _APART + 1] = -np.inf
+        at = int(np.argmax(scratch))
+        return at, flat[row, at]
 
     def _gather(self, flat: NDArray[np.float32], m: int) -> NDArray[np.float64]:
         """The window around each peak [M, window, window]; cells beyond the border repeat the edge."""

@@ -92,7 +92,7 @@ def test_cells_and_input_pixels():
 @pytest.mark.parametrize("method", ["argmax", "quarter", "dark"])
 def test_the_loop_allocates_no_arrays(method, centres):
     maps = gaussians(centres[:4], 2.0)
-    decoder = Decoder(16, (SIZE, SIZE), method=method, batch=4)
+    decoder = Decoder(16, (SIZE, SIZE), method=method, batch=4, mirror=np.arange(16)[::-1], mirror_ratio=0.85)
     decoder(maps)
     tracemalloc.start()
     for _ in range(5):
@@ -101,6 +101,34 @@ def test_the_loop_allocates_no_arrays(method, centres):
     tracemalloc.stop()
     window_bytes = 4 * 16 * 11 * 11 * 8  # what one un-reused buffer of windows would take
     assert peak < window_bytes / 4
+
+
+def two_peaks(at, second):
+    """A left-right pair [1, 2, 24, 24]: peak 1 at ``at``; the map's other peak is ``second`` = (x, y, height)."""
+    maps = np.zeros((1, 2, 24, 24), np.float32)
+    for k in range(2):
+        maps[0, k] = gaussians(np.array([[at]], float), 1.5, 24)[0, 0]
+        x, y, height = second[k]
+        maps[0, k] += height * gaussians(np.array([[[x, y]]], float), 1.5, 24)[0, 0]
+    return maps
+
+
+MIRROR = np.array([1, 0])
+
+
+def test_left_and_right_do_not_pick_the_same_joint():
+    """Both see both shoulders, a little stronger on the same side: the one with the better second peak moves."""
+    maps = two_peaks((6, 8), [(18, 8, 0.97), (18, 8, 0.9)])
+    xy = Decoder(2, (24, 24), mirror=MIRROR, mirror_ratio=0.85)(maps).xy[0]
+    assert np.allclose(xy, [[18, 8], [6, 8]], atol=0.1)
+    together = Decoder(2, (24, 24))(maps).xy[0]
+    assert np.allclose(together, [[6, 8], [6, 8]], atol=0.1)
+
+
+def test_joints_that_lie_on_each_other_stay():
+    maps = two_peaks((6, 8), [(18, 8, 0.5), (18, 8, 0.4)])
+    xy = Decoder(2, (24, 24), mirror=MIRROR, mirror_ratio=0.85)(maps).xy[0]
+    assert np.allclose(xy, [[6, 8], [6, 8]], atol=0.1)
 
 
 def test_batches_grow_and_shrink(centres):

@@ -46,6 +46,8 @@ def manual_of(recipe: Recipe) -> Manual:
         input_size=(size, size),
         stride=4,
         padding=recipe.padding,
-        decode=Decode.model_validate({"method": recipe.decode, "blur_sigma": max(sigma / 2, 0.5)}),
+        decode=Decode.model_validate(
+            {"method": recipe.decode, "blur_sigma": max(sigma / 2, 0.5), "mirror_ratio": recipe.mirror_ratio}
+        ),
         recipe=recipe.model_dump(mode="json"),
     )

@@ -79,6 +79,7 @@ class Recipe(_Strict):
     skeleton: str = "mpii16"
     padding: Annotated[float, Field(ge=1.0, le=3.0)] = 1.25  # crop side / longer side of the box
     decode: str = "dark"
+    mirror_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0  # see edgepose.heatmaps.Decoder; 0: off
     precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     start_from: str = (
         ""  # a checkpoint whose weights to begin with, from the current folder; empty: He's initialisation
