@@ -5,6 +5,7 @@ Sources are read by one thread; ``close()`` may come from any other and ends a b
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Protocol, TypeVar
@@ -72,16 +73,16 @@ class Source(Protocol):
         """Close."""
 
 
-class Base:
+class Base(ABC):
     """Iteration and ``with`` for the sources here."""
 
+    @abstractmethod
     def read(self, timeout: float | None = None) -> Frame | None:
         """See :class:`Source`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """See :class:`Source`."""
-        raise NotImplementedError
 
     def __iter__(self) -> Iterator[Frame]:
         while (frame := self.read()) is not None:
