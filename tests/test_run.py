@@ -98,8 +98,7 @@ def test_signals_drain_and_end_in_peace(tiny, number, tmp_path):
         start = time.monotonic()
         p.send_signal(number)
         assert p.wait(20) == 0, p.errors()
-        # 2 s is promised; a loaded test machine gets half as much again
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 2  # as promised; it takes about 0.2
         wait_for(lambda: states(seen)[-1:] == ["stopped"])
         assert "offline" not in states(seen)
         assert "Traceback" not in p.errors()

@@ -15,6 +15,7 @@ from edgepose.files import write_beside
 from edgepose.skeletons import Skeleton
 from trainer.data.persons import read_image
 from trainer.evaluate import Predictions
+from trainer.grid import evenly, write_grid
 
 _TILE = 192
 
@@ -58,13 +59,8 @@ def curves(folder: Path) -> None:
 
 def contact_sheet(predictions: Predictions, skeleton: Skeleton, path: Path, rows: int = 4, columns: int = 8) -> None:
     """A grid of persons, evenly drawn from the set: the prediction in colour, the labels as white crosses."""
-    count = min(rows * columns, len(predictions.persons))
-    chosen = np.linspace(0, len(predictions.persons) - 1, count).astype(int)
-    tiles = [_tile(predictions, int(i), skeleton) for i in chosen]
-    tiles += [np.zeros_like(tiles[0])] * (-count % columns)
-    sheet = np.vstack([np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)])
-    with write_beside(path) as beside:
-        cv2.imwrite(str(beside), sheet)
+    chosen = evenly(len(predictions.persons), rows * columns)
+    write_grid([_tile(predictions, i, skeleton) for i in chosen], columns, path)
 
 
 def _tile(predictions: Predictions, index: int, skeleton: Skeleton) -> NDArray[np.uint8]:

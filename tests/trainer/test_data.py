@@ -199,6 +199,15 @@ def test_data_check_finds_what_is_wrong(coco):
     assert found.joints["left_wrist"] == 8
     assert sum(found.splits.values()) == 8
     assert not found.clean
+    sheet(load(spec, root), root / "sheet.png", rows=2, columns=4)  # the unreadable ones are left out
+    for path in (folder / "images").iterdir():
+        path.write_bytes(b"no picture")
+    with pytest.raises(EdgeposeError, match="none of the images of figures can be read"):
+        sheet(load(spec, root), root / "sheet.png")
+    data["annotations"] = []
+    (folder / "annotations.json").write_text(json.dumps(data))
+    with pytest.raises(EdgeposeError, match="holds no person"):
+        check(load(spec, root))
 
 
 def test_data_check_of_a_sound_set_and_its_sheet(coco, tmp_path):

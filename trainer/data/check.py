@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.crops import apply, crop_affine, warp
 from edgepose.draw import draw_pose
 from edgepose.errors import EdgeposeError
-from edgepose.files import write_beside
 from trainer.data.persons import Person, PersonSet, read_image
 from trainer.data.splits import dhash, near_pairs, side
+from trainer.grid import evenly, write_grid
 from trainer.progress import progress
 
 _TILE = 160
@@ -42,6 +41,8 @@ class Findings:
 
 def check(persons: PersonSet) -> Findings:
     """Look at every image and person of a set."""
+    if not persons.persons:
+        raise EdgeposeError(f"data set {persons.name} holds no person with two labelled joints or more")
     found = Findings(persons=len(persons.persons))
     by_image: dict[Path, list[Person]] = {}
     for person in persons.persons:
@@ -82,13 +83,19 @@ def _check_person(person: Person, width: int, height: int, persons: PersonSet, f
 
 def sheet(persons: PersonSet, path: Path, rows: int = 5, columns: int = 8) -> None:
     """A contact sheet of persons, evenly drawn, with their labels."""
-    readable = [p for p in persons.persons if p.image.exists()]
-    chosen = np.linspace(0, len(readable) - 1, min(rows * columns, len(readable))).astype(int)
-    tiles = [_tile(readable[int(i)], persons) for i in chosen]
-    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
-    picture = np.vstack([np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)])
-    with write_beside(path) as beside:
-        cv2.imwrite(str(beside), picture)
+    chosen = [persons.persons[i] for i in evenly(len(persons.persons), rows * columns)]
+    tiles = [_tile(p, persons) for p in chosen if _readable(p.image)]  # check() names the others
+    if not tiles:
+        raise EdgeposeError(f"no sheet was drawn: none of the images of {persons.name} can be read")
+    write_grid(tiles, columns, path)
+
+
+def _readable(path: Path) -> bool:
+    try:
+        read_image(path)
+    except EdgeposeError:
+        return False
+    return True
 
 
 def _tile(person: Person, persons: PersonSet) -> NDArray[np.uint8]:
