@@ -1,4 +1,4 @@
-"""``edgepose-train``: fit a recipe, evaluate and export what it made, list recipes."""
+"""``edgepose-train``: fit recipes; evaluate, export and explain what they made; profile and compare them."""
 
 from __future__ import annotations
 
@@ -226,6 +226,91 @@ def _findings(found: Findings) -> str:
 
 
 @app.command()
+def profile(
+    recipe: Annotated[str, typer.Argument(help="RECIPE.toml, or the name of a shipped recipe.")],
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each precision, in turns.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """What a recipe's network costs: parameters, MACs, memory, CPU latency in FP32 and INT8, Jetson estimates."""
+    from dataclasses import asdict
+
+    from trainer.profile.report import profile as measure
+    from trainer.profile.report import show
+    from trainer.recipe import load
+
+    found = measure(load(_recipe_file(recipe)), threads=threads, repeats=repeats)
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
+    else:
+        show(found)
+
+
+@app.command()
+def explain(
+    model: Annotated[str, typer.Argument(help="A checkpoint (.ckpt), or a bundle (without projections).")],
+    data: Annotated[str, typer.Option(help="Persons to explain it on: lsp:DIR | coco:JSON:IMAGES | synth:COUNT ...")],
+    out: Annotated[Path, typer.Option(help="The report: .html, or .png for one tall picture.")],
+    data_root: Root = None,
+    split: Annotated[str, typer.Option(help="train | dev | val | all")] = "all",
+    count: Annotated[int, typer.Option(min=1, help="Persons drawn.")] = 6,
+    layer: Annotated[list[str] | None, typer.Option(help="Module path, e.g. stem.1; may be repeated.")] = None,
+    joint: Annotated[list[str] | None, typer.Option(help="Joint to occlude and project; may be repeated.")] = None,
+    channels: Annotated[int, typer.Option(min=1, help="Channels of a layer.")] = 8,
+    patch_images: Annotated[int, typer.Option(min=1, help="Persons searched for the top nine patches.")] = 200,
+    square: Annotated[int, typer.Option(min=0, help="Side of the occluding square, pixels; 0: a sixth.")] = 0,
+    step: Annotated[int, typer.Option(min=0, help="Its step, pixels; 0: a sixteenth.")] = 0,
+) -> None:
+    """What a network looks at: heatmaps, attention, occlusion, and features projected back to pixels."""
+    from trainer.explain import explain as write
+
+    path = write(
+        model,
+        data,
+        out,
+        root=data_root,
+        split=split,
+        count=count,
+        layers=layer,
+        joints=joint,
+        channels=channels,
+        patch_images=patch_images,
+        square=square,
+        step=step,
+    )
+    typer.echo(f"wrote {path}")
+
+
+@app.command()
+def compare(
+    recipes: Annotated[list[str], typer.Argument(help="Recipes whose networks are compared.")],
+    out: Annotated[Path, typer.Option(help="Folder for the runs, table.md and pareto.png; goes on where it was.")],
+    measure_on: Annotated[str, typer.Option(help="DATA@SPLIT whose accuracy is tabled.")],
+    common: Annotated[str, typer.Option(help="Recipe that gives data, size, images, optimiser to all.")] = "common",
+    macs: Annotated[float, typer.Option(min=1, help="Million multiply-accumulates that each network may cost.")] = 80,
+    data_root: Root = None,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: torch's choice, and 2 for latency.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that make samples.")] = 1,
+) -> None:
+    """Train recipes' networks at one equal small budget and write the table and its Pareto plot."""
+    from trainer.compare import compare as run
+    from trainer.recipe import load
+
+    loaded = [load(_recipe_file(name)) for name in recipes]
+    run(
+        loaded,
+        load(_recipe_file(common)),
+        out,
+        budget=round(macs * 1e6),
+        measure_on=_sets([measure_on])[0],
+        root=data_root,
+        workers=workers,
+        threads=threads,
+    )
+    typer.echo((out / "table.md").read_text() + f"look at {out / 'pareto.png'}")
+
+
+@app.command()
 def recipes() -> None:
     """List the shipped recipes."""
     from trainer.recipe import load
@@ -233,7 +318,8 @@ def recipes() -> None:
     for path in sorted(RECIPES.glob("*.toml")):
         loaded = load(path)
         model = loaded.model
-        typer.echo(f"{path.stem:12} {model.stacks} x {model.width} channels, {loaded.input_size} px, {loaded.skeleton}")
+        typer.echo(f"{path.stem:14} {model.kind}, {model.stacks} x {model.width} channels of {model.block}, "
+                   f"{loaded.input_size} px, {loaded.skeleton}")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,9 @@ def to_onnx(model: nn.Module, manual: Manual) -> Any:
 
     width, height = manual.input_size
     buffer = io.BytesIO()
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # A bundle's size is fixed, so what Python makes of it while tracing is right.
+        warnings.filterwarnings("ignore", message="Converting a tensor to a Python")
         torch.onnx.export(
             Final(fold(model)).eval(),
             (torch.zeros(1, 3, height, width),),

@@ -13,15 +13,18 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from edgepose import skeletons
 from edgepose.errors import EdgeposeError
 from edgepose.files import write_beside
 from trainer import checkpoints
 from trainer.data.module import PoseData, select, steps
+from trainer.distil import Teacher
 from trainer.models.build import build
 from trainer.monitor import Monitor
 from trainer.optimise import make_optimiser, rate_factor
+from trainer.parts import composition_of
 from trainer.recipe import Recipe
-from trainer.targets import gaussians, heatmap_loss
+from trainer.targets import heatmap_loss, output_loss, to_cells
 
 PRECISIONS: dict[str, Any] = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
 
@@ -41,6 +44,8 @@ class PoseModule(lightning.LightningModule):
                 use_buffers=True,
             )
             self.average.requires_grad_(False)
+        self.teacher: Teacher | None = None
+        self._composition = composition_of(skeletons.get(recipe.skeleton))
         self._total = sum(s.steps for s in steps(recipe))
         self._sigmas = {s.size: s.sigma or recipe.target.sigma * s.size / recipe.input_size for s in recipe.stages}
         self.to(memory_format=torch.channels_last)
@@ -66,15 +71,29 @@ class PoseModule(lightning.LightningModule):
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         image = batch["image"].float().contiguous(memory_format=torch.channels_last)
         outputs: list[Tensor] = self.model(image)
-        size = outputs[0].shape[-1]
-        stride = image.shape[-1] // size
-        target = gaussians(batch["joints"], size, stride, self._sigmas[image.shape[-1]])
+        joints = to_cells(batch["joints"], self.model.stride)
         labelled = batch["labelled"].float()
-        losses = [heatmap_loss(o, target, labelled, self.recipe.target.foreground) for o in outputs]
-        loss = torch.stack(losses).sum()  # intermediate supervision: every stack weighs the same
+        sigma, foreground = self._sigmas[image.shape[-1]], self.recipe.target.foreground
+        supervision = self.model.supervision
+        losses = [
+            output_loss(kind, o, joints, labelled, sigma=sigma, foreground=foreground, composition=self._composition)
+            for kind, o in zip(supervision, outputs, strict=True)
+        ]
+        if self.teacher is not None and self.recipe.distillation is not None:
+            alpha = self.recipe.distillation.weight
+            taught = self.teacher(image, outputs[-1].shape[-1])
+            everywhere = torch.ones_like(labelled)
+            for i, kind in enumerate(supervision):
+                if kind == "joints":
+                    losses[i] = (
+                        alpha * heatmap_loss(outputs[i], taught, everywhere, foreground) + (1 - alpha) * losses[i]
+                    )
+        loss = torch.stack(losses).sum()  # intermediate supervision: every output weighs the same
         self.log("loss", loss, prog_bar=True)
         if len(losses) > 1:
-            self.log_dict({f"loss_stack{i + 1}": part for i, part in enumerate(losses)})
+            self.log_dict(
+                {f"loss_{i + 1}_{kind}": part for i, (kind, part) in enumerate(zip(supervision, losses, strict=True))}
+            )
         self.log("rate", self.lr_schedulers().get_last_lr()[0])  # type: ignore[union-attr]
         return loss
 
@@ -132,6 +151,8 @@ def fit(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no tips, no list of absent hardware
     lightning.seed_everything(recipe.seed, verbose=False)
     module = PoseModule(recipe)
+    if recipe.distillation is not None:
+        module.teacher = Teacher(recipe, threads)
     if recipe.start_from and start_from is None:
         module.begin_with(Path(recipe.start_from))
     data = PoseData(recipe, root, workers=workers, start=start)

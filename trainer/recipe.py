@@ -11,6 +11,7 @@ from edgepose import skeletons
 from edgepose.heatmaps import METHODS
 from edgepose.toml import read_toml, validate
 from trainer.augment import Augmentation
+from trainer.parts import composition_of
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -25,17 +26,64 @@ class DataSet(_Strict):
     data: str  # as for --data: lsp:DIR, coco:JSON:DIR, mpii:FILE:DIR
     split: Literal["train", "dev", "val", "all"] = "train"
     share: Annotated[float, Field(gt=0)] = 1.0
+    labels: bool = True  # false: its joints are hidden from training and the teacher alone teaches (distillation)
+
+
+class Attention(_Strict):
+    """Multi-context attention (Chu et al. 2017); each flag is one ablation. See :mod:`trainer.models.attention`."""
+
+    normaliser: Literal["crf", "softmax"] = "crf"
+    iterations: Annotated[int, Field(ge=1, le=10)] = 3  # of the mean field; normaliser crf
+    kernel: Annotated[int, Field(ge=3, le=15)] = 9  # of the correlation between neighbours, cells; normaliser crf
+    multi_resolution: bool = True  # maps from every resolution of an hourglass, not from the finest alone
+    multi_semantics: bool = True  # every stack attends, not the last alone
+    parts: bool = True  # a map of its own for each joint, in the later half of the stacks
+
+    @field_validator("kernel")
+    @classmethod
+    def _centred(cls, kernel: int) -> int:
+        if kernel % 2 == 0:
+            raise ValueError("must be odd, so that it has a centre")
+        return kernel
+
+
+class Pyramid(_Strict):
+    """Pyramid residual modules (Yang et al. 2017); see :mod:`trainer.models.pyramid`."""
+
+    levels: Annotated[int, Field(ge=1, le=8)] = 4  # C, beside the full resolution
+    ratio: Annotated[float, Field(gt=0, le=4)] = 1.0  # M: level c is sub-sampled by 2^(-M c / C)
+    reduction: Annotated[int, Field(ge=1, le=32)] = 9  # block's outputs / channels of a level
 
 
 class Model(_Strict):
     """The network."""
 
-    kind: Literal["stacked-hourglass"] = "stacked-hourglass"
+    kind: Literal["stacked-hourglass", "cascade", "compositional"] = "stacked-hourglass"
     width: Annotated[int, Field(ge=16, le=512, multiple_of=4)] = 256  # channels
     depth: Annotated[int, Field(ge=1, le=5)] = 4  # poolings within an hourglass
-    stacks: Annotated[int, Field(ge=1, le=8)] = 8
-    block: Literal["residual", "narrow", "depthwise", "reparam"] = "residual"  # the last three: trainer.models.compact
-    order: Literal["pre", "post"] = "pre"  # block residual: where it puts batch norm and ReLU
+    stacks: Annotated[int, Field(ge=1, le=8)] = 8  # compositional: 1, 3 or 5, for 1, 2 or 3 semantic levels
+    stem: Literal["newell", "compact"] = "newell"
+    block: Literal[
+        "residual", "hru", "prm-a", "prm-b", "prm-c", "prm-d", "narrow", "depthwise", "reparam"
+    ] = "residual"  # fmt: skip
+    side: Literal["same", "hru"] = "same"  # the blocks on an hourglass's side branches
+    order: Literal["pre", "post"] = "pre"  # blocks residual and hru: where they put batch norm and ReLU
+    preprocessing: Literal["imagenet", "z-score", "mean-image", "pca-whitening"] = "imagenet"
+    norm: Literal["batch", "lrn", "l2", "none"] = "batch"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of feature maps dropped before each head
+    initialisation: Literal["he", "xavier", "branches"] = "he"
+    attention: Attention | None = None
+    pyramid: Pyramid = Pyramid()
+
+    @model_validator(mode="after")
+    def _composes(self) -> Model:
+        if self.kind == "compositional" and self.stacks not in (1, 3, 5):
+            raise ValueError("stacks of kind compositional must be 1, 3 or 5: up and down 1, 2 or 3 semantic levels")
+        if self.kind != "stacked-hourglass" and self.attention is not None:
+            raise ValueError(f"attention belongs to kind stacked-hourglass, not to {self.kind}")
+        if self.block == "reparam" and self.norm != "batch":
+            raise ValueError("block reparam folds batch norms; it needs norm = 'batch'")
+        return self
 
 
 class Target(_Strict):
@@ -71,6 +119,13 @@ class Optimiser(_Strict):
     clip: Annotated[float, Field(ge=0)] = 0.0  # largest gradient norm; 0: off
 
 
+class Distillation(_Strict):
+    """Learning from a teacher's heatmaps beside the labels; see :mod:`trainer.distil`."""
+
+    teacher: str  # a bundle: the name of a shipped one, or a file
+    weight: Annotated[float, Field(gt=0, le=1)] = 0.5  # of the teacher's part in the loss
+
+
 class Recipe(_Strict):
     """See the fields; ``load`` reads one from TOML."""
 
@@ -93,6 +148,7 @@ class Recipe(_Strict):
     stages: Annotated[list[StageSpec], Field(min_length=1)]
     optimiser: Optimiser = Optimiser()
     augmentation: Augmentation = Augmentation()
+    distillation: Distillation | None = None
 
     @field_validator("skeleton")
     @classmethod
@@ -107,6 +163,24 @@ class Recipe(_Strict):
         if name not in METHODS:
             raise ValueError(f"unknown decode method; known: {', '.join(METHODS)}")
         return name
+
+    @model_validator(mode="after")
+    def _somebody_teaches(self) -> Recipe:
+        for number, spec in enumerate(self.data):
+            if not spec.labels and self.distillation is None:
+                raise ValueError(f"data.{number}.labels = false leaves nothing to learn from; add [distillation]")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_exist(self) -> Recipe:
+        if self.model.kind == "compositional":
+            skeleton = skeletons.get(self.skeleton)
+            if not composition_of(skeleton).limbs:
+                raise ValueError(f"skeleton {self.skeleton} has no limb to compose; choose another model.kind")
+            if self.model.width <= len(skeleton):
+                raise ValueError(f"model.width {self.model.width} must be more than the skeleton's {len(skeleton)} "
+                                 "joints for kind compositional, which joins their maps to the features")  # fmt: skip
+        return self
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Recipe:

@@ -5,13 +5,15 @@ import torch
 
 from trainer.models.blocks import Residual
 from trainer.models.compact import FoldingConv, depthwise, fold, narrow, reparam
-from trainer.models.hourglass import StackedHourglass
+from trainer.models.hourglass import Parts, StackedHourglass
 
 
 @pytest.mark.parametrize("order", ["pre", "post"])
 @pytest.mark.parametrize(("stacks", "depth", "size"), [(1, 4, 64), (3, 2, 96)])
 def test_every_stack_gives_heatmaps_at_stride_four(order, stacks, depth, size):
-    model = StackedHourglass(16, width=16, depth=depth, stacks=stacks, block=partial(Residual, order=order))
+    model = StackedHourglass(
+        16, width=16, depth=depth, stacks=stacks, parts=Parts(block=partial(Residual, order=order))
+    )
     outputs = model(torch.rand(2, 3, size, size) * 255)
     assert [tuple(o.shape) for o in outputs] == [(2, 16, size // 4, size // 4)] * stacks
 
@@ -49,7 +51,7 @@ def test_normalisation_is_part_of_the_network():
 
 @pytest.mark.parametrize("block", [narrow, depthwise, reparam])
 def test_compact_blocks_compose_into_hourglasses(block):
-    model = StackedHourglass(4, width=16, depth=2, stacks=2, block=block)
+    model = StackedHourglass(4, width=16, depth=2, stacks=2, parts=Parts(block=block))
     outputs = model(torch.rand(2, 3, 32, 32) * 255)
     assert [tuple(o.shape) for o in outputs] == [(2, 4, 8, 8)] * 2
     torch.stack(outputs).square().mean().backward()
@@ -58,7 +60,9 @@ def test_compact_blocks_compose_into_hourglasses(block):
 
 def test_narrow_and_depthwise_are_smaller():
     def size(block):
-        return sum(p.numel() for p in StackedHourglass(16, width=64, depth=4, stacks=1, block=block).parameters())
+        return sum(
+            p.numel() for p in StackedHourglass(16, width=64, depth=4, stacks=1, parts=Parts(block=block)).parameters()
+        )
 
     assert size(narrow) < 0.6 * size(Residual)
     assert size(depthwise) < size(Residual)
@@ -66,7 +70,7 @@ def test_narrow_and_depthwise_are_smaller():
 
 def test_folding_changes_nothing_but_the_number_of_convolutions():
     torch.manual_seed(0)
-    model = StackedHourglass(4, width=16, depth=2, stacks=1, block=reparam)
+    model = StackedHourglass(4, width=16, depth=2, stacks=1, parts=Parts(block=reparam))
     for _ in range(3):  # so that batch norms have statistics of their own
         model(torch.rand(4, 3, 32, 32) * 255)
     model.eval()

@@ -13,7 +13,7 @@ from edgepose import skeletons
 from edgepose.errors import EdgeposeError
 from edgepose.skeletons import Skeleton
 from trainer.data.cache import CropCache, open_cache
-from trainer.data.persons import Person, PersonSet, load, to_skeleton
+from trainer.data.persons import Person, PersonSet, load, to_skeleton, unlabelled
 from trainer.data.samples import Draw, Plan, Samples, Stage
 from trainer.data.splits import join_twins, take
 from trainer.recipe import DataSet, Recipe
@@ -55,7 +55,7 @@ class PoseData(lightning.LightningDataModule):
             chosen = select(spec, self.skeleton, self._root)
             cache = open_cache(chosen, self._recipe.input_size, self._recipe.padding)
             self._caches.append((len(self._persons), cache))
-            self._persons += chosen.persons
+            self._persons += chosen.persons if spec.labels else [unlabelled(p) for p in chosen.persons]
             self._shares += [spec.share] * len(chosen.persons)
 
     def train_dataloader(self) -> DataLoader[Any]:

@@ -9,7 +9,7 @@ synth:COUNT[:SEED]                   drawn persons, for tests and first tries wi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -62,6 +62,11 @@ def to_skeleton(person: Person, source: Skeleton, target: Skeleton) -> Person:
     for t, s in joint_map(source, target).items():
         joints[t], labelled[t] = person.joints[s], person.labelled[s]
     return Person(person.image, joints, labelled, person.box, person.group, person.activity)
+
+
+def unlabelled(person: Person) -> Person:
+    """The person with its joints hidden; the box stays."""
+    return replace(person, labelled=np.zeros_like(person.labelled))
 
 
 def load(spec: str, root: Path | None = None) -> PersonSet:

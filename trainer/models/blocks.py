@@ -1,29 +1,15 @@
-"""Building blocks of hourglasses: residual bottlenecks, the stem, input normalisation."""
+"""Building blocks of hourglasses: residual bottlenecks, stems, heads."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 Order = Literal["pre", "post"]
 Block = Callable[[int, int], nn.Module]
-
-
-class Normalise(nn.Module):
-    """RGB 0..255 -> zero mean, unit variance per channel; part of the exported graph."""
-
-    def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
-        self.register_buffer("scale", 1.0 / torch.tensor(std).view(1, 3, 1, 1))
-        self.mean: Tensor
-        self.scale: Tensor
-
-    def forward(self, image: Tensor) -> Tensor:
-        return (image - self.mean) * self.scale
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int, *, stride: int = 1, relu: bool = True) -> nn.Sequential:
@@ -37,11 +23,21 @@ def conv_bn(inputs: int, outputs: int, kernel: int, *, stride: int = 1, relu: bo
     return nn.Sequential(*layers)
 
 
-def bn_conv(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
+class Conv(nn.Conv2d):
+    """Convolution that knows in how many branches it stands, for :mod:`trainer.models.initialise`.
+
+    ``branches_in``: how many branches are summed into what it makes; ``branches_out``: how many its output goes to.
+    """
+
+    def __init__(self, *args: Any, branches_in: int = 1, branches_out: int = 1, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.branches_in, self.branches_out = branches_in, branches_out
+
+
+def bn_conv(inputs: int, outputs: int, kernel: int, *, branches_in: int = 1, branches_out: int = 1) -> nn.Sequential:
     """Batch norm, ReLU, convolution: pre-activation (He et al. 2016, Identity mappings)."""
-    return nn.Sequential(
-        nn.BatchNorm2d(inputs), nn.ReLU(inplace=False), nn.Conv2d(inputs, outputs, kernel, 1, kernel // 2)
-    )
+    conv = Conv(inputs, outputs, kernel, 1, kernel // 2, branches_in=branches_in, branches_out=branches_out)
+    return nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU(inplace=False), conv)
 
 
 class Residual(nn.Module):
@@ -72,12 +68,30 @@ class Residual(nn.Module):
         return torch.relu_(y) if self.order == "post" else y
 
 
-def newell_stem(width: int, block: Block) -> nn.Sequential:
+class Head(nn.Conv2d):
+    """Convolution from features to maps; a class of its own, because it begins near zero."""
+
+    def __init__(self, width: int, maps: int, kernel: int = 1, *, bias: bool = True, groups: int = 1) -> None:
+        super().__init__(width, maps, kernel, padding=kernel // 2, bias=bias, groups=groups)
+
+
+def newell_stem(width: int, block: Block, inputs: int = 3) -> nn.Sequential:
     """Image -> features at stride 4: 7x7 stride 2, residual, max pool, two residuals (Newell et al. 2016, sec. 3.2)."""
     return nn.Sequential(
-        conv_bn(3, width // 4, 7, stride=2),
+        conv_bn(inputs, width // 4, 7, stride=2),
         block(width // 4, width // 2),
         nn.MaxPool2d(2, 2),
         block(width // 2, width // 2),
         block(width // 2, width),
+    )
+
+
+def compact_stem(width: int, block: Block, inputs: int = 3) -> nn.Sequential:
+    """Image -> features at stride 4 by two 3x3 of stride 2 and one block; suits INT8.
+
+    No 7x7 over three channels, which INT8 matrix units leave mostly idle, and nothing wide at half resolution,
+    where activations cost most memory traffic.
+    """
+    return nn.Sequential(
+        conv_bn(inputs, width // 4, 3, stride=2), conv_bn(width // 4, width // 2, 3, stride=2), block(width // 2, width)
     )

@@ -2,72 +2,135 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
 from torch import Tensor, nn
 
-from trainer.models.blocks import Block, Normalise, Residual, conv_bn, newell_stem
+from trainer.models.attention import Holistic, PartHead
+from trainer.models.blocks import Block, Head, Residual, conv_bn, newell_stem
+from trainer.models.initialise import initialise
+from trainer.models.network import Network
+from trainer.models.preprocess import Normalise
+from trainer.recipe import Attention
+from trainer.targets import Kind
 
-IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+class Output(NamedTuple):
+    """What one stack predicts: maps of a kind of :mod:`trainer.targets`."""
+
+    kind: Kind
+    maps: int
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What hourglasses are made of."""
+
+    block: Block = Residual
+    side: Block | None = None  # on the side branches; None: ``block``
+    rise: Block | None = None  # before each upsampling; None: ``block``
+    stem: Callable[[int, Block, int], nn.Module] = newell_stem
+    normalise: Callable[[], nn.Module] = Normalise
+    attention: Attention | None = None
+    dropout: float = 0.0  # share of feature maps dropped before each head
 
 
 class Hourglass(nn.Module):
-    """One hourglass: ``depth`` poolings down and as many nearest upsamplings back, a skip branch at each level."""
+    """One hourglass: ``depth`` poolings down and as many nearest upsamplings back, a side branch at each level."""
 
-    def __init__(self, depth: int, width: int, block: Block) -> None:
+    def __init__(self, depth: int, width: int, parts: Parts) -> None:
         super().__init__()
-        self.side = block(width, width)
+        block = parts.block
+        self.side = (parts.side or block)(width, width)
         self.down = nn.Sequential(nn.MaxPool2d(2, 2), block(width, width))
-        self.inner = Hourglass(depth - 1, width, block) if depth > 1 else block(width, width)
-        self.up = nn.Sequential(block(width, width), nn.Upsample(scale_factor=2, mode="nearest"))
+        self.inner = Hourglass(depth - 1, width, parts) if depth > 1 else block(width, width)
+        self.up = nn.Sequential((parts.rise or block)(width, width), nn.Upsample(scale_factor=2, mode="nearest"))
+
+    def levels(self, x: Tensor) -> list[Tensor]:
+        """The outputs at every resolution, coarsest first; the last has the size of ``x``."""
+        down = self.down(x)
+        lower = self.inner.levels(down) if isinstance(self.inner, Hourglass) else []
+        low = self.up(lower[-1] if lower else self.inner(down))
+        return [*lower, self.side(x) + low]
 
     def forward(self, x: Tensor) -> Tensor:
-        low: Tensor = self.up(self.inner(self.down(x)))
-        result: Tensor = self.side(x) + low
-        return result
+        return self.levels(x)[-1]
 
 
-class StackedHourglass(nn.Module):
-    """Image [N, 3, H, W], RGB 0..255 -> a list of ``stacks`` heatmaps [N, joints, H/4, W/4].
+class StackedHourglass(Network):
+    """Image [N, 3, H, W], RGB 0..255 -> a list of maps [N, M, H/4, W/4], one per stack; the last are the joints'.
 
-    Every stack is supervised; its features and heatmaps are re-injected into the next (section 3.3).
+    Every stack is supervised; its features and maps are re-injected into the next (section 3.3).
     """
 
-    stride = 4
-
     def __init__(
-        self, joints: int, *, width: int = 256, depth: int = 4, stacks: int = 8, block: Block = Residual
+        self,
+        joints: int,
+        *,
+        width: int = 256,
+        depth: int = 4,
+        stacks: int = 8,
+        parts: Parts | None = None,
+        outputs: list[Output] | None = None,
+        inputs: int = 3,
     ) -> None:
+        """``outputs``: what each stack predicts, where it is not the joints; ``inputs``: channels of the stem."""
         super().__init__()
-        self.joints = joints
-        self.normalise = Normalise(IMAGENET_MEAN, IMAGENET_STD)
-        self.stem = newell_stem(width, block)
-        self.hourglasses = nn.ModuleList(Hourglass(depth, width, block) for _ in range(stacks))
+        parts = parts or Parts()
+        outputs = outputs or [Output("joints", joints)] * stacks
+        self.supervision = tuple(o.kind for o in outputs)
+        self.normalise = parts.normalise()
+        self.stem = parts.stem(width, parts.block, inputs)
+        self.hourglasses = nn.ModuleList(Hourglass(depth, width, parts) for _ in outputs)
         self.features = nn.ModuleList(
-            nn.Sequential(block(width, width), conv_bn(width, width, 1)) for _ in range(stacks)
+            nn.Sequential(parts.block(width, width), conv_bn(width, width, 1)) for _ in outputs
         )
-        self.heads = nn.ModuleList(nn.Conv2d(width, joints, 1) for _ in range(stacks))
-        self.feature_injections = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(stacks - 1))
-        self.heatmap_injections = nn.ModuleList(nn.Conv2d(joints, width, 1) for _ in range(stacks - 1))
-        self.apply(_he)
-        for head in self.heads:
-            nn.init.normal_(head.weight, std=0.01)  # type: ignore[arg-type]
+        self.dropout = nn.Dropout2d(parts.dropout)
+        self.heads = nn.ModuleList(Head(width, o.maps) for o in outputs)
+        self.holistic = nn.ModuleDict()  # by stack, where it attends
+        if parts.attention is not None:
+            self._add_attention(parts.attention, width, depth, joints)
+        self.feature_injections = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in outputs[:-1])
+        self.heatmap_injections = nn.ModuleList(nn.Conv2d(o.maps, width, 1) for o in outputs[:-1])
+        initialise(self, "he")
+
+    def _add_attention(self, spec: Attention, width: int, depth: int, joints: int) -> None:
+        count = len(self.heads)
+        for stack in range(count) if spec.multi_semantics else [count - 1]:
+            self.holistic[str(stack)] = Holistic(width, spec, depth)
+            if spec.parts and stack >= count // 2:  # stacks 5 to 8 of 8 in the paper
+                self.heads[stack] = PartHead(width, joints, spec)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        x: Tensor = self.stem(self.normalise(image))
+        return self.run(self.normalise(image))
+
+    def run(self, x: Tensor) -> list[Tensor]:
+        """As forward, of an image that is normalised already."""
+        x = self.stem(x)
         outputs: list[Tensor] = []
         for stack, (hourglass, feature, head) in enumerate(
             zip(self.hourglasses, self.features, self.heads, strict=True)
         ):
-            y = feature(hourglass(x))
-            heatmaps = head(y)
-            outputs.append(heatmaps)
+            x = self.enter(stack, x, outputs)
+            *coarser, finest = hourglass.levels(x)  # type: ignore[operator]
+            y = feature(finest)
+            if str(stack) in self.holistic:
+                y = self.holistic[str(stack)](y, coarser)
+            maps = head(self.dropout(y))
+            outputs.append(maps)
             if stack < len(self.feature_injections):
-                x = x + self.feature_injections[stack](y) + self.heatmap_injections[stack](heatmaps)
+                x = x + self.feature_injections[stack](y) + self.heatmap_injections[stack](maps)
         return outputs
+
+    def enter(self, stack: int, x: Tensor, outputs: list[Tensor]) -> Tensor:
+        """What hourglass ``stack`` is given: ``x``, unless a kind of network joins earlier ``outputs`` to it."""
+        return x
 
 
 class Final(nn.Module):
-    """The last stack's heatmaps only: what is exported and run."""
+    """The last output only: what is exported and run."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -76,11 +139,3 @@ class Final(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         result: Tensor = self.model(image)[-1]
         return result
-
-
-def _he(module: nn.Module) -> None:
-    """He initialisation with zero biases (He et al. 2015)."""
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        if module.bias is not None:
-            torch.nn.init.zeros_(module.bias)

@@ -1,0 +1,159 @@
+"""Recipes against each other at one equal, small budget: same data, size, images seen, about equal MACs.
+
+Every recipe keeps its network's kind and parts; its width is chosen for the MACs asked for, its stacks are cut to
+at most two (a compositional model keeps its levels), and everything that is not the network comes from one common
+recipe. What is left is the difference that the architecture makes at that size.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from edgepose import skeletons
+from edgepose.errors import EdgeposeError
+from edgepose.files import write_beside
+from trainer import fit as training
+from trainer.data.module import select
+from trainer.evaluate import figures, open_estimator, predict
+from trainer.models.build import build
+from trainer.models.compact import fold
+from trainer.profile.report import Profile, profile
+from trainer.recipe import DataSet, Recipe
+
+MOST_STACKS = 2
+_WIDTHS = range(16, 513, 4)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one recipe's run gave."""
+
+    name: str
+    width: int
+    stacks: int
+    images: int
+    persons: int
+    pckh05: float
+    pckh01: float
+
+
+def macs(recipe: Recipe) -> int:
+    """Multiply-accumulates of one image through the exported network."""
+    with torch.random.fork_rng(devices=[]):
+        network = fold(build(recipe))
+    image = torch.zeros(1, 3, recipe.input_size, recipe.input_size)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(image)
+    return int(counter.get_total_flops()) // 2
+
+
+def at_budget(recipe: Recipe, common: Recipe, budget: int) -> Recipe:
+    """``common`` with the network of ``recipe``, as wide as ``budget`` MACs allow most nearly."""
+    stacks = recipe.model.stacks if recipe.model.kind == "compositional" else min(recipe.model.stacks, MOST_STACKS)
+    made: dict[int, Recipe] = {}
+
+    def at(width: int) -> Recipe:
+        if width not in made:
+            model = recipe.model.model_copy(update={"width": width, "stacks": stacks})
+            made[width] = common.model_copy(update={"name": recipe.name, "model": model})
+        return made[width]
+
+    low, high = 0, len(_WIDTHS) - 1  # MACs grow with width: halve the range
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if macs(at(_WIDTHS[middle])) < budget else (low, middle)
+    near = [_WIDTHS[i] for i in {max(low - 1, 0), low}]
+    return at(min(near, key=lambda w: abs(macs(at(w)) - budget)))
+
+
+def run(recipe: Recipe, folder: Path, measure_on: DataSet, *, root: Path | None, workers: int, threads: int) -> Row:
+    """Train and measure one row; a finished row is read from ``folder``, an interrupted run is resumed."""
+    done = folder / "row.json"
+    if done.exists():
+        return Row(**json.loads(done.read_text()))
+    last = training.fit(recipe, folder, root=root, resume=True, workers=workers, threads=threads)
+    skeleton = skeletons.get(recipe.skeleton)
+    found = figures(predict(open_estimator(str(last)), select(measure_on, skeleton, root).persons), skeleton)
+    row = Row(
+        name=recipe.name,
+        width=recipe.model.width,
+        stacks=recipe.model.stacks,
+        images=sum(s.images for s in recipe.stages),
+        persons=found["persons"],
+        pckh05=found["pckh05"],
+        pckh01=found["pckh01"],
+    )
+    with write_beside(done) as beside:
+        beside.write_text(json.dumps(asdict(row), indent=1))
+    return row
+
+
+def compare(
+    recipes: list[Recipe],
+    common: Recipe,
+    folder: Path,
+    *,
+    budget: int,
+    measure_on: DataSet,
+    root: Path | None = None,
+    workers: int = 1,
+    threads: int = 0,
+) -> list[tuple[Row, Profile]]:
+    """Train every recipe at ``budget`` MACs, then time all of them one after the other on the quiet machine.
+
+    Writes a run per recipe, ``table.md`` and ``pareto.png`` into ``folder``; may be called again to go on.
+    EdgeposeError: two recipes share a name, or what fit and profile raise.
+    """
+    names = [r.name for r in recipes]
+    if len(set(names)) < len(names):
+        raise EdgeposeError(f"recipes to compare share a name: {', '.join(names)}; give each its own")
+    cut = [at_budget(r, common, budget) for r in recipes]
+    rows = [run(r, folder / r.name, measure_on, root=root, workers=workers, threads=threads) for r in cut]
+    found = [(row, profile(r, threads=threads or 2)) for row, r in zip(rows, cut, strict=True)]
+    folder.mkdir(parents=True, exist_ok=True)
+    with write_beside(folder / "table.md") as beside:
+        beside.write_text(markdown(found))
+    plot(found, folder / "pareto.png")
+    return found
+
+
+def markdown(found: list[tuple[Row, Profile]]) -> str:
+    """The table, best PCKh@0.5 first."""
+    lines = [
+        "| recipe | stacks x width | MMAC | parameters | PCKh@0.5 | PCKh@0.1 | CPU FP32 | CPU INT8 |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row, cost in sorted(found, key=lambda pair: -pair[0].pckh05):
+        times = cost.latency
+        lines.append(
+            f"| {row.name} | {row.stacks} x {row.width} | {cost.macs / 1e6:.0f} | {cost.parameters / 1e3:.0f} k | "
+            f"{row.pckh05:.1f} | {row.pckh01:.1f} | {times.float32.median:.1f} ms | {times.int8.median:.1f} ms |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def plot(found: list[tuple[Row, Profile]], path: Path) -> None:
+    """Accuracy against INT8 latency; the line joins those that no other beats in both."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5), constrained_layout=True)
+    points = [(cost.latency.int8.median, row.pckh05, row.name) for row, cost in found]
+    best = sorted(p for p in points if not any(q[0] < p[0] and q[1] > p[1] for q in points))
+    axes.plot([p[0] for p in best], [p[1] for p in best], color="#c33", linewidth=1, label="not beaten in both")
+    for x, y, name in points:
+        axes.scatter(x, y, color="#258")
+        axes.annotate(name, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=9)
+    axes.set(xlabel="CPU latency, INT8, ms per crop", ylabel="PCKh@0.5, %")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    with write_beside(path) as beside:
+        figure.savefig(beside, dpi=110)
+    pyplot.close(figure)

@@ -1,0 +1,45 @@
+"""Distillation: a student learns a teacher's heatmaps beside the labels (Zhang, Zhu & Ye 2019, section 3.2).
+
+The pose distillation loss is the squared error between the student's and the teacher's heatmaps; with weight alpha
+it joins the loss on the labels: L = alpha L_pd + (1 - alpha) L_mse. Images without labels have the first part alone.
+Soft targets carry what labels lack: which joints are doubtful, and where else they might be (Hinton et al. 2015).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from edgepose import bundle as bundles
+from edgepose import engines
+from edgepose.errors import EdgeposeError
+from trainer.recipe import Recipe
+
+
+class Teacher:
+    """A bundle on an edgepose engine; it is given the student's own augmented crops."""
+
+    def __init__(self, recipe: Recipe, threads: int = 0) -> None:
+        """EdgeposeError: the recipe's teacher is not a bundle, or of another skeleton."""
+        assert recipe.distillation is not None
+        self._bundle = bundles.load(recipe.distillation.teacher)
+        manual = self._bundle.manual
+        if manual.skeleton != recipe.skeleton:
+            raise EdgeposeError(
+                f"distillation.teacher: {manual.name} speaks of skeleton {manual.skeleton}, the recipe of "
+                f"{recipe.skeleton}; choose a teacher with the recipe's skeleton"
+            )
+        self._engine = engines.load(self._bundle, options=engines.Options(threads=threads))
+
+    @torch.no_grad()
+    def __call__(self, image: Tensor, size: int) -> Tensor:
+        """Heatmaps [N, K, size, size] for ``image`` [N, 3, S, S], RGB 0..255.
+
+        Both are resized between the two networks' sizes; pixel and cell centres agree, since every stride is 4.
+        """
+        width, height = self._bundle.manual.input_size
+        view = functional.interpolate(image, (height, width), mode="bilinear", antialias=True)
+        heatmaps = self._engine.infer(np.ascontiguousarray(view.cpu().numpy()))
+        return functional.interpolate(torch.from_numpy(heatmaps).to(image.device), (size, size), mode="bilinear")

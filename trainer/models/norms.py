@@ -1,0 +1,59 @@
+"""Other normalisations than batch norm (Ponti et al. 2017): local response, channel-wise L2, none.
+
+Neither needs a batch, so both do the same in training and in running, and on one process and on many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class LocalResponse(nn.Module):
+    """x / (k + a sum x^2)^b over ``size`` neighbouring channels (Krizhevsky et al. 2012, section 3.3), plus a bias."""
+
+    def __init__(self, channels: int, size: int = 5, k: float = 2.0, a: float = 1e-4, b: float = 0.75) -> None:
+        super().__init__()
+        self.k, self.a, self.b = k, a, b
+        distance = torch.arange(channels)[:, None] - torch.arange(channels)[None, :]
+        band = (distance.abs() <= size // 2).float()
+        # The sum over neighbours as a 1x1 convolution, which every runtime knows.
+        self.register_buffer("band", band.view(channels, channels, 1, 1))
+        self.band: Tensor
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        energy = functional.conv2d(x * x, self.band)
+        return x / (self.k + self.a * energy) ** self.b + self.bias[:, None, None]
+
+
+class ChannelL2(nn.Module):
+    """g x / |x| over the channels of each position (Liu et al. 2016, ParseNet, eq. 1-2), plus a bias.
+
+    The gain g begins at sqrt(channels), where the values have unit mean square.
+    """
+
+    def __init__(self, channels: int, epsilon: float = 1e-6) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+        self.gain = nn.Parameter(torch.full((channels,), float(channels) ** 0.5))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        length = (x * x).sum(dim=1, keepdim=True).add(self.epsilon).sqrt()
+        return x / length * self.gain[:, None, None] + self.bias[:, None, None]
+
+
+def with_norm(model: nn.Module, kind: str) -> nn.Module:
+    """``model`` with every batch norm replaced by the norm that the recipe names."""
+    made: dict[str, Callable[[int], nn.Module]] = {"lrn": LocalResponse, "l2": ChannelL2, "none": nn.Identity}
+    if kind == "batch":
+        return model
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, made[kind](child.num_features))
+    return model

@@ -1,0 +1,153 @@
+"""CPU latency by running: FP32 and INT8 on OpenVINO, taking turns so that a disturbance meets both.
+
+The INT8 graph is for timing only. Its ranges come from random images through untrained weights; calibration that
+keeps accuracy is the work of the package ``calibration``.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepose import engines
+from edgepose.bundle import Bundle, Manual, save
+from edgepose.errors import EdgeposeError, missing
+from trainer.progress import progress
+
+CALIBRATION = 2  # random images; enough to get ranges, which is all that timing needs
+WARM_UP = 5  # runs of each: the first ones allocate and choose kernels
+# Relu and Add too: left in float they would undo the gain, with a conversion before and after every convolution.
+QUANTISED = ("Conv", "ConvTranspose", "Relu", "Add", "MaxPool", "Resize", "Concat", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds per image: the median, and the quartiles around it."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Both precisions in one run. Compare by the ratio: the times themselves are this machine's at that moment."""
+
+    processor: str
+    threads: int
+    repeats: int
+    float32: Timing
+    int8: Timing
+    int8_over_float32: float  # median over the pairs of (INT8 time / FP32 time); below 1: INT8 is faster
+
+
+def measure(model: Any, manual: Manual, *, threads: int = 2, repeats: int = 50) -> Latency:
+    """Time ``model`` (an onnx.ModelProto of a bundle) at batch 1, one request at a time.
+
+    EdgeposeError: openvino or onnxruntime is not installed, or fewer than one repeat or thread is asked for.
+    """
+    if threads < 1 or repeats < 1:
+        raise EdgeposeError(f"latency needs at least one thread and one repeat, not {threads} and {repeats}")
+    try:
+        from openvino import Core
+    except ImportError:
+        raise missing("openvino", "to measure CPU latency", "pip install 'edgepose[openvino]'") from None
+    with tempfile.TemporaryDirectory() as folder:
+        plain = save(model, manual, Path(folder) / "float32.onnx")
+        options = engines.Options(threads=threads, precision="float32")  # of what is left unquantised, in the second
+        pair = [engines.load(b, "openvino", options) for b in (plain, quantise(plain, Path(folder) / "int8.onnx"))]
+        seconds = _take_turns(pair, random_images(manual, 1), repeats)
+        for engine in pair:
+            engine.close()
+    return Latency(
+        processor=str(Core().get_property("CPU", "FULL_DEVICE_NAME")),
+        threads=threads,
+        repeats=repeats,
+        float32=_timing(seconds[:, 0]),
+        int8=_timing(seconds[:, 1]),
+        int8_over_float32=float(np.median(seconds[:, 1] / seconds[:, 0])),
+    )
+
+
+def random_images(manual: Manual, count: int) -> NDArray[np.float32]:
+    """[count, 3, H, W], 0..255, the same at every call."""
+    width, height = manual.input_size
+    return np.random.default_rng(0).uniform(0, 255, (count, 3, height, width)).astype(np.float32)
+
+
+def quantise(bundle: Bundle, path: Path) -> Bundle:
+    """``bundle`` with uint8 activations and int8 weights per channel, as QuantizeLinear/DequantizeLinear, in ``path``.
+
+    EdgeposeError: onnxruntime is not installed.
+    """
+    try:
+        from onnxruntime import quantization
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+    except ImportError:
+        raise missing("onnxruntime", "to quantise a graph", "pip install 'edgepose[onnxruntime]'") from None
+    import onnx
+
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        prepared, quantised = Path(folder) / "prepared.onnx", Path(folder) / "quantised.onnx"
+        quant_pre_process(bundle.path, prepared, skip_symbolic_shape=True)  # which refuses a free batch
+        quantization.quantize_static(
+            prepared,
+            quantised,
+            _Images(random_images(bundle.manual, CALIBRATION)),
+            quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=list(QUANTISED),
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+        )
+        model = onnx.load(quantised)
+    return save(model, bundle.manual.model_copy(update={"precision": "int8"}), path)
+
+
+class _Images:
+    """onnxruntime's CalibrationDataReader, which asks for one input after another until there is none."""
+
+    def __init__(self, images: NDArray[np.float32]) -> None:
+        self._left = progress(images, len(images), "calibrating INT8 for timing")
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        image = next(self._left, None)
+        return None if image is None else {"image": image[None]}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Its tips on quantising (logged at the root) are for people who want accuracy from this."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _take_turns(pair: list[engines.Engine], image: NDArray[np.float32], repeats: int) -> NDArray[np.float64]:
+    """Seconds [repeats, engines]; who goes first alternates."""
+    seconds = np.zeros((repeats, len(pair)))
+    for turn in progress(range(-WARM_UP, repeats), WARM_UP + repeats, "timing on this CPU"):
+        order = range(len(pair)) if turn % 2 else reversed(range(len(pair)))
+        for which in order:
+            start = time.perf_counter()
+            pair[which].infer(image)
+            if turn >= 0:
+                seconds[turn, which] = time.perf_counter() - start
+    return seconds
+
+
+def _timing(seconds: NDArray[np.float64]) -> Timing:
+    low, median, high = (float(v) for v in np.percentile(seconds * 1e3, [25, 50, 75]))
+    return Timing(median, low, high)
