@@ -30,26 +30,40 @@ class Checkpoints(Callback):
     def _save(self, trainer: lightning.Trainer) -> None:
         if trainer.global_step == self._step:
             return
-        last = self._folder / LAST
-        with write_beside(self._folder / "next.ckpt") as beside:
-            trainer.save_checkpoint(beside)
-        if last.exists():
-            last.replace(self._folder / PREVIOUS)
-        (self._folder / "next.ckpt").replace(last)
+        last, following = self._folder / LAST, self._folder / "next.ckpt"
+        if trainer.is_global_zero:
+            with write_beside(following) as beside:
+                trainer.save_checkpoint(beside)
+            if last.exists():
+                last.replace(self._folder / PREVIOUS)
+            following.replace(last)
+        else:
+            trainer.save_checkpoint(following)  # writes nothing here, but all processes must take part
         self._saved, self._step = time.monotonic(), trainer.global_step
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any, **__: Any) -> None:
-        if time.monotonic() - self._saved >= self._seconds:
+        due = time.monotonic() - self._saved >= self._seconds
+        if trainer.world_size > 1:  # clocks differ; one decision for all
+            due = trainer.strategy.reduce_boolean_decision(due, all=False)
+        if due and _between_steps(trainer):
             self._save(trainer)
 
     def on_train_end(self, trainer: lightning.Trainer, *_: Any) -> None:
         self._save(trainer)
 
     def on_exception(self, trainer: lightning.Trainer, *args: Any) -> None:
+        if trainer.world_size > 1:
+            return  # the others may be elsewhere: the last save stands
         # Between the optimiser's step and the schedule's the state is of neither step; the last save then stands.
         whole = all(c.scheduler.last_epoch == trainer.global_step for c in trainer.lr_scheduler_configs)
-        if trainer.global_step > 0 and whole:
+        if trainer.global_step > 0 and whole and _between_steps(trainer):
             self._save(trainer)
+
+
+def _between_steps(trainer: lightning.Trainer) -> bool:
+    """Whether no part of a batch has been worked off without the rest."""
+    done = trainer.fit_loop.epoch_loop.batch_progress.current.completed
+    return done % trainer.accumulate_grad_batches == 0
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -57,6 +57,7 @@ def fit(
     resume: Annotated[bool, typer.Option(help="Go on with the run in --out.")] = False,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads of the network; 0: torch's choice.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Processes that make samples; 0: in the training one.")] = 1,
+    devices: Annotated[int, typer.Option(min=1, help="GPUs, or CPU processes, that share each batch (DDP).")] = 1,
 ) -> None:
     """Train a recipe; checkpoints, logs, curve.png and sheet.png go to --out."""
     from trainer import fit as training
@@ -65,8 +66,11 @@ def fit(
     path = _recipe_file(recipe)
     loaded = load(path)
     folder = out or Path("runs") / loaded.name
-    last = training.fit(loaded, folder, root=data_root, resume=resume, workers=workers, threads=threads)
-    typer.echo(f"trained: {last}; look at {folder / 'curve.png'} and {folder / 'sheet.png'}")
+    last = training.fit(
+        loaded, folder, root=data_root, resume=resume, workers=workers, threads=threads, devices=devices
+    )
+    if training.is_first():
+        typer.echo(f"trained: {last}; look at {folder / 'curve.png'} and {folder / 'sheet.png'}")
 
 
 @app.command()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -20,12 +22,14 @@ from trainer import checkpoints
 from trainer.data.module import PoseData, select, steps
 from trainer.distil import Teacher
 from trainer.models.build import build
+from trainer.models.preprocess import Measured
 from trainer.monitor import Monitor
 from trainer.optimise import make_optimiser, rate_factor
 from trainer.parts import composition_of
 from trainer.recipe import Recipe
 from trainer.targets import heatmap_loss, output_loss, to_cells
 
+_MEASURED = 256  # crops that preprocessing is measured on
 PRECISIONS: dict[str, Any] = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
 
 
@@ -45,6 +49,7 @@ class PoseModule(lightning.LightningModule):
             )
             self.average.requires_grad_(False)
         self.teacher: Teacher | None = None
+        self.fresh = False  # whether preprocessing is still to be measured
         self._composition = composition_of(skeletons.get(recipe.skeleton))
         self._total = sum(s.steps for s in steps(recipe))
         self._sigmas = {s.size: s.sigma or recipe.target.sigma * s.size / recipe.input_size for s in recipe.stages}
@@ -68,7 +73,17 @@ class PoseModule(lightning.LightningModule):
             ) from error
         # The moving average copies the network at its first update, so it need not be told.
 
+    def on_fit_start(self) -> None:
+        # A cascade's image is normalised by a module of its regression, so look everywhere.
+        for module in self.model.modules():
+            if self.fresh and isinstance(module, Measured):
+                data: PoseData = self.trainer.datamodule  # type: ignore[attr-defined]
+                module.measure(data.view(_MEASURED).to(self.device))
+
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        # What is random in a network (dropout, fractional pooling) depends on the step alone: runs resume exactly.
+        part = (self.recipe.seed, self.global_step, index % self.recipe.optimiser.accumulate, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(part).generate_state(1)[0]))
         image = batch["image"].float().contiguous(memory_format=torch.channels_last)
         outputs: list[Tensor] = self.model(image)
         joints = to_cells(batch["joints"], self.model.stride)
@@ -89,10 +104,12 @@ class PoseModule(lightning.LightningModule):
                         alpha * heatmap_loss(outputs[i], taught, everywhere, foreground) + (1 - alpha) * losses[i]
                     )
         loss = torch.stack(losses).sum()  # intermediate supervision: every output weighs the same
-        self.log("loss", loss, prog_bar=True)
+        shared = self.trainer.world_size > 1
+        self.log("loss", loss, prog_bar=True, sync_dist=shared)
         if len(losses) > 1:
             self.log_dict(
-                {f"loss_{i + 1}_{kind}": part for i, (kind, part) in enumerate(zip(supervision, losses, strict=True))}
+                {f"loss_{i + 1}_{kind}": part for i, (kind, part) in enumerate(zip(supervision, losses, strict=True))},
+                sync_dist=shared,
             )
         self.log("rate", self.lr_schedulers().get_last_lr()[0])  # type: ignore[union-attr]
         return loss
@@ -125,14 +142,23 @@ def fit(
     resume: bool = False,
     workers: int = 1,
     threads: int = 0,
+    devices: int = 1,
     max_steps: int | None = None,
 ) -> Path:
     """Train ``recipe``, writing everything into ``folder``; returns the last checkpoint.
 
+    With ``devices`` > 1, or under torchrun, each process works off its part of every batch (DDP); the samples of a step
+    are the same as on one. Batch norm's statistics are shared on GPUs; on CPUs each process has its own.
+
     With ``resume`` the run goes on from the folder's last checkpoint, to the weights that it would have
     reached without the interruption. ``max_steps`` stops early, as an interruption would.
-    EdgeposeError: the folder holds another run, or data are missing.
+    EdgeposeError: the folder holds another run, data are missing, or a batch cannot be divided.
     """
+    local, nodes = _processes(devices)
+    for number, stage in enumerate(recipe.stages):
+        if stage.batch % (local * nodes * recipe.optimiser.accumulate):
+            raise EdgeposeError(f"stages.{number}.batch {stage.batch} cannot be divided among {local * nodes} processes"
+                                f" in {recipe.optimiser.accumulate} parts; choose a multiple")  # fmt: skip
     start_from = checkpoints.newest(folder) if folder.exists() else None
     start = 0
     if start_from is not None:
@@ -144,8 +170,9 @@ def fit(
                                 "or choose another --out")  # fmt: skip
         start = int(content["global_step"])
     folder.mkdir(parents=True, exist_ok=True)
-    with write_beside(folder / "recipe.json") as beside:
-        beside.write_text(recipe.model_dump_json(indent=1))
+    if is_first():
+        with write_beside(folder / "recipe.json") as beside:
+            beside.write_text(recipe.model_dump_json(indent=1))
     if threads:
         torch.set_num_threads(threads)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no tips, no list of absent hardware
@@ -153,6 +180,7 @@ def fit(
     module = PoseModule(recipe)
     if recipe.distillation is not None:
         module.teacher = Teacher(recipe, threads)
+    module.fresh = not recipe.start_from and start_from is None
     if recipe.start_from and start_from is None:
         module.begin_with(Path(recipe.start_from))
     data = PoseData(recipe, root, workers=workers, start=start)
@@ -165,12 +193,17 @@ def fit(
         max_epochs=-1,  # steps alone decide: to Lightning a resumed run is in a later epoch
         precision=PRECISIONS[recipe.precision if on_gpu or recipe.precision != "float16" else "bfloat16"],
         gradient_clip_val=recipe.optimiser.clip or None,
-        devices=1,
+        accumulate_grad_batches=recipe.optimiser.accumulate,
+        devices=local,
+        num_nodes=nodes,
+        strategy="ddp" if local * nodes > 1 else "auto",
+        use_distributed_sampler=False,  # the plan divides the batches itself
+        sync_batchnorm=on_gpu and local * nodes > 1,
         accelerator="gpu" if on_gpu else "cpu",
         # A resumed run logs beside the earlier part, which Lightning's logger would otherwise delete.
         logger=[CSVLogger(folder, name="log", version=f"from-{start:07}", flush_logs_every_n_steps=1),
                 TensorBoardLogger(folder, name="", version="tensorboard")],
-        log_every_n_steps=20,
+        log_every_n_steps=max(min(20, total // 10), 1),  # a short run has a curve too
         callbacks=[checkpoints.Checkpoints(folder, recipe.checkpoint_minutes), monitor, RichProgressBar()],
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -183,6 +216,19 @@ def fit(
             raise
         raise EdgeposeError(f"training was interrupted; go on with --resume --out {folder}") from None
     return folder / checkpoints.LAST
+
+
+def is_first() -> bool:
+    """Whether this is the first of several training processes, or the only one."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+
+
+def _processes(devices: int) -> tuple[int, int]:
+    """Processes on this machine, and machines: as torchrun says where it started us."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        return local, int(os.environ["WORLD_SIZE"]) // local
+    return devices, 1
 
 
 def load_best(path: Path) -> tuple[Recipe, nn.Module]:

@@ -116,6 +116,7 @@ class Optimiser(_Strict):
     drop_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     final: Annotated[float, Field(gt=0, le=1)] = 0.025  # course geometric: last rate / first rate
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.998  # 0: off
+    accumulate: Positive = 1  # parts that a batch is worked off in, where it does not fit into memory at once
     clip: Annotated[float, Field(ge=0)] = 0.0  # largest gradient norm; 0: off
 
 
@@ -189,6 +190,9 @@ class Recipe(_Strict):
             if stage.size % step:
                 raise ValueError(f"stages.{number}.size {stage.size} must be a multiple of {step} "
                                  f"(stride 4, {self.model.depth} poolings)")  # fmt: skip
+            if stage.batch % self.optimiser.accumulate:
+                raise ValueError(f"stages.{number}.batch {stage.batch} must be a multiple of optimiser.accumulate, "
+                                 f"{self.optimiser.accumulate}")  # fmt: skip
             if stage.images < stage.batch:
                 raise ValueError(f"stages.{number}.images {stage.images} is less than one batch of {stage.batch}")
         if self.stages[-1].size != max(s.size for s in self.stages):

@@ -190,3 +190,37 @@ batch = 4
     assert "training was interrupted; go on with --resume" in errors
     assert "Traceback" not in errors
     assert checkpoints.read(out / checkpoints.LAST)["global_step"] > 0
+
+
+def test_dropout_and_fractional_pooling_resume_to_the_same_weights(drawn, tmp_path):
+    """What is random in the network is drawn from the step, not from how the run came there."""
+    spec, root = drawn
+    made = recipe(spec, model={"width": 16, "depth": 2, "stacks": 1, "block": "prm-b", "dropout": 0.3})
+    whole = fit(made, tmp_path / "whole", root=root, workers=0, threads=1)
+    fit(made, tmp_path / "parts", root=root, workers=0, threads=1, max_steps=6)
+    last = fit(made, tmp_path / "parts", root=root, workers=0, threads=1, resume=True)
+    assert same(weights(whole), weights(last))
+
+
+@pytest.mark.parametrize(
+    ("model", "kinds"),
+    [
+        ({"kind": "cascade", "stacks": 1}, ["1_disks", "2_joints"]),
+        (
+            {"kind": "compositional", "stacks": 5, "width": 32},
+            ["1_joints", "2_bones", "3_limbs", "4_bones", "5_joints"],
+        ),
+    ],
+)
+def test_all_losses_of_a_network_with_several_fall(drawn, tmp_path, model, kinds):
+    spec, root = drawn
+    made = recipe(
+        spec,
+        model={"width": 16, "depth": 2, "order": "post", **model},
+        stages=[{"images": 640, "size": 64, "batch": 8}],
+    )
+    fit(made, tmp_path, root=root, workers=0, threads=1)
+    with (tmp_path / "log" / "from-0000000" / "metrics.csv").open() as file:
+        rows = [r for r in csv.DictReader(file) if r.get("loss")]
+    for kind in kinds:
+        assert float(rows[-1][f"loss_{kind}"]) < 0.75 * float(rows[0][f"loss_{kind}"]), kind

@@ -7,15 +7,19 @@ from typing import Any
 
 import lightning
 import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from edgepose import skeletons
+from edgepose.crops import crop_affine
 from edgepose.errors import EdgeposeError
 from edgepose.skeletons import Skeleton
 from trainer.data.cache import CropCache, open_cache
 from trainer.data.persons import Person, PersonSet, load, to_skeleton, unlabelled
 from trainer.data.samples import Draw, Plan, Samples, Stage
 from trainer.data.splits import join_twins, take
+from trainer.grid import evenly
 from trainer.recipe import DataSet, Recipe
 
 
@@ -48,6 +52,10 @@ class PoseData(lightning.LightningDataModule):
         self._caches: list[tuple[int, CropCache]] = []
         self._shares: list[float] = []
 
+    def prepare_data(self) -> None:
+        """Cut the crops, on one process, before the others map them."""
+        self.setup("fit")
+
     def setup(self, stage: str) -> None:
         if self._persons:
             return
@@ -61,7 +69,15 @@ class PoseData(lightning.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         recipe = self._recipe
         samples = Samples(self._persons, self._caches, self.skeleton, recipe.padding, recipe.augmentation)
-        plan = Plan(np.array(self._shares), steps(recipe), recipe.seed, self._start)
+        plan = Plan(
+            np.array(self._shares),
+            steps(recipe),
+            recipe.seed,
+            self._start,
+            parts=recipe.optimiser.accumulate,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world=self.trainer.world_size if self.trainer else 1,
+        )
         return DataLoader(
             samples,
             batch_sampler=plan,
@@ -71,6 +87,16 @@ class PoseData(lightning.LightningDataModule):
             # A forked child inherits OpenCV's thread pool without its threads and hangs; spawned ones start clean.
             multiprocessing_context="spawn" if self._workers else None,
         )
+
+    def view(self, count: int) -> Tensor:
+        """At most ``count`` training crops as they are, evenly drawn: [N, 3, S, S], RGB 0..255, at exported size S."""
+        size = (self._recipe.input_size, self._recipe.input_size)
+        crops = []
+        for index in evenly(len(self._persons), count):
+            first, cache = next((f, c) for f, c in reversed(self._caches) if index >= f)
+            affine = crop_affine(self._persons[index].box, size, self._recipe.padding)
+            crops.append(cache.sample(index - first, affine, size)[:, :, ::-1].transpose(2, 0, 1))
+        return torch.from_numpy(np.stack(crops).astype(np.float32))
 
 
 def _one_thread(_: int) -> None:

@@ -39,21 +39,33 @@ class Draw:
 
 
 class Plan(Sampler[list[Draw]]):
-    """The batches of a whole run, from ``start`` on.
+    """The batches of a whole run, from step ``start`` on.
 
     ``shares`` [N] is how often each person is drawn per pass; a pass is a fresh shuffle in which a
-    person with share 2.5 appears two or three times.
+    person with share 2.5 appears two or three times. A step's batch comes in ``parts``, and of each part process
+    ``rank`` of ``world`` makes every world-th sample: however it is divided, a step has the same samples.
     """
 
-    def __init__(self, shares: NDArray[np.float64], stages: list[Stage], seed: int, start: int = 0) -> None:
+    def __init__(
+        self,
+        shares: NDArray[np.float64],
+        stages: list[Stage],
+        seed: int,
+        start: int = 0,
+        *,
+        parts: int = 1,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
         self._shares = shares
         self._stages = stages
         self._seed = seed
         self._start = start
+        self._parts, self._rank, self._world = parts, rank, world
 
     def __len__(self) -> int:
         # The whole run's length, also when resumed: Lightning counts steps from its beginning.
-        return sum(s.steps for s in self._stages)
+        return sum(s.steps for s in self._stages) * self._parts
 
     def _pass(self, number: int) -> NDArray[np.intp]:
         rng = np.random.default_rng((self._seed, number))
@@ -73,7 +85,10 @@ class Plan(Sampler[list[Draw]]):
             for _ in range(stage.steps):
                 batch = [next(order) for _ in range(stage.batch)]
                 if step >= self._start:
-                    yield [Draw(i, (self._seed, step, slot), stage.size) for slot, i in enumerate(batch)]
+                    draws = [Draw(i, (self._seed, step, slot), stage.size) for slot, i in enumerate(batch)]
+                    part = len(draws) // self._parts
+                    for first in range(0, len(draws), part):
+                        yield draws[first : first + part][self._rank :: self._world]
                 step += 1
 
 

@@ -7,6 +7,8 @@ pixel, ``pca-whitening`` of the colours.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -31,16 +33,23 @@ class Normalise(nn.Module):
         return (image - self.mean) * self.scale
 
 
-class ZScore(Normalise):
+class Measured(ABC):
+    """Preprocessing with statistics of the training crops."""
+
+    @abstractmethod
+    def measure(self, crops: Tensor) -> None:
+        """Take them from ``crops`` [N, 3, S, S], RGB 0..255, S being the recipe's input size."""
+
+
+class ZScore(Normalise, Measured):
     """Zero mean and unit deviation of each channel over the training crops."""
 
     def measure(self, crops: Tensor) -> None:
-        """From ``crops`` [N, 3, S, S], RGB 0..255."""
         self.mean.copy_(crops.mean(dim=(0, 2, 3)).view(1, 3, 1, 1))
         self.scale.copy_(1.0 / crops.std(dim=(0, 2, 3)).clamp(min=_EPSILON).view(1, 3, 1, 1))
 
 
-class MeanImage(nn.Module):
+class MeanImage(nn.Module, Measured):
     """(x - mean image) / one deviation; the mean image is [3, S, S], resized for other input sizes."""
 
     def __init__(self, size: int) -> None:
@@ -57,12 +66,11 @@ class MeanImage(nn.Module):
         return (image - mean) * self.scale
 
     def measure(self, crops: Tensor) -> None:
-        """From ``crops`` [N, 3, S, S], RGB 0..255, of the recipe's input size."""
         self.mean.copy_(crops.mean(dim=0, keepdim=True))
         self.scale.copy_(1.0 / (crops - self.mean).std().clamp(min=_EPSILON))
 
 
-class Whiten(nn.Module):
+class Whiten(nn.Module, Measured):
     """PCA whitening of colours: L^(-1/2) U^T (x - mean), where U L U^T is their covariance."""
 
     def __init__(self) -> None:
@@ -76,7 +84,6 @@ class Whiten(nn.Module):
         return functional.conv2d(image - self.mean, self.matrix)
 
     def measure(self, crops: Tensor) -> None:
-        """From ``crops`` [N, 3, S, S], RGB 0..255."""
         colours = crops.transpose(0, 1).reshape(3, -1).double()
         values, vectors = torch.linalg.eigh(torch.cov(colours))
         self.mean.copy_(colours.mean(dim=1).view(1, 3, 1, 1))
