@@ -191,7 +191,7 @@ def _sets(texts: list[str] | None) -> list[Any]:
 
 @data_app.command("check")
 def data_check(
-    data: Annotated[str, typer.Argument(help="lsp:DIR | coco:JSON:IMAGES | mpii:FILE:IMAGES")],
+    data: Annotated[str, typer.Argument(help="DIR | lsp:DIR | coco:JSON:IMAGES | mpii:FILE:IMAGES | synth:COUNT")],
     data_root: Root = None,
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of labelled persons to this PNG.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

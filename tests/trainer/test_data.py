@@ -10,7 +10,7 @@ from edgepose.skeletons import LSP14, MPII16
 from trainer.data import load, synth
 from trainer.data.cache import open_cache
 from trainer.data.check import check, sheet
-from trainer.data.persons import read_image, to_skeleton
+from trainer.data.persons import read_image, recognise, to_skeleton
 from trainer.data.splits import dhash, join_twins, side, take
 
 
@@ -250,3 +250,32 @@ def test_synthetic_persons_vary_and_lie_in_the_picture():
 def test_bad_synth_specs_get_a_sentence(text):
     with pytest.raises(EdgeposeError, match="write synth:COUNT"):
         load(text)
+
+
+def test_synthetic_persons_may_be_asked_for_as_a_url(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path))
+    assert [p.image for p in load("synth://3:1").persons] == [p.image for p in load("synth:3:1").persons]
+
+
+def test_a_folder_is_recognised_by_what_lies_in_it(lsp, coco, tmp_path):
+    folder, _ = lsp
+    assert len(load(str(folder)).persons) == len(load(f"lsp:{folder}").persons)
+    spec, root = coco
+    assert len(load("figures", root).persons) == len(load(spec, root).persons) == 8
+    release = tmp_path / "mpii"
+    release.mkdir()
+    (release / "trainval.json").write_text('[{"joints": [], "image": "a.jpg"}]')
+    assert recognise("mpii", tmp_path) == "mpii:mpii/trainval.json:mpii/"
+
+
+def test_a_folder_that_is_not_clear_gets_a_sentence(coco, tmp_path):
+    _, root = coco
+    with pytest.raises(EdgeposeError, match="is neither a folder nor FORMAT"):
+        load("nowhere", root)
+    (root / "figures" / "more.json").write_text((root / "figures" / "annotations.json").read_text())
+    with pytest.raises(EdgeposeError, match=r"holds several data sets \(coco:.*annotations.json.*more.json.*name one"):
+        load("figures", root)
+    empty = root / "empty"
+    empty.mkdir()
+    with pytest.raises(EdgeposeError, match="holds no data set that is recognised"):
+        load("empty", root)

@@ -3,7 +3,8 @@
 lsp:DIR                              LSP or LSPET: joints.mat and images/
 coco:ANNOTATIONS.json:IMAGES_DIR     COCO keypoint JSON, any skeleton in its category
 mpii:ANNOTATIONS:IMAGES_DIR          MPII: the release's .mat, or the widespread .json list
-synth:COUNT[:SEED]                   drawn persons, for tests and first tries without any data
+synth:COUNT[:SEED]                   drawn persons, for tests and first tries without any data; also synth://COUNT
+DIR                                  a folder with one of the first three, recognised by what lies in it
 """
 
 from __future__ import annotations
@@ -76,6 +77,8 @@ def load(spec: str, root: Path | None = None) -> PersonSet:
     """
     from trainer.data import coco, lsp, mpii, synth
 
+    if ":" not in spec:
+        spec = recognise(spec, root)
     kind, _, rest = spec.partition(":")
     parts = rest.split(":") if rest else []
     readers: dict[str, tuple[Callable[..., PersonSet], int, str]] = {
@@ -84,7 +87,7 @@ def load(spec: str, root: Path | None = None) -> PersonSet:
         "mpii": (mpii.read, 2, "ANNOTATIONS:IMAGES_DIR"),
     }
     if kind == "synth":
-        return synth.read(rest)
+        return synth.read(rest.removeprefix("//"))
     if kind not in readers:
         raise unknown("data format", kind, [*readers, "synth"], f"'{spec}'")
     read, count, form = readers[kind]
@@ -95,6 +98,30 @@ def load(spec: str, root: Path | None = None) -> PersonSet:
         if not path.exists():
             raise EdgeposeError(f"data '{spec}': {path} does not exist; check the path or set --data-root")
     return read(*paths)
+
+
+def recognise(folder: str, root: Path | None = None) -> str:
+    """The full ``--data`` string of a folder; EdgeposeError when it holds no data set, or several."""
+    from trainer.data.coco import read_json
+
+    base = (root or Path()) / folder
+    if not base.is_dir():
+        raise EdgeposeError(f"data '{folder}' is neither a folder nor FORMAT:...; formats: lsp, coco, mpii, synth")
+    images = "images" if (base / "images").is_dir() else ""
+    found = [f"lsp:{folder}"] if (base / "joints.mat").is_file() else []
+    for path in sorted(base.glob("*.json")):
+        content = read_json(path)
+        if isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys():
+            found.append(f"coco:{folder}/{path.name}:{folder}/{images}")
+        elif isinstance(content, list) and content and isinstance(content[0], dict) and "joints" in content[0]:
+            found.append(f"mpii:{folder}/{path.name}:{folder}/{images}")
+    found += [f"mpii:{folder}/{p.name}:{folder}/{images}" for p in sorted(base.glob("mpii*.mat"))]
+    if len(found) != 1:
+        what = (
+            f"several data sets ({', '.join(found)}); name one of them" if found else "no data set that is recognised"
+        )
+        raise EdgeposeError(f"folder {base} holds {what}; write lsp:DIR, coco:JSON:IMAGES or mpii:FILE:IMAGES")
+    return found[0]
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
