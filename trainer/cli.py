@@ -287,7 +287,7 @@ def explain(
 
 @app.command()
 def compare(
-    recipes: Annotated[list[str], typer.Argument(help="Recipes whose networks are compared.")],
+    recipes: Annotated[list[str], typer.Argument(help="RECIPE or RECIPE@STACKS whose networks are compared.")],
     out: Annotated[Path, typer.Option(help="Folder for the runs, table.md and pareto.png; goes on where it was.")],
     measure_on: Annotated[str, typer.Option(help="DATA@SPLIT whose accuracy is tabled.")],
     common: Annotated[str, typer.Option(help="Recipe that gives data, size, images, optimiser to all.")] = "common",
@@ -298,9 +298,15 @@ def compare(
 ) -> None:
     """Train recipes' networks at one equal small budget and write the table and its Pareto plot."""
     from trainer.compare import compare as run
+    from trainer.compare import fewer_stacks
     from trainer.recipe import load
 
-    loaded = [load(_recipe_file(name)) for name in recipes]
+    loaded = []
+    for text in recipes:
+        name, _, stacks = text.partition("@")
+        if stacks and not stacks.isdigit():
+            raise EdgeposeError(f"'{text}': what follows @ is a number of stacks; write e.g. {name}@2")
+        loaded.append(fewer_stacks(load(_recipe_file(name)), int(stacks) if stacks else None))
     run(
         loaded,
         load(_recipe_file(common)),

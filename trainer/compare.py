@@ -1,8 +1,8 @@
 """Recipes against each other at one equal, small budget: same data, size, images seen, about equal MACs.
 
 Every recipe keeps its network's kind and parts; its width is chosen for the MACs asked for, its stacks are cut to
-at most two (a compositional model keeps its levels), and everything that is not the network comes from one common
-recipe. What is left is the difference that the architecture makes at that size.
+two unless said otherwise (a compositional model keeps its levels), and everything that is not the network comes from
+one common recipe. What is left is the difference that the architecture makes at that size.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgepose import skeletons
 from edgepose.errors import EdgeposeError
 from edgepose.files import write_beside
+from edgepose.toml import validate
 from trainer import fit as training
 from trainer.data.module import select
 from trainer.evaluate import figures, open_estimator, predict
@@ -25,7 +26,7 @@ from trainer.models.compact import fold
 from trainer.profile.report import Profile, profile
 from trainer.recipe import DataSet, Recipe
 
-MOST_STACKS = 2
+MOST_STACKS = 2  # where nothing else is said
 _WIDTHS = range(16, 513, 4)
 
 
@@ -52,23 +53,47 @@ def macs(recipe: Recipe) -> int:
     return int(counter.get_total_flops()) // 2
 
 
+def fewer_stacks(recipe: Recipe, stacks: int | None = None) -> Recipe:
+    """The recipe with ``stacks``, and named after them; without a number at most two."""
+    if stacks is not None:
+        return _with_model(recipe, stacks=stacks).model_copy(update={"name": f"{recipe.name}-{stacks}"})
+    if recipe.model.kind == "compositional":
+        return recipe
+    return _with_model(recipe, stacks=min(recipe.model.stacks, MOST_STACKS))
+
+
+def _with_model(recipe: Recipe, **changes: int) -> Recipe:
+    values = recipe.model_dump(mode="json")
+    return validate(Recipe, {**values, "model": {**values["model"], **changes}}, f"recipe {recipe.name}")
+
+
 def at_budget(recipe: Recipe, common: Recipe, budget: int) -> Recipe:
-    """``common`` with the network of ``recipe``, as wide as ``budget`` MACs allow most nearly."""
-    stacks = recipe.model.stacks if recipe.model.kind == "compositional" else min(recipe.model.stacks, MOST_STACKS)
+    """``common`` with the network of ``recipe``, as wide as ``budget`` MACs allow most nearly.
+
+    EdgeposeError: even the narrowest network costs more than 1.5 times the budget, or the widest less than half.
+    """
     made: dict[int, Recipe] = {}
 
     def at(width: int) -> Recipe:
         if width not in made:
-            model = recipe.model.model_copy(update={"width": width, "stacks": stacks})
+            model = recipe.model.model_copy(update={"width": width})
             made[width] = common.model_copy(update={"name": recipe.name, "model": model})
         return made[width]
 
-    low, high = 0, len(_WIDTHS) - 1  # MACs grow with width: halve the range
+    narrowest = len(skeletons.get(common.skeleton)) + 4 if recipe.model.kind == "compositional" else _WIDTHS[0]
+    low, high = _WIDTHS.index(narrowest), len(_WIDTHS) - 1  # MACs grow with width: halve the range
     while low < high:
         middle = (low + high) // 2
         low, high = (middle + 1, high) if macs(at(_WIDTHS[middle])) < budget else (low, middle)
-    near = [_WIDTHS[i] for i in {max(low - 1, 0), low}]
-    return at(min(near, key=lambda w: abs(macs(at(w)) - budget)))
+    near = [w for w in (_WIDTHS[low] - 4, _WIDTHS[low]) if w >= narrowest]
+    best = min(near, key=lambda w: abs(macs(at(w)) - budget))
+    cost = macs(at(best))
+    if not 0.5 * budget < cost < 1.5 * budget:
+        raise EdgeposeError(
+            f"recipe {recipe.name} cannot cost about {budget / 1e6:g} M MACs at {common.input_size} px: "
+            f"at width {best} it costs {cost / 1e6:.0f} M; choose other --macs"
+        )
+    return at(best)
 
 
 def run(recipe: Recipe, folder: Path, measure_on: DataSet, *, root: Path | None, workers: int, threads: int) -> Row:

@@ -1,0 +1,68 @@
+"""Q/DQ graphs: which layers compute in INT8, and the same graph with some of them back in float.
+
+A layer is a node that is fed through QuantizeLinear -> DequantizeLinear pairs. To put it back in float is to
+feed it from before the pair; the pair goes when nobody else uses it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from typing import Any
+
+QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+
+
+def layers(model: Any) -> list[str]:
+    """Names of the nodes of an onnx.ModelProto that are fed through Q/DQ pairs, in order of execution."""
+    fed = {node.output[0] for node in model.graph.node if node.op_type == DEQUANTIZE}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type not in (QUANTIZE, DEQUANTIZE) and any(i in fed for i in node.input)
+    ]
+
+
+def in_float(model: Any, names: Collection[str]) -> Any:
+    """A copy of ``model`` whose layers ``names`` compute in float; the others as they were."""
+    made = copy.deepcopy(model)
+    makers = {output: node for node in made.graph.node for output in node.output}
+    for node in made.graph.node:
+        if node.name in names:
+            for place, value in enumerate(node.input):
+                node.input[place] = before_pair(value, makers)
+    _drop_unused(made)
+    return made
+
+
+def before_pair(value: str, makers: dict[str, Any]) -> str:
+    """The tensor that a Q/DQ pair ending in ``value`` begins with; ``value`` itself where it ends none."""
+    dequantize = makers.get(value)
+    if dequantize is None or dequantize.op_type != DEQUANTIZE:
+        return value
+    quantize = makers.get(dequantize.input[0])
+    return str(quantize.input[0]) if quantize is not None and quantize.op_type == QUANTIZE else value
+
+
+def activations(model: Any) -> dict[str, str]:
+    """Tensors that are quantised while running -> the initialiser that holds their scale."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return {
+        node.input[0]: node.input[1]
+        for node in model.graph.node
+        if node.op_type == QUANTIZE and node.input[0] not in constants
+    }
+
+
+def _drop_unused(model: Any) -> None:
+    """Remove nodes and initialisers that nothing reads, until none is left."""
+    graph = model.graph
+    while True:
+        read = {i for node in graph.node for i in node.input} | {o.name for o in graph.output}
+        idle = [node for node in graph.node if not any(o in read for o in node.output)]
+        if not idle:
+            break
+        for node in idle:
+            graph.node.remove(node)
+    for tensor in [t for t in graph.initializer if t.name not in read]:
+        graph.initializer.remove(tensor)

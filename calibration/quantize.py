@@ -1,0 +1,180 @@
+"""A float bundle -> an INT8 bundle with explicit quantisation (Q/DQ), its ranges taken from a calibration set.
+
+One file serves TensorRT 8.6 to 11 and OpenVINO: ModelOpt places symmetric int8 Q/DQ pairs before convolutions and
+on both inputs of skip additions; weights are quantised per channel. The variant for onnxruntime has uint8 activations
+instead, because its CPU kernels are fast with those only.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.graph import activations, in_float, layers
+from calibration.ranges import amax
+from calibration.sets import CalibrationSet
+from edgepose.bundle import Bundle, save
+from edgepose.errors import EdgeposeError, missing, unknown
+from trainer.progress import progress
+
+Target = Literal["tensorrt", "onnxruntime"]
+# Of a tensor's range: ModelOpt has max and entropy for ONNX; percentile and mse come from its histograms, see ranges.
+METHODS = ("entropy", "max", "percentile", "mse")
+OPSET = 17  # the newest that TensorRT 8.6 states to know; Q/DQ per channel is in it since 13
+
+
+def quantize(
+    bundle: Bundle,
+    chosen: CalibrationSet,
+    path: Path,
+    *,
+    method: str = "entropy",
+    keep_float: Collection[str] = (),
+    target: Target = "tensorrt",
+) -> Bundle:
+    """Write the INT8 bundle of ``bundle`` to ``path``; nodes named in ``keep_float`` compute in float.
+
+    EdgeposeError: unknown method or node, a bundle that is quantised already, crops of another size than the
+    model's input, or a library that is not installed.
+    """
+    model = quantized_graph(bundle, chosen, method=method, target=target)
+    if keep_float:
+        known = layers(model)
+        for name in keep_float:
+            if name not in known:
+                raise unknown("layer", name, known, bundle.manual.name)
+        model = in_float(model, keep_float)
+    return save(model, int8_manual(bundle, chosen), path)
+
+
+def int8_manual(bundle: Bundle, chosen: CalibrationSet) -> Any:
+    """The float bundle's manual for its INT8 twin; accuracy is to be measured anew."""
+    made_from = {**bundle.manual.made_from, "bundle": bundle.sha256, "calibration_set": chosen.sha256}
+    return bundle.manual.model_copy(update={"precision": "int8", "made_from": made_from, "accuracy": []})
+
+
+def quantized_graph(
+    bundle: Bundle, chosen: CalibrationSet, *, method: str = "entropy", target: Target = "tensorrt"
+) -> Any:
+    """The Q/DQ graph, an onnx.ModelProto; see :func:`quantize`."""
+    if method not in METHODS:
+        raise unknown("calibration method", method, METHODS)
+    if bundle.manual.precision != "float32":
+        raise EdgeposeError(f"{bundle.path} is {bundle.manual.precision} already; quantize its float32 bundle")
+    width, height = bundle.manual.input_size
+    if chosen.crops.shape[2:] != (height, width):
+        raise EdgeposeError(
+            f"the calibration set has crops of {chosen.crops.shape[3]} x {chosen.crops.shape[2]}, the model's input is "
+            f"{width} x {height}; make a set with this model"
+        )
+    if target == "onnxruntime":
+        return _for_onnxruntime(bundle, chosen.images(), method)
+    return _for_tensorrt(bundle, chosen.images(), method)
+
+
+def _for_tensorrt(bundle: Bundle, images: NDArray[np.float32], method: str) -> Any:
+    import onnx
+
+    try:
+        import modelopt.onnx.quantization as modelopt
+    except ImportError:
+        raise missing("modelopt", "to quantize", "pip install 'edgepose[calibration]'") from None
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        source, result = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        source.write_bytes(bundle.path.read_bytes())
+        modelopt.quantize(
+            str(source),
+            quantize_mode="int8",
+            calibration_data={"image": images},
+            calibration_method=method if method in ("max", "entropy") else "max",
+            calibration_eps=["cpu"],
+            high_precision_dtype="fp32",
+            output_path=str(result),
+            log_level="ERROR",
+        )
+        model = onnx.load(result)
+    if method in ("percentile", "mse"):
+        _set_ranges(model, amax(bundle, images, list(activations(model)), method))
+    _as_opset(model, OPSET)
+    return model
+
+
+def _set_ranges(model: Any, ranges: dict[str, float]) -> None:
+    """Replace the scales of quantised activations by |largest value| / 127."""
+    from onnx import numpy_helper
+
+    scales = {tensor.name: tensor for tensor in model.graph.initializer}
+    for value, name in activations(model).items():
+        scale = numpy_helper.to_array(scales[name])
+        scales[name].CopyFrom(numpy_helper.from_array(np.full_like(scale, ranges[value] / 127), name))
+
+
+def _as_opset(model: Any, opset: int) -> None:
+    """State an older operator set; the checker refuses what that set does not have."""
+    import onnx
+
+    for entry in model.opset_import:
+        if entry.domain == "":
+            entry.version = opset
+    model.ir_version = 8  # of the same time
+    onnx.checker.check_model(model, full_check=True)
+
+
+def _for_onnxruntime(bundle: Bundle, images: NDArray[np.float32], method: str) -> Any:
+    import onnx
+
+    try:
+        from onnxruntime import quantization
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+    except ImportError:
+        raise missing("onnxruntime", "to quantize for it", "pip install 'edgepose[onnxruntime]'") from None
+    methods = {
+        "max": quantization.CalibrationMethod.MinMax,
+        "entropy": quantization.CalibrationMethod.Entropy,
+        "percentile": quantization.CalibrationMethod.Percentile,
+    }
+    if method not in methods:
+        raise EdgeposeError(f"onnxruntime has no calibration method '{method}'; it has {', '.join(methods)}")
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        prepared, result = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
+        quant_pre_process(bundle.path, prepared, skip_symbolic_shape=True)  # which refuses a free batch
+        quantization.quantize_static(
+            prepared,
+            result,
+            _Reader(images),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            calibrate_method=methods[method],
+        )
+        return onnx.load(result)
+
+
+class _Reader:
+    """onnxruntime's CalibrationDataReader: one input after another until there is none."""
+
+    def __init__(self, images: NDArray[np.float32]) -> None:
+        self._left = iter(progress(images, len(images), "calibrating"))
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        image = next(self._left, None)
+        return None if image is None else {"image": image[None]}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Both libraries log at the root what is of no use to the reader of ours."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,151 @@
+"""Which layers bear INT8, and the cheapest mixture that keeps within the accuracy budget.
+
+Each layer is quantised alone, all others in float, and judged by PCKh@0.1 and by how far the joints move. From all
+layers in INT8, the most harmful ones go back to float one after the other until the budget is met.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calibration.graph import in_float, layers
+from calibration.judge import Answers, Judge
+from edgepose import engines
+from edgepose.bundle import Bundle, Manual, save
+from edgepose.errors import EdgeposeError
+from trainer.progress import progress
+
+Run = Callable[[Any], Answers]  # answers of an onnx.ModelProto
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Largest loss against float, in points of percent."""
+
+    pckh05: float = 0.5
+    pckh01: float = 1.0
+
+    def broken_by(self, float_: Answers, int8: Answers) -> str:
+        """What is over the budget, in words; empty where all is within."""
+        faults = []
+        for name, limit in (("pckh05", self.pckh05), ("pckh01", self.pckh01)):
+            loss = float_.percent(name) - int8.percent(name)
+            if not loss <= limit:
+                faults.append(f"{name} lost {loss:.2f} points of {float_.percent(name):.2f}, allowed are {limit:g}")
+        return "; ".join(faults)
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What quantising one layer alone does."""
+
+    layer: str
+    pckh01_lost: float  # points
+    shift: float  # mean over joints, head lengths
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The search's result: ``keep_float`` layers, whether the budget is met, and what is over it."""
+
+    keep_float: list[str]
+    answers: Answers
+    fault: str
+
+
+def runner(judge: Judge, manual: Manual, threads: int = 0) -> Run:
+    """Answers by OpenVINO of any graph of the model ``manual`` describes."""
+
+    def run(model: Any) -> Answers:
+        with tempfile.TemporaryDirectory() as folder:
+            bundle = save(model, manual, Path(folder) / "tried.onnx")
+            engine = engines.load(bundle, "openvino", engines.Options(threads=threads))
+            answers = judge.answer(engine)
+            engine.close()
+        return answers
+
+    return run
+
+
+def sensitivities(model: Any, float_: Answers, judge: Judge, run: Run) -> list[Sensitivity]:
+    """One entry per layer of the Q/DQ graph ``model``, the most harmful first."""
+    names = layers(model)
+    if not names:
+        raise EdgeposeError("the graph has no quantised layer; quantize it first")
+    found = []
+    for name in progress(names, len(names), "layer by layer"):
+        answers = run(in_float(model, [other for other in names if other != name]))
+        lost = float_.percent("pckh01") - answers.percent("pckh01")
+        found.append(Sensitivity(name, lost, float(np.nanmean(judge.shift(float_, answers)))))
+    # The shift decides between layers that cost the same few joints: it is finer than a count of hits.
+    return sorted(found, key=lambda s: (-s.shift, -s.pckh01_lost))
+
+
+def cheapest(
+    model: Any, float_: Answers, ranked: list[Sensitivity], budget: Budget, run: Run, *, most: float = 0.5
+) -> Mixture:
+    """The fewest layers in float, of ``ranked`` the worst first, with which the budget is met.
+
+    The number is halved towards, not counted up to: each try is a run over all persons. At most the share ``most`` of
+    the layers goes back; beyond it the result would no longer be an INT8 model.
+    """
+    answers = run(model)
+    fault = budget.broken_by(float_, answers)
+    if not fault:
+        return Mixture([], answers, "")
+    limit = int(most * len(ranked))
+    tried: dict[int, Mixture] = {}
+
+    def at(count: int) -> Mixture:
+        if count not in tried:
+            keep = [s.layer for s in ranked[:count]]
+            found = run(in_float(model, keep))
+            tried[count] = Mixture(keep, found, budget.broken_by(float_, found))
+        return tried[count]
+
+    count = 1
+    while count < limit and at(count).fault:
+        count = min(2 * count, limit)
+    if at(count).fault:
+        return at(count)
+    low, high = count // 2, count
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if at(middle).fault else (low, middle)
+    return at(high)
+
+
+def joints_that_broke(judge: Judge, float_: Answers, int8: Answers, metric: str = "pckh05") -> dict[str, float]:
+    """Points lost by joint, the worst first."""
+    lost = {}
+    for k, joint in enumerate(judge.skeleton.joints):
+        a, b = float_.hits[metric][:, k], int8.hits[metric][:, k]
+        if np.isfinite(a).any():
+            lost[joint] = float(100 * (np.nanmean(a) - np.nanmean(b)))
+    return dict(sorted(lost.items(), key=lambda item: -item[1]))
+
+
+def groups_that_broke(judge: Judge, float_: Answers, int8: Answers, metric: str = "pckh05") -> dict[str, float]:
+    """Points lost by activity, the worst first: a mean hides a group that broke."""
+    lost = {
+        name: float_.percent(metric, mask) - int8.percent(metric, mask)
+        for name, mask in judge.groups.items()
+        if np.isfinite(float_.hits[metric][mask]).any()
+    }
+    return dict(sorted(lost.items(), key=lambda item: -item[1]))
+
+
+def from_bundles(float_: Bundle, int8: Bundle, judge: Judge, threads: int = 0) -> tuple[Answers, Answers]:
+    """Answers of both bundles on OpenVINO."""
+    pair = []
+    for bundle in (float_, int8):
+        engine = engines.load(bundle, "openvino", engines.Options(threads=threads))
+        pair.append(judge.answer(engine))
+        engine.close()
+    return pair[0], pair[1]

@@ -1,0 +1,92 @@
+"""A calibration set: the crops that ranges are taken from, and where they come from; one file.
+
+The file is a NumPy archive: ``crops`` (uint8, as the bundle's own crop makes them) and ``about`` (JSON). Its sha256
+goes into everything that is calibrated with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from edgepose.bundle import Manual
+from edgepose.crops import crop_affine, warp
+from edgepose.errors import EdgeposeError
+from edgepose.files import write_beside
+from edgepose.toml import first_fault
+from trainer.data.persons import Person, read_image
+from trainer.progress import progress
+
+
+class About(BaseModel):
+    """Where a set comes from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str  # bundle whose crop was used
+    data: list[str]  # DATA@SPLIT that the persons were drawn from
+    method: str  # of the selection
+    seed: int
+    pool: int  # persons that were there to choose from
+    persons: list[str]  # "image name: number within the pool", in the order of the crops
+    clusters: list[int] = []  # of each crop, where the method clusters
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """``crops`` [N, 3, H, W] uint8, RGB, as the network sees them; ``sha256`` of the file, '' before it is written."""
+
+    crops: NDArray[np.uint8]
+    about: About
+    sha256: str = ""
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def images(self) -> NDArray[np.float32]:
+        """The network's input [N, 3, H, W] float32, RGB 0..255."""
+        return self.crops.astype(np.float32)
+
+
+def cut(persons: list[Person], manual: Manual, what: str = "cutting crops") -> NDArray[np.uint8]:
+    """Crops [N, 3, H, W] uint8 RGB of ``persons`` by the model's own box padding and input size."""
+    width, height = manual.input_size
+    crops = np.empty((len(persons), 3, height, width), dtype=np.uint8)
+    for index, person in enumerate(progress(persons, len(persons), what)):
+        affine = crop_affine(person.box, manual.input_size, manual.padding)
+        crops[index] = warp(read_image(person.image), affine, manual.input_size)[:, :, ::-1].transpose(2, 0, 1)
+    return crops
+
+
+def save(chosen: CalibrationSet, path: Path) -> CalibrationSet:
+    """Write the set to ``path`` (.npz), whole or not at all; returns it as read back."""
+    if path.suffix != ".npz":
+        raise EdgeposeError(f"{path}: a calibration set's file name ends in .npz")
+    about = np.frombuffer(chosen.about.model_dump_json().encode(), dtype=np.uint8)
+    with write_beside(path) as beside:
+        np.savez(beside, crops=chosen.crops, about=about)
+    return load(path)
+
+
+def load(path: Path) -> CalibrationSet:
+    """Read a set; EdgeposeError when the file is absent, damaged, or not a calibration set."""
+    if not path.is_file():
+        raise EdgeposeError(f"calibration set {path} does not exist; make one with 'edgepose-calibrate select'")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            crops, text = archive["crops"], archive["about"].tobytes()
+        about = About.model_validate_json(text)
+    except ValidationError as error:
+        raise EdgeposeError(f"{path} is not a calibration set: {first_fault(About, error)}") from error
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise EdgeposeError(f"{path} is not a whole calibration set ({error}); make it again") from error
+    if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1] != 3 or len(crops) != len(about.persons):
+        raise EdgeposeError(f"{path} is not a calibration set: its crops are {crops.dtype} {crops.shape} "
+                            f"for {len(about.persons)} persons")  # fmt: skip
+    return CalibrationSet(crops, about, hashlib.sha256(path.read_bytes()).hexdigest())
