@@ -10,7 +10,7 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from edgepose.crops import crop_affine
 
@@ -20,7 +20,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Augmentation(BaseModel):
     """How far samples are varied; draws are uniform, of the scale's logarithm."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     scale: tuple[float, float] = (0.7, 1.3)
     rotation: Annotated[float, Field(ge=0, le=180)] = 40.0  # degrees, +-
@@ -29,6 +29,13 @@ class Augmentation(BaseModel):
     flip: Share = 0.5
     colour: Annotated[float, Field(ge=0, le=1)] = 0.3  # gain, contrast and brightness, +-
     blur: Share = 0.1  # share of samples that lose detail, as a small or badly focused person does
+
+    @field_validator("scale")
+    @classmethod
+    def _rising(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < scale[0] <= scale[1]:
+            raise ValueError("must be two factors above nought, the smaller first")
+        return scale
 
 
 def draw_affine(

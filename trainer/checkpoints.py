@@ -41,11 +41,12 @@ class Checkpoints(Callback):
             trainer.save_checkpoint(following)  # writes nothing here, but all processes must take part
         self._saved, self._step = time.monotonic(), trainer.global_step
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any, **__: Any) -> None:
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any, **__: Any) -> None:
+        # Before a batch and not after one: only then does Lightning count the one before as done.
         due = time.monotonic() - self._saved >= self._seconds
         if trainer.world_size > 1:  # clocks differ; one decision for all
             due = trainer.strategy.reduce_boolean_decision(due, all=False)
-        if due and _between_steps(trainer):
+        if due and trainer.global_step > 0 and _between_steps(trainer):
             self._save(trainer)
 
     def on_train_end(self, trainer: lightning.Trainer, *_: Any) -> None:

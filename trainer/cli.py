@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trainer.data.check import Findings
 
 app = typer.Typer(
-    help="Train compact stacked hourglasses, measure them, and export bundles for edgepose.",
+    help="Train pose networks, measure and explain them, and export bundles for edgepose.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -76,7 +76,10 @@ def fit(
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="A bundle (name or .onnx file) or a checkpoint (.ckpt).")],
-    data: Annotated[list[str], typer.Option(help="lsp:DIR | coco:JSON:IMAGES | mpii:FILE:IMAGES; may be repeated.")],
+    data: Annotated[
+        list[str],
+        typer.Option(help="DIR | lsp:DIR | coco:JSON:IMAGES | mpii:FILE:IMAGES | synth:COUNT; may be repeated."),
+    ],
     data_root: Root = None,
     split: Annotated[str, typer.Option(help="train | dev | val | all")] = "all",
     engine: Annotated[str, typer.Option(help="Engine for a bundle: auto, openvino, onnxruntime, ...")] = "auto",
@@ -326,6 +329,8 @@ def recipes() -> None:
     from trainer.recipe import load
 
     for path in sorted(RECIPES.glob("*.toml")):
+        if path.stem == "common":
+            continue  # what 'compare' gives to all; no network of its own
         loaded = load(path)
         model = loaded.model
         typer.echo(f"{path.stem:14} {model.kind}, {model.stacks} x {model.width} channels of {model.block}, "

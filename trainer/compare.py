@@ -7,6 +7,7 @@ one common recipe. What is left is the difference that the architecture makes at
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ class Row:
     persons: int
     pckh05: float
     pckh01: float
+    made_of: str  # hash of the cut recipe and of what it was measured on
 
 
 def macs(recipe: Recipe) -> int:
@@ -76,8 +78,9 @@ def at_budget(recipe: Recipe, common: Recipe, budget: int) -> Recipe:
 
     def at(width: int) -> Recipe:
         if width not in made:
-            model = recipe.model.model_copy(update={"width": width})
-            made[width] = common.model_copy(update={"name": recipe.name, "model": model})
+            model = {**recipe.model.model_dump(mode="json"), "width": width}
+            values = {**common.model_dump(mode="json"), "name": recipe.name, "model": model}
+            made[width] = validate(Recipe, values, f"recipe {recipe.name} at this size")
         return made[width]
 
     narrowest = len(skeletons.get(common.skeleton)) + 4 if recipe.model.kind == "compositional" else _WIDTHS[0]
@@ -99,8 +102,12 @@ def at_budget(recipe: Recipe, common: Recipe, budget: int) -> Recipe:
 def run(recipe: Recipe, folder: Path, measure_on: DataSet, *, root: Path | None, workers: int, threads: int) -> Row:
     """Train and measure one row; a finished row is read from ``folder``, an interrupted run is resumed."""
     done = folder / "row.json"
+    made_of = hashlib.sha256(f"{recipe.model_dump_json()} {measure_on.model_dump_json()}".encode()).hexdigest()[:16]
     if done.exists():
-        return Row(**json.loads(done.read_text()))
+        row = Row(**json.loads(done.read_text()))
+        if row.made_of != made_of:
+            raise EdgeposeError(f"{done} was made with another budget, common recipe or data; choose another --out")
+        return row
     last = training.fit(recipe, folder, root=root, resume=True, workers=workers, threads=threads)
     skeleton = skeletons.get(recipe.skeleton)
     found = figures(predict(open_estimator(str(last)), select(measure_on, skeleton, root).persons), skeleton)
@@ -112,6 +119,7 @@ def run(recipe: Recipe, folder: Path, measure_on: DataSet, *, root: Path | None,
         persons=found["persons"],
         pckh05=found["pckh05"],
         pckh01=found["pckh01"],
+        made_of=made_of,
     )
     with write_beside(done) as beside:
         beside.write_text(json.dumps(asdict(row), indent=1))
@@ -132,8 +140,12 @@ def compare(
     """Train every recipe at ``budget`` MACs, then time all of them one after the other on the quiet machine.
 
     Writes a run per recipe, ``table.md`` and ``pareto.png`` into ``folder``; may be called again to go on.
-    EdgeposeError: two recipes share a name, or what fit and profile raise.
+    EdgeposeError: two recipes share a name, one has a teacher, rows were made of something else, and what fit and
+    profile raise.
     """
+    for recipe in recipes:
+        if recipe.distillation is not None:
+            raise EdgeposeError(f"recipe {recipe.name} learns from a teacher, which the others have not; leave it out")
     names = [r.name for r in recipes]
     if len(set(names)) < len(names):
         raise EdgeposeError(f"recipes to compare share a name: {', '.join(names)}; give each its own")
@@ -171,7 +183,7 @@ def plot(found: list[tuple[Row, Profile]], path: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(8, 5), constrained_layout=True)
     points = [(cost.latency.int8.median, row.pckh05, row.name) for row, cost in found]
-    best = sorted(p for p in points if not any(q[0] < p[0] and q[1] > p[1] for q in points))
+    best = sorted(p for p in points if not any(q[:2] != p[:2] and q[0] <= p[0] and q[1] >= p[1] for q in points))
     axes.plot([p[0] for p in best], [p[1] for p in best], color="#c33", linewidth=1, label="not beaten in both")
     for x, y, name in points:
         axes.scatter(x, y, color="#258")

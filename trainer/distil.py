@@ -2,6 +2,7 @@
 
 The pose distillation loss is the squared error between the student's and the teacher's heatmaps; with weight alpha
 it joins the loss on the labels: L = alpha L_pd + (1 - alpha) L_mse. Images without labels have the first part alone.
+Both parts weight the foreground as the recipe's target does, which the paper does not.
 Soft targets carry what labels lack: which joints are doubtful, and where else they might be (Hinton et al. 2015).
 """
 

@@ -12,7 +12,7 @@ from trainer.recipe import Recipe
 
 
 class TorchEngine:
-    """Runs the last stack of ``model`` on whatever device it lives on, in float32."""
+    """Runs the last output of ``model`` on whatever device it lives on, in float32."""
 
     name = "torch"
     precision = "float32"

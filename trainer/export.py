@@ -31,7 +31,7 @@ TOLERANCE = 1e-3  # largest heatmap difference between torch and the exported gr
 
 
 def to_onnx(model: nn.Module, manual: Manual) -> Any:
-    """The last stack as an onnx.ModelProto: opset 17, dynamic batch, batch norms folded."""
+    """The last output as an onnx.ModelProto: opset 17, dynamic batch, batch norms folded."""
     import onnx
 
     width, height = manual.input_size

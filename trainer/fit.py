@@ -63,7 +63,14 @@ class PoseModule(lightning.LightningModule):
 
     def begin_with(self, path: Path) -> None:
         """Take over the best weights of another run's checkpoint; EdgeposeError where they do not fit."""
-        _, model = load_best(path)
+        recipe, model = load_best(path)
+        ours, theirs = self.recipe.model, recipe.model
+        for key in sorted(set(type(ours).model_fields) - {"dropout", "initialisation"}):
+            if getattr(ours, key) != getattr(theirs, key):
+                raise EdgeposeError(
+                    f"start_from: model.{key} is {getattr(theirs, key)} in {path} and {getattr(ours, key)} in the "
+                    "recipe; give them the same"
+                )
         try:
             self.model.load_state_dict(model.state_dict())
         except RuntimeError as error:
@@ -127,8 +134,16 @@ class PoseModule(lightning.LightningModule):
         plain = [p for p in self.model.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": spec.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         optimiser = make_optimiser(spec, groups, self.recipe.stages[0].batch)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_factor(spec, step, self._total))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: rate_factor(spec, step, self._total) * self._growth(step)
+        )
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _growth(self, step: int) -> float:
+        """The batch at ``step`` over the first stage's, where rates follow batches (linear scaling)."""
+        if not self.recipe.optimiser.reference_batch:
+            return 1.0
+        return self.recipe.at(step + 1).stages[-1].batch / self.recipe.stages[0].batch
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["recipe"] = self.recipe.model_dump(mode="json")

@@ -17,15 +17,16 @@ Positive = Annotated[int, Field(gt=0)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataSet(_Strict):
     """One labelled set and how often each of its persons is drawn in a pass."""
 
-    data: str  # as for --data: lsp:DIR, coco:JSON:DIR, mpii:FILE:DIR
+    data: str  # as for --data: DIR, lsp:DIR, coco:JSON:DIR, mpii:FILE:DIR, synth:COUNT
     split: Literal["train", "dev", "val", "all"] = "train"
     share: Annotated[float, Field(gt=0)] = 1.0
+    limit: Annotated[int, Field(ge=0)] = 0  # at most so many persons, evenly drawn; 0: all
     labels: bool = True  # false: its joints are hidden from training and the teacher alone teaches (distillation)
 
 
@@ -112,7 +113,10 @@ class Optimiser(_Strict):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     warm_up: Annotated[int, Field(ge=0)] = 200  # steps
     course: Literal["cosine", "steps", "geometric", "constant"] = "cosine"
-    drops: list[Annotated[float, Field(gt=0, lt=1)]] = [0.75, 0.85]  # course steps: where, as shares of the run
+    drops: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)] = [
+        0.75,
+        0.85,
+    ]  # course steps: where, as shares of the run
     drop_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     final: Annotated[float, Field(gt=0, le=1)] = 0.025  # course geometric: last rate / first rate
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.998  # 0: off
@@ -131,14 +135,14 @@ class Recipe(_Strict):
     """See the fields; ``load`` reads one from TOML."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
-    seed: int = 1
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
     skeleton: str = "mpii16"
     padding: Annotated[float, Field(ge=1.0, le=3.0)] = 1.25  # crop side / longer side of the box
     decode: str = "dark"
     mirror_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0  # see edgepose.heatmaps.Decoder; 0: off
     precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     start_from: str = (
-        ""  # a checkpoint whose weights to begin with, from the current folder; empty: He's initialisation
+        ""  # a checkpoint whose weights to begin with, from the current folder; empty: model.initialisation
     )
     data: Annotated[list[DataSet], Field(min_length=1)]
     validation: list[DataSet] = []
@@ -170,6 +174,9 @@ class Recipe(_Strict):
         for number, spec in enumerate(self.data):
             if not spec.labels and self.distillation is None:
                 raise ValueError(f"data.{number}.labels = false leaves nothing to learn from; add [distillation]")
+        for number, spec in enumerate(self.validation):
+            if not spec.labels:
+                raise ValueError(f"validation.{number}.labels = false leaves nothing to validate on; leave it out")
         return self
 
     @model_validator(mode="after")
@@ -185,11 +192,13 @@ class Recipe(_Strict):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Recipe:
-        step = 4 * 2**self.model.depth
+        # Hourglass residual units pool once more, at the lowest resolution too where they are the block.
+        poolings = self.model.depth + (self.model.block == "hru")
+        step = 4 * 2**poolings
         for number, stage in enumerate(self.stages):
             if stage.size % step:
                 raise ValueError(f"stages.{number}.size {stage.size} must be a multiple of {step} "
-                                 f"(stride 4, {self.model.depth} poolings)")  # fmt: skip
+                                 f"(stride 4, {poolings} poolings)")  # fmt: skip
             if stage.batch % self.optimiser.accumulate:
                 raise ValueError(f"stages.{number}.batch {stage.batch} must be a multiple of optimiser.accumulate, "
                                  f"{self.optimiser.accumulate}")  # fmt: skip

@@ -101,6 +101,7 @@ def known_paths(labelled: Tensor, paths: tuple[tuple[int, ...], ...]) -> Tensor:
 def heatmap_loss(predicted: Tensor, target: Tensor, known: Tensor, foreground: float) -> Tensor:
     """Mean over maps and cells of the squared error, each cell weighted by 1 + ``foreground`` * target.
 
+    ``predicted`` and ``target`` are [N, M, s, s].
     Unweighted, the few cells under a Gaussian are lost among the many empty ones and a small network
     sits at the all-zero answer for a long time. Maps that are not ``known`` [N, M] count as zero error, so that
     the loss of a batch is the mean of its parts' losses, however it is divided among processes.

@@ -20,10 +20,9 @@ from trainer.export import to_onnx
 from trainer.models.attention import Attention, PartHead, attend
 from trainer.models.blocks import Conv, Head, Residual
 from trainer.models.build import build
-from trainer.models.cascade import Detection, layer_table
 from trainer.models.initialise import initialise, variance
 from trainer.models.nested import HourglassResidual
-from trainer.models.norms import ChannelL2, LocalResponse
+from trainer.models.norms import Bias, ChannelL2, LocalResponse, with_norm
 from trainer.models.pyramid import FractionalMaxPool, PyramidResidual
 from trainer.parts import composition_of
 from trainer.recipe import Attention as AttentionSpec
@@ -67,6 +66,9 @@ VARIANTS = {
     "reparam": {"block": "reparam"},
     "lrn": {"norm": "lrn"},
     "l2": {"norm": "l2"},
+    "none": {"norm": "none", "order": "post"},
+    "softmax": {"attention": {"normaliser": "softmax", "multi_semantics": False}},
+    "one-resolution": {"attention": {"multi_resolution": False, "parts": False}},
 }
 
 
@@ -94,6 +96,15 @@ def test_every_network_learns_exports_and_runs_alike_everywhere(name, tmp_path):
         engine.close()
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_network_learns_in_bfloat16(name):
+    model = network(**VARIANTS[name])
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = model(image())
+    torch.stack([o.float().square().mean() for o in outputs]).sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_recipes_build(name):
     with torch.device("meta"):
@@ -114,10 +125,34 @@ def test_gradients_of_the_last_output_reach_every_stack():
 # Bulat
 
 
+def layer_table(detection):
+    """The sub-network's layers as one reads them in Table 4, found from the modules themselves."""
+    rows = {}
+    for name, stage in detection.named_children():
+        words = [layer_words(layer) for layer in stage if not isinstance(layer, Residual)]
+        blocks = [layer for layer in stage if isinstance(layer, Residual)]
+        rows[name] = " + ".join([*filter(None, words), *([f"{len(blocks)} bottlenecks"] if blocks else [])])
+    return rows
+
+
+def layer_words(layer):
+    if isinstance(layer, nn.Sequential):
+        return "".join(layer_words(inner) for inner in layer)
+    if isinstance(layer, nn.MaxPool2d):
+        return "pool"
+    if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        return ""
+    what = "deconv" if isinstance(layer, nn.ConvTranspose2d) else "conv"
+    stride = f" s{layer.stride[0]}" if layer.stride[0] > 1 else ""
+    return f"{what} {layer.out_channels} {layer.kernel_size[0]}x{layer.kernel_size[0]}{stride}"
+
+
 def test_the_detection_is_table_4(capsys):
-    """Bulat & Tzimiropoulos 2016, Table 4, hourglass variant."""
+    """Bulat & Tzimiropoulos 2016, Table 4, hourglass variant; of the network that the recipe makes."""
     with torch.device("meta"):
-        rows = layer_table(Detection(16, 256))
+        network = build(load(RECIPES / "bulat.toml"))
+    rows = layer_table(network.detection)
+    assert all(b.branch[-1][2].out_channels == 256 for b in network.detection.modules() if isinstance(b, Residual))
     print("\n".join(f"{name}  {row}" for name, row in rows.items()))
     assert rows == {
         "D1": "conv 64 7x7 s2 + pool",
@@ -299,6 +334,23 @@ def test_variance_keeps_through_branches_only_with_their_own_initialisation():
     assert change["xavier"][-1] > 2**8 / 2, change
 
 
+def test_variance_along_the_branches_of_real_pyramids():
+    """Eight PRM-B without norms, each fed with what the one before makes beside its skip: 24 convolutions deep."""
+    change = {}
+    for kind in ("branches", "he", "xavier"):
+        torch.manual_seed(0)
+        chain = nn.ModuleList(PyramidResidual(192, 192, "prm-b", Pyramid()) for _ in range(8))
+        initialise(with_norm(chain, "none"), kind)
+        x = first = torch.randn(2, 192, 32, 32)
+        with torch.no_grad():
+            for block in chain.eval():
+                x = block(x) - x
+        change[kind] = float(x.var() / first.var())
+    assert 0.25 < change["branches"] < 4, change
+    assert change["he"] > 1e4, change
+    assert change["xavier"] < 1e-3, change
+
+
 def test_initial_variances_by_formula():
     conv = Conv(8, 24, 3, branches_in=4, branches_out=2)
     assert variance(conv, "he") == pytest.approx(2 / (9 * 24))
@@ -366,6 +418,18 @@ def test_channel_l2_gives_unit_length_times_gain():
     assert torch.allclose(norm(5 * x), norm(x), atol=1e-4)
 
 
+@pytest.mark.parametrize("norm", [LocalResponse, ChannelL2])
+def test_norms_bear_half_precision(norm):
+    """Squares of 300 are beyond float16."""
+    assert norm(8)(torch.full((1, 8, 1, 1), 300.0, dtype=torch.float16)).isfinite().all()
+
+
+def test_no_norm_leaves_a_bias():
+    model = network(norm="none")
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    assert any(isinstance(m, Bias) for m in model.modules())
+
+
 def test_dropout_keeps_the_expectation_and_is_off_when_running():
     model = network(dropout=0.5, stacks=1)
     assert model.dropout.p == 0.5
@@ -385,6 +449,7 @@ def test_dropout_keeps_the_expectation_and_is_off_when_running():
         ({"kind": "cascade", "attention": {}}, "attention belongs to kind stacked-hourglass"),
         ({"block": "reparam", "norm": "l2"}, "reparam folds batch norms"),
         ({"attention": {"kernel": 4}}, "must be odd"),
+        ({"block": "hru", "depth": 4}, "must be a multiple of 128 .stride 4, 5 poolings"),
     ],
 )
 def test_networks_that_cannot_be_are_refused(model, message):

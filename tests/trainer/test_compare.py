@@ -63,6 +63,11 @@ def test_a_table_of_real_runs(drawn, tmp_path, monkeypatch):
     (tmp_path / "newell-1" / "row.json").write_text(json.dumps({**row, "pckh05": 12.34}))
     compare(recipes, common(spec), tmp_path, **where, workers=0, threads=1)
     assert "| 12.3 |" in (tmp_path / "table.md").read_text()
+    with pytest.raises(EdgeposeError, match="row.json was made with another budget"):
+        compare(recipes, common(spec), tmp_path, **{**where, "budget": 12_000_000}, workers=0, threads=1)
+    taught = recipes[0].model_copy(update={"distillation": load(RECIPES / "student.toml").distillation})
+    with pytest.raises(EdgeposeError, match="learns from a teacher"):
+        compare([taught], common(spec), tmp_path, **where)
     with pytest.raises(EdgeposeError, match="share a name"):
         compare([recipes[0], recipes[0]], common(spec), tmp_path, **where)
 

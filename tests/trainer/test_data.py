@@ -275,6 +275,13 @@ def test_a_folder_that_is_not_clear_gets_a_sentence(coco, tmp_path):
     (root / "figures" / "more.json").write_text((root / "figures" / "annotations.json").read_text())
     with pytest.raises(EdgeposeError, match=r"holds several data sets \(coco:.*annotations.json.*more.json.*name one"):
         load("figures", root)
+    coco_own = root / "own"
+    (coco_own / "annotations").mkdir(parents=True)
+    (coco_own / "val2017").mkdir()
+    (coco_own / "package.json").write_text("{not json")  # is none of ours
+    text = (root / "figures" / "annotations.json").read_text()
+    (coco_own / "annotations" / "person_keypoints_val2017.json").write_text(text)
+    assert recognise("own", root) == "coco:own/annotations/person_keypoints_val2017.json:own/val2017"
     empty = root / "empty"
     empty.mkdir()
     with pytest.raises(EdgeposeError, match="holds no data set that is recognised"):

@@ -15,7 +15,7 @@ from tests.trainer.conftest import make_coco
 from trainer import checkpoints
 from trainer.data.module import select
 from trainer.evaluate import figures, open_estimator, predict
-from trainer.fit import fit, load_best
+from trainer.fit import PoseModule, fit, load_best
 from trainer.recipe import DataSet, Recipe
 
 
@@ -67,12 +67,15 @@ def test_resuming_gives_the_same_weights(drawn, tmp_path):
     assert not same(weights(parts / checkpoints.PREVIOUS), weights(last))
 
 
-def test_resuming_from_a_save_in_mid_run_gives_the_same_weights(drawn, tmp_path):
+def test_resuming_from_a_save_in_mid_run_gives_the_same_weights(drawn, tmp_path, monkeypatch):
     """The periodic save happens inside a step's hooks; nothing of that step may be missing from it."""
     spec, root = drawn
     made = recipe(spec, checkpoint_minutes=1e-9)  # after every step
     whole = fit(made, tmp_path / "whole", root=root, workers=0, threads=1)
-    fit(made, tmp_path / "parts", root=root, workers=0, threads=1, max_steps=7)
+    with monkeypatch.context() as patch:  # as a kill would end it
+        patch.setattr(checkpoints.Checkpoints, "on_train_end", lambda *_: None)
+        fit(made, tmp_path / "parts", root=root, workers=0, threads=1, max_steps=7)
+    assert checkpoints.read(tmp_path / "parts" / checkpoints.LAST)["global_step"] == 6
     last = fit(made, tmp_path / "parts", root=root, workers=0, threads=1, resume=True)
     assert same(weights(whole), weights(last))
 
@@ -120,8 +123,31 @@ def test_a_run_can_begin_with_anothers_weights(drawn, tmp_path):
     before, after = load_best(first)[1].state_dict(), load_best(second)[1].state_dict()
     assert all(torch.allclose(before[k], after[k], atol=1e-6) for k in before if "running" not in k and "num" not in k)
     wider = {"width": 32, "depth": 2, "stacks": 2, "order": "post"}
-    with pytest.raises(EdgeposeError, match="start_from: the network in .* is not the recipe's"):
+    with pytest.raises(EdgeposeError, match=r"start_from: model.width is 16 in .* and 32 in the recipe"):
         fit(recipe(spec, start_from=str(first), model=wider), tmp_path / "third", root=root, workers=0, threads=1)
+
+
+def test_joints_that_nobody_labels_are_refused(drawn, tmp_path):
+    spec, root = drawn
+    with pytest.raises(EdgeposeError, match="skeleton: no person in data labels nose, left_eye, right_eye"):
+        fit(recipe(spec, skeleton="coco17", validation=[]), tmp_path / "run", root=root, workers=0, threads=1)
+
+
+def test_the_rate_follows_the_batch_of_each_stage(drawn):
+    """Linear scaling: four times the batch, four times the rate."""
+    spec, _ = drawn
+    stages = [{"images": 160, "size": 32, "batch": 16}, {"images": 640, "size": 64, "batch": 64}]
+    made = recipe(
+        spec, stages=stages, optimiser={"rate": 0.1, "reference_batch": 16, "warm_up": 0, "course": "constant"}
+    )
+    configured = PoseModule(made).configure_optimizers()
+    optimiser, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    rates = []
+    for _ in range(20):
+        rates.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        schedule.step()
+    assert rates == pytest.approx([0.1] * 10 + [0.4] * 10)
 
 
 def test_a_run_is_not_overwritten_nor_mixed(drawn, tmp_path):

@@ -127,14 +127,17 @@ def test_a_batch_worked_off_in_parts_teaches_the_same(drawn, tmp_path):
     assert checkpoints.read(tmp_path / "4" / checkpoints.LAST)["global_step"] == 7
 
 
-def test_a_run_in_parts_resumes_between_steps(drawn, tmp_path):
-    """Saved as often as can be: never between the parts of a step."""
+def test_a_run_in_parts_resumes_between_steps(drawn, tmp_path, monkeypatch):
+    """Saved as often as can be, and killed without a last save: never saved between the parts of a step."""
     from trainer.recipe import load
 
     spec, root = drawn
     made = load(written(tmp_path, spec, 4)).model_copy(update={"checkpoint_minutes": 1e-9})
     fit(made, tmp_path / "whole", root=root, workers=0, threads=1)
-    fit(made, tmp_path / "parts", root=root, workers=0, threads=1, max_steps=5)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.Checkpoints, "on_train_end", lambda *_: None)
+        fit(made, tmp_path / "parts", root=root, workers=0, threads=1, max_steps=5)
+    assert checkpoints.read(tmp_path / "parts" / checkpoints.LAST)["global_step"] == 4
     fit(made, tmp_path / "parts", root=root, workers=0, threads=1, resume=True)
     a, b = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert all(torch.equal(a[k], b[k]) for k in a)

@@ -52,6 +52,11 @@ def test_the_paper_is_the_default(tmp_path):
         ('name = "good"', 'name = "good"\ndecode = "drak"', "key 'decode'.*unknown decode method"),
         ('name = "good"', "", "key 'name' is missing"),
         ("[[data]]\ndata", "[[data]]\ndatta", r"unknown key 'data.0.datta'; did you mean 'data'"),
+        ('name = "good"', 'name = "good"\nseed = -1', r"key 'seed' \(it is -1\)"),
+        ("[model]", "[optimiser]\nrate = inf\n[model]", "key 'optimiser.rate'"),
+        ("[model]", "[augmentation]\nscale = [1.3, 0.7]\n[model]", "key 'augmentation.scale'.*the smaller first"),
+        ("[model]", "[augmentation]\nscale = [0.0, 1.0]\n[model]", "key 'augmentation.scale'.*above nought"),
+        ("[model]", "[optimiser]\ndrops = []\n[model]", "key 'optimiser.drops'"),
         ("depth = 4", "depth = 9", r"key 'model.depth' \(it is 9\)"),
     ],
 )

@@ -12,7 +12,7 @@ from edgepose.crops import apply, crop_affine, warp
 from edgepose.draw import draw_pose
 from edgepose.errors import EdgeposeError
 from trainer.data.persons import Person, PersonSet, read_image
-from trainer.data.splits import dhash, near_pairs, side
+from trainer.data.splits import dhash, join_twins, near_pairs, side
 from trainer.grid import evenly, write_grid
 from trainer.progress import progress
 
@@ -62,7 +62,7 @@ def check(persons: PersonSet) -> Findings:
     found.joints = {name: int(n) for name, n in zip(persons.skeleton.joints, labelled, strict=True)}
     heights = [float(p.box[3] - p.box[1]) for p in persons.persons]
     found.median_height = float(np.median(heights))
-    for person in persons.persons:
+    for person in (persons if found.unreadable else join_twins(persons)).persons:  # as training splits them
         name = side(persons.name, person.group)
         found.splits[name] = found.splits.get(name, 0) + 1
     paths = list(codes)

@@ -17,7 +17,7 @@ from edgepose.errors import EdgeposeError
 from edgepose.skeletons import Skeleton
 from trainer.data.cache import CropCache, open_cache
 from trainer.data.persons import Person, PersonSet, load, to_skeleton, unlabelled
-from trainer.data.samples import Draw, Plan, Samples, Stage
+from trainer.data.samples import Plan, Samples, Stage
 from trainer.data.splits import join_twins, take
 from trainer.grid import evenly
 from trainer.recipe import DataSet, Recipe
@@ -31,6 +31,8 @@ def select(spec: DataSet, target: Skeleton, root: Path | None) -> PersonSet:
     chosen = native if spec.split == "all" else take(join_twins(native), spec.split)
     persons = [to_skeleton(p, native.skeleton, target) for p in chosen.persons]
     persons = [p for p in persons if p.labelled.any()]
+    if spec.limit:
+        persons = [persons[i] for i in evenly(len(persons), spec.limit)]
     if not persons:
         raise EdgeposeError(f"data '{spec.data}' has no labelled person in split '{spec.split}'")
     return PersonSet(native.name, target, persons)
@@ -59,12 +61,24 @@ class PoseData(lightning.LightningDataModule):
     def setup(self, stage: str) -> None:
         if self._persons:
             return
-        for spec in self._recipe.data:
-            chosen = select(spec, self.skeleton, self._root)
+        sets = [(spec, select(spec, self.skeleton, self._root)) for spec in self._recipe.data]
+        if self._recipe.distillation is None:
+            self._refuse_unlabelled([chosen for _, chosen in sets])
+        for spec, chosen in sets:
             cache = open_cache(chosen, self._recipe.input_size, self._recipe.padding)
             self._caches.append((len(self._persons), cache))
             self._persons += chosen.persons if spec.labels else [unlabelled(p) for p in chosen.persons]
             self._shares += [spec.share] * len(chosen.persons)
+
+    def _refuse_unlabelled(self, sets: list[PersonSet]) -> None:
+        """EdgeposeError for joints that nobody labels: the network would learn that they are nowhere."""
+        labelled = np.any([p.labelled for chosen in sets for p in chosen.persons], axis=0)
+        lacking = [joint for joint, known in zip(self.skeleton.joints, labelled, strict=True) if not known]
+        if lacking:
+            raise EdgeposeError(
+                f"skeleton: no person in data labels {', '.join(lacking)} of {self.skeleton.name}; choose the data's "
+                "own skeleton, or add data that labels them"
+            )
 
     def train_dataloader(self) -> DataLoader[Any]:
         recipe = self._recipe
@@ -104,6 +118,3 @@ def _one_thread(_: int) -> None:
     import cv2
 
     cv2.setNumThreads(1)
-
-
-__all__ = ["Draw", "PoseData", "select", "steps"]

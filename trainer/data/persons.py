@@ -100,6 +100,14 @@ def load(spec: str, root: Path | None = None) -> PersonSet:
     return read(*paths)
 
 
+def _images(base: Path, annotations: str) -> str:
+    """The folder of images beside an annotation file: images/, or COCO's val2017/ for ..._val2017.json."""
+    for name in ("images", annotations.rpartition("_")[2]):
+        if (base / name).is_dir():
+            return name
+    return ""
+
+
 def recognise(folder: str, root: Path | None = None) -> str:
     """The full ``--data`` string of a folder; EdgeposeError when it holds no data set, or several."""
     from trainer.data.coco import read_json
@@ -107,15 +115,18 @@ def recognise(folder: str, root: Path | None = None) -> str:
     base = (root or Path()) / folder
     if not base.is_dir():
         raise EdgeposeError(f"data '{folder}' is neither a folder nor FORMAT:...; formats: lsp, coco, mpii, synth")
-    images = "images" if (base / "images").is_dir() else ""
     found = [f"lsp:{folder}"] if (base / "joints.mat").is_file() else []
-    for path in sorted(base.glob("*.json")):
-        content = read_json(path)
+    for path in sorted([*base.glob("*.json"), *base.glob("annotations/*.json")]):
+        try:
+            content = read_json(path)
+        except EdgeposeError:
+            continue  # not everything that lies there is ours
+        name = path.relative_to(base)
         if isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys():
-            found.append(f"coco:{folder}/{path.name}:{folder}/{images}")
+            found.append(f"coco:{folder}/{name}:{folder}/{_images(base, path.stem)}")
         elif isinstance(content, list) and content and isinstance(content[0], dict) and "joints" in content[0]:
-            found.append(f"mpii:{folder}/{path.name}:{folder}/{images}")
-    found += [f"mpii:{folder}/{p.name}:{folder}/{images}" for p in sorted(base.glob("mpii*.mat"))]
+            found.append(f"mpii:{folder}/{name}:{folder}/{_images(base, path.stem)}")
+    found += [f"mpii:{folder}/{p.name}:{folder}/{_images(base, p.stem)}" for p in sorted(base.glob("mpii*.mat"))]
     if len(found) != 1:
         what = (
             f"several data sets ({', '.join(found)}); name one of them" if found else "no data set that is recognised"

@@ -26,7 +26,7 @@ def conv_bn(inputs: int, outputs: int, kernel: int, *, stride: int = 1, relu: bo
 class Conv(nn.Conv2d):
     """Convolution that knows in how many branches it stands, for :mod:`trainer.models.initialise`.
 
-    ``branches_in``: how many branches are summed into what it makes; ``branches_out``: how many its output goes to.
+    ``branches_in``: how many branches are summed into its input; ``branches_out``: how many its output goes to.
     """
 
     def __init__(self, *args: Any, branches_in: int = 1, branches_out: int = 1, **kwargs: Any) -> None:

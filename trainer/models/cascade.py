@@ -40,27 +40,6 @@ class Detection(nn.Sequential):
         )
 
 
-def layer_table(detection: Detection, block: type[nn.Module] = Residual) -> dict[str, str]:
-    """The sub-network's layers as one reads them in Table 4, found from the modules themselves."""
-    rows = {}
-    for name, stage in detection.named_children():
-        words, blocks = [], 0
-        for layer in stage.modules():
-            inside = any(layer in other.modules() for other in stage.modules() if isinstance(other, block))
-            if isinstance(layer, block):
-                blocks += 1
-            elif inside:
-                continue
-            elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-                what = "deconv" if isinstance(layer, nn.ConvTranspose2d) else "conv"
-                side, stride = layer.kernel_size[0], f" s{layer.stride[0]}" if layer.stride[0] > 1 else ""
-                words.append(f"{what} {layer.out_channels} {side}x{side}{stride}")
-            elif isinstance(layer, nn.MaxPool2d):
-                words.append("pool")
-        rows[name] = " + ".join([*words, *([f"{blocks} bottlenecks"] if blocks else [])])
-    return rows
-
-
 class Cascade(Network):
     """Outputs: disk logits of the detection, then heatmaps of every regression stack."""
 

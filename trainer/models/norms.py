@@ -17,16 +17,14 @@ class LocalResponse(nn.Module):
 
     def __init__(self, channels: int, size: int = 5, k: float = 2.0, a: float = 1e-4, b: float = 0.75) -> None:
         super().__init__()
-        self.k, self.a, self.b = k, a, b
-        distance = torch.arange(channels)[:, None] - torch.arange(channels)[None, :]
-        band = (distance.abs() <= size // 2).float()
-        # The sum over neighbours as a 1x1 convolution, which every runtime knows.
-        self.register_buffer("band", band.view(channels, channels, 1, 1))
-        self.band: Tensor
+        self.size, self.k, self.a, self.b = size, k, a, b
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        energy = functional.conv2d(x * x, self.band)
+        x = x.float()  # squares leave half precision's range
+        reach = self.size // 2
+        squares = functional.pad(x * x, (0, 0, 0, 0, reach, reach))
+        energy = torch.stack([squares[:, i : i + x.shape[1]] for i in range(self.size)]).sum(dim=0)
         return x / (self.k + self.a * energy) ** self.b + self.bias[:, None, None]
 
 
@@ -43,13 +41,25 @@ class ChannelL2(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.float()  # squares leave half precision's range
         length = (x * x).sum(dim=1, keepdim=True).add(self.epsilon).sqrt()
         return x / length * self.gain[:, None, None] + self.bias[:, None, None]
 
 
+class Bias(nn.Module):
+    """What is left of batch norm where there is no norm: a bias per channel, nought at first."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bias[:, None, None]
+
+
 def with_norm(model: nn.Module, kind: str) -> nn.Module:
     """``model`` with every batch norm replaced by the norm that the recipe names."""
-    made: dict[str, Callable[[int], nn.Module]] = {"lrn": LocalResponse, "l2": ChannelL2, "none": nn.Identity}
+    made: dict[str, Callable[[int], nn.Module]] = {"lrn": LocalResponse, "l2": ChannelL2, "none": Bias}
     if kind == "batch":
         return model
     for module in list(model.modules()):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.models.blocks import Conv, bn_conv
+from trainer.models.blocks import bn_conv
 from trainer.recipe import Pyramid
 
 PyramidKind = Literal["prm-a", "prm-b", "prm-c", "prm-d"]
@@ -58,10 +58,10 @@ class FractionalMaxPool(nn.Module):
 class Level(nn.Module):
     """One level of a pyramid: sub-sample, 3x3, back to full size."""
 
-    def __init__(self, channels: int, ratio: float, dilation: int, branches: int) -> None:
+    def __init__(self, channels: int, ratio: float, dilation: int) -> None:
         super().__init__()
         self.pool = FractionalMaxPool(ratio) if dilation == 1 else nn.Identity()
-        self.conv = Conv(channels, channels, 3, padding=dilation, dilation=dilation, branches_in=branches)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation)
 
     def forward(self, x: Tensor) -> Tensor:
         small = self.pool(x) if min(x.shape[-2:]) >= _SMALLEST else x
@@ -82,20 +82,24 @@ class PyramidResidual(nn.Module):
         half, count = outputs // 2, pyramid.levels
         channels = max(outputs // pyramid.reduction, 4)
         self.kind = kind
-        self.full = nn.Sequential(bn_conv(inputs, half, 1), bn_conv(half, half, 3, branches_in=2))
-        shared = kind != "prm-a"
+        # What comes in is the sum of two branches: of a skip and a join, or of an hourglass's side and depth.
+        shared, added = kind != "prm-a", kind != "prm-c"
+        self.full = nn.Sequential(bn_conv(inputs, half, 1, branches_in=2), bn_conv(half, half, 3))
         self.enter = nn.ModuleList(
-            bn_conv(inputs, channels, 1, branches_out=count if shared else 1) for _ in range(1 if shared else count)
+            bn_conv(inputs, channels, 1, branches_in=2, branches_out=count if shared else 1)
+            for _ in range(1 if shared else count)
         )
         self.ready = nn.ModuleList(_bn_relu(channels) for _ in self.enter)
-        added = kind != "prm-c"
         self.levels = nn.ModuleList(
-            Level(channels, 2 ** (-pyramid.ratio * c / count), c + 1 if kind == "prm-d" else 1, count if added else 1)
+            Level(channels, 2 ** (-pyramid.ratio * c / count), c + 1 if kind == "prm-d" else 1)
             for c in range(1, count + 1)
         )
-        self.leave = bn_conv(channels if added else channels * count, half, 1, branches_in=2)
-        self.join = bn_conv(half, outputs, 1)
-        self.skip = nn.Identity() if inputs == outputs and not conv_skip else bn_conv(inputs, outputs, 1)
+        if added:
+            self.leave = bn_conv(channels, half, 1, branches_in=count)
+        else:
+            self.leave = bn_conv(channels * count, half, 1)
+        self.join = bn_conv(half, outputs, 1, branches_in=2)  # of full and pyramid
+        self.skip = nn.Identity() if inputs == outputs and not conv_skip else bn_conv(inputs, outputs, 1, branches_in=2)
 
     def forward(self, x: Tensor) -> Tensor:
         inputs = [ready(enter(x)) for enter, ready in zip(self.enter, self.ready, strict=True)]

@@ -65,7 +65,7 @@ def measure(model: Any, manual: Manual, *, threads: int = 2, repeats: int = 50) 
         plain = save(model, manual, Path(folder) / "float32.onnx")
         options = engines.Options(threads=threads, precision="float32")  # of what is left unquantised, in the second
         pair = [engines.load(b, "openvino", options) for b in (plain, quantise(plain, Path(folder) / "int8.onnx"))]
-        seconds = _take_turns(pair, random_images(manual, 1), repeats)
+        seconds = take_turns(pair, random_images(manual, 1), repeats)
         for engine in pair:
             engine.close()
     return Latency(
@@ -135,8 +135,8 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _take_turns(pair: list[engines.Engine], image: NDArray[np.float32], repeats: int) -> NDArray[np.float64]:
-    """Seconds [repeats, engines]; who goes first alternates."""
+def take_turns(pair: list[engines.Engine], image: NDArray[np.float32], repeats: int) -> NDArray[np.float64]:
+    """Seconds [repeats, engines] of one image; who goes first alternates, so that a disturbance meets all."""
     seconds = np.zeros((repeats, len(pair)))
     for turn in progress(range(-WARM_UP, repeats), WARM_UP + repeats, "timing on this CPU"):
         order = range(len(pair)) if turn % 2 else reversed(range(len(pair)))
