@@ -76,7 +76,7 @@ fi
 stamp=.venv/.installed-$profile-$(cat pyproject.toml deploy/constraints.txt | sha256sum | cut -c1-16)
 if [ ! -e "$stamp" ]; then
   extras='openvino,onnxruntime,pyav,demo-broker'
-  [ "$profile" = dev ] && extras="$extras,trainer,test"
+  [ "$profile" = dev ] && extras="$extras,trainer,calibration,test"
   say "installing edgepose[$extras] into .venv"
   .venv/bin/python -m pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e ".[$extras]" \
     2> >(grep -v -e WARNING -e '^$' >&2)

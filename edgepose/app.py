@@ -49,8 +49,9 @@ def assembled(settings: Settings, *, extra_sinks: tuple[Sink, ...] = ()) -> Iter
     spec = sources.parse(require_source(settings), camera=settings.source.camera or None)
     bundle = bundles.load(settings.model)
     with ExitStack() as stack:
-        options = engines.Options(settings.engine.threads, settings.engine.precision, settings.engine.device)
-        engine = engines.load(bundle, settings.engine.name, options)
+        chosen = settings.engine
+        options = engines.Options(chosen.threads, chosen.precision, chosen.device, chosen.build)
+        engine = engines.load(bundle, chosen.name, options)
         stack.callback(engine.close)
         sinks: list[Sink] = [*extra_sinks]
         if settings.output.stdout:

@@ -54,6 +54,7 @@ EngineName = Annotated[str | None, typer.Option("--engine", help="auto, openvino
 Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads of the engine; 0: its own choice.")]
 Precision = Annotated[str | None, typer.Option("--precision", help="auto, float32, float16, bfloat16.")]
 EngineDevice = Annotated[str | None, typer.Option("--engine-device", help="The engine's own device name, e.g. GPU.")]
+Build = Annotated[bool | None, typer.Option("--build/--no-build", help="If no TensorRT plan fits: build one, or end.")]
 Device = Annotated[str | None, typer.Option("--device", help="This machine's name in topics [host name].")]
 Camera = Annotated[str | None, typer.Option("--camera", help="The camera's name in topics [from the URI].")]
 Backend = Annotated[str | None, typer.Option("--backend", help="auto, gstreamer, pyav.")]
@@ -75,6 +76,7 @@ def run(
     threads: Threads = None,
     precision: Precision = None,
     engine_device: EngineDevice = None,
+    build: Build = None,
     device: Device = None,
     camera: Camera = None,
     backend: Backend = None,
@@ -99,6 +101,7 @@ def run(
         "engine.threads": threads,
         "engine.precision": precision,
         "engine.device": engine_device,
+        "engine.build": build,
         "device": device,
         "max_frames": max_frames,
         "output.overlay": overlay,
@@ -145,6 +148,7 @@ def bench(
     engine: EngineName = None,
     threads: Threads = None,
     precision: Precision = None,
+    build: Build = None,
     backend: Backend = None,
     max_frames: MaxFrames = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -158,6 +162,7 @@ def bench(
         "engine.name": engine,
         "engine.threads": threads,
         "engine.precision": precision,
+        "engine.build": build,
         "max_frames": max_frames,
     }
     from edgepose.bench import bench as measure

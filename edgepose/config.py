@@ -51,6 +51,7 @@ class EngineSettings(_Strict):
     threads: Annotated[int, Field(ge=0, le=256)] = 0
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     device: str = "auto"
+    build: bool = True  # build a TensorRT plan where none fits; false: refuse
 
 
 class Mqtt(_Strict):

@@ -40,13 +40,14 @@ class Options:
     threads: int = 0  # 0: the runtime's own choice
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     device: str = "auto"  # e.g. "CPU", "GPU"; the runtime's own names
+    build: bool = True  # whether a runtime that needs a compiled plan may build one (tensorrt)
 
 
 # name -> (module in this package, library it needs, how to install that)
 REGISTRY: dict[str, tuple[str, str, str]] = {
     "openvino": ("edgepose.engines.openvino", "openvino", "pip install 'edgepose[openvino]'"),
     "onnxruntime": ("edgepose.engines.onnxruntime", "onnxruntime", "pip install 'edgepose[onnxruntime]'"),
-    # Its module comes with the calibration package; on a Jetson the library comes with JetPack.
+    # On a Jetson the library comes with JetPack.
     "tensorrt": ("edgepose.engines.tensorrt", "tensorrt", "sudo apt install python3-libnvinfer"),
 }
 

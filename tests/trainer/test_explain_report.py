@@ -13,10 +13,11 @@ from edgepose import EdgeposeError
 from edgepose.skeletons import COCO17, LSP14, MPII16
 from tests.trainer.conftest import make_coco
 from trainer.explain.report import ends, explain
-from trainer.explain.sheets import attention_sheet
+from trainer.explain.sheets import attention_sheet, outputs_sheet
 from trainer.explain.tiles import captioned, fitted, grid, heat, length, paragraph, signed
 from trainer.explain.views import View
 from trainer.fit import fit
+from trainer.models.build import build
 from trainer.recipe import Recipe
 
 
@@ -202,3 +203,27 @@ def test_nothing_is_grey_and_heat_is_where_it_is():
     assert coloured[14, 1]
     assert not coloured[:8].any()
     assert not coloured[:, 8:].any()
+
+
+@pytest.mark.parametrize(
+    ("model", "kinds"),
+    [({"kind": "compositional", "stacks": 5, "width": 32}, 5), ({"kind": "cascade", "stacks": 1}, 2)],
+)
+def test_what_a_network_predicts_on_the_way_is_drawn(model, kinds):
+    torch.manual_seed(0)
+    made = Recipe.model_validate(
+        {
+            "name": "drawn",
+            "data": [{"data": "synth:1"}],
+            "model": {"width": 16, "depth": 2, **model},
+            "stages": [{"images": 16, "size": 64}],
+        }
+    )
+    image = np.random.default_rng(0).uniform(0, 255, (3, 64, 64)).astype(np.float32)
+    crop = np.ascontiguousarray(image.transpose(1, 2, 0)[:, :, ::-1]).astype(np.uint8)
+    seen = View(crop, image, np.zeros((16, 16, 16), np.float32), np.zeros((16, 2)), np.zeros(16))
+    picture = outputs_sheet(build(made), [seen]).picture
+    assert picture.shape[1] == (1 + kinds) * 140 + kinds * 4
+    assert picture.std() > 10
+    plain = made.model_copy(update={"model": made.model.model_copy(update={"kind": "stacked-hourglass", "stacks": 1})})
+    assert outputs_sheet(build(plain), [seen]) is None

@@ -29,6 +29,7 @@ from trainer.explain.sheets import (
     attention_sheet,
     heatmap_sheet,
     occlusion_sheet,
+    outputs_sheet,
     patch_sheet,
     projection_sheet,
 )
@@ -120,7 +121,11 @@ def _open(model: str) -> tuple[Estimator, nn.Module | None]:
 
 
 def _inside(network: nn.Module, views: list[View], skeleton: Skeleton, joints: list[str]) -> list[Sheet]:
-    made = [attention_sheet(network, views, skeleton), projection_sheet(network, views, skeleton, joints)]
+    made = [
+        outputs_sheet(network, views),
+        attention_sheet(network, views, skeleton),
+        projection_sheet(network, views, skeleton, joints),
+    ]
     return [sheet for sheet in made if sheet is not None]
 
 

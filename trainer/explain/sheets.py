@@ -186,3 +186,26 @@ def attention_sheet(network: nn.Module, views: list[View], skeleton: Skeleton) -
         "the background and, one per part, lie on different parts of the body; a map of one colour attends to nothing."
     )
     return Sheet("Attention: where the network looks", caption, grid(rows, 1, gap=12))
+
+
+def outputs_sheet(network: nn.Module, views: list[View]) -> Sheet | None:
+    """What a network predicts beside joints (disks, bones, limbs), all maps of an output in one; None where nothing."""
+    kinds: tuple[str, ...] = getattr(network, "supervision", ())
+    if set(kinds) <= {"joints"}:
+        return None
+    with torch.no_grad():
+        answers = network.eval()(torch.from_numpy(np.stack([v.image for v in views])))
+    rows = []
+    for n, view in enumerate(views):
+        row = [captioned(fitted(view.crop, _SMALL), "crop")]
+        for number, (kind, maps) in enumerate(zip(kinds, answers, strict=True), 1):
+            strongest = (torch.sigmoid(maps[n]) if kind == "disks" else maps[n]).amax(dim=0).numpy()
+            shown = fitted(heat(view.crop, strongest / max(float(strongest.max()), 1e-6)), _SMALL)
+            row.append(captioned(shown, f"{number}: {kind}"))
+        rows.append(grid(row, _COLUMNS))
+    caption = (
+        "This network predicts more than its last heatmaps, one output after another, and each helps the next: disks "
+        "around the joints, bones between them, limbs made of bones. Each tile shows the strongest map at every place. "
+        "Later outputs of a kind should be cleaner than earlier ones."
+    )
+    return Sheet("Outputs on the way: parts before joints", caption, grid(rows, 1, gap=12))

@@ -1,0 +1,232 @@
+"""Bundle -> TensorRT plan and manifest, by whichever TensorRT from 8.6 to 11 (or TensorRT-RTX) is installed.
+
+Runs on the device as well as on a desktop: ``edgepose run`` builds with it what does not fit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepose import plans
+from edgepose.bundle import Bundle
+from edgepose.engines.device_memory import Memory, open_memory
+from edgepose.engines.trt_callbacks import CALIBRATION_BATCH, calibrator, shown
+from edgepose.engines.trt_library import described, has, library, listener
+from edgepose.engines.trt_precision import Mode, batches, choose, halved, hardware_level, typed_as
+from edgepose.errors import EdgeposeError
+from edgepose.files import cache_dir, write_beside
+from edgepose.plans import Machine, Manifest, Wanted
+
+
+def build(
+    bundle: Bundle,
+    path: Path,
+    wanted: Wanted | None = None,
+    *,
+    trt: Any = None,
+    memory: Memory | None = None,
+    calibration: NDArray[np.uint8] | None = None,
+    calibration_sha256: str = "",
+    calibration_cache: Path | None = None,
+    timing_cache: Path | None = None,
+    accuracy_delta: dict[str, float] | None = None,
+) -> Manifest:
+    """Build ``bundle`` into ``path`` (NAME.plan) with its manifest beside it.
+
+    ``trt`` is the TensorRT module (default: the installed one), ``memory`` the GPU (default: the first; without one
+    only ``wanted.targets`` can be built for). ``calibration`` [N, 3, H, W] uint8 RGB makes a float32 bundle INT8 by
+    TensorRT's own calibrator, where it has one; ``calibration_cache`` is its file. ``timing_cache`` keeps
+    measurements of kernels, so that the next build is quicker. ``accuracy_delta`` (figures against the float
+    model, in points) goes into the manifest as it is, and so does ``calibration_sha256``, of the set (default: of the
+    set that the bundle names).
+
+    EdgeposeError: no TensorRT, no GPU, or TensorRT refuses the model or the wish; the sentence has its reason.
+    """
+    wanted, trt = wanted or Wanted(), trt or library()
+    import onnx
+
+    model = onnx.load(bundle.path)
+    mode = choose(trt, typed_as(model), wanted, calibration=calibration is not None)
+    content = (halved(model) if mode.halve else model).SerializeToString()
+    start = time.monotonic()
+    with ExitStack() as stack:
+        if memory is None and not wanted.targets:
+            memory = open_memory()
+            stack.callback(memory.close)
+        here = plans.machine_here(trt.__name__, trt.__version__, memory.gpu if memory else None)
+        calibrating = None
+        if mode.calibrate and calibration is not None:
+            cache = calibration_cache or _calibration_cache(bundle, calibration)
+            calibrating = _checked_calibration(trt, memory, calibration, cache)
+        job = _Job(trt, bundle, content, wanted, mode, calibrating, timing_cache or _timing_cache(here))
+        plan, flags = _serialised(job)
+    manifest = Manifest(
+        bundle=bundle.manual.name,
+        bundle_sha256=bundle.sha256,
+        plan_sha256=hashlib.sha256(plan).hexdigest(),
+        machine=here,
+        wanted=wanted,
+        precision=mode.precision,
+        strongly_typed=mode.strongly_typed,
+        flags=flags,
+        batches=batches(wanted),
+        calibration_sha256=calibration_sha256 or bundle.manual.made_from.get("calibration_set", ""),
+        build_seconds=round(time.monotonic() - start, 2),
+        accuracy_delta=accuracy_delta,
+        built=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+    with write_beside(path) as beside:
+        beside.write_bytes(plan)
+    plans.save(manifest, path)
+    return manifest
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One build, all questions answered."""
+
+    trt: Any
+    bundle: Bundle
+    content: bytes  # the ONNX file, as TensorRT is to read it
+    wanted: Wanted
+    mode: Mode
+    calibrator: Any
+    timing_cache: Path
+
+
+def _serialised(job: _Job) -> tuple[bytes, list[str]]:
+    """The plan's bytes, and the names of the builder flags that were set."""
+    trt, bundle, wanted = job.trt, job.bundle, job.wanted
+    log = listener(trt)
+
+    def refused(what: str) -> EdgeposeError:
+        return EdgeposeError(f"{described(trt)} cannot {what} {bundle.path}: {log.last()}")
+
+    try:
+        builder = trt.Builder(log)
+    except (TypeError, RuntimeError):  # what its constructor raises without a usable GPU
+        raise refused("make a builder for") from None
+    network = builder.create_network(_network_flags(trt, job.mode))
+    parser = trt.OnnxParser(network, log)
+    if wanted.dla_core is not None and has(trt, "OnnxParserFlag", "ADJUST_FOR_DLA"):
+        parser.set_flag(trt.OnnxParserFlag.ADJUST_FOR_DLA)
+    if not parser.parse(job.content):
+        faults = "; ".join(" ".join(parser.get_error(i).desc().split()) for i in range(parser.num_errors))
+        raise EdgeposeError(f"{described(trt)} cannot read {bundle.path}: {faults or log.last()}")
+    config = builder.create_builder_config()
+    flags = _configure(trt, builder, config, wanted, job.mode)
+    width, height = bundle.manual.input_size
+    config.add_optimization_profile(_profile(builder, batches(wanted), (3, height, width)))
+    if job.calibrator is not None:
+        config.int8_calibrator = job.calibrator
+        config.set_calibration_profile(_profile(builder, (CALIBRATION_BATCH,) * 3, (3, height, width)))
+    timing = _use_timing_cache(config, job.timing_cache)
+    with shown(trt, config, f"building {bundle.manual.name}"):
+        plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise refused("build")
+    if timing:
+        with write_beside(job.timing_cache) as beside:
+            beside.write_bytes(bytes(config.get_timing_cache().serialize()))
+    return bytes(plan), flags
+
+
+def _network_flags(trt: Any, mode: Mode) -> int:
+    flags = trt.NetworkDefinitionCreationFlag
+    bits = 1 << int(flags.STRONGLY_TYPED) if mode.strongly_typed else 0
+    if hasattr(trt.Builder, "max_batch_size"):  # there is still an implicit batch to say no to
+        bits |= 1 << int(flags.EXPLICIT_BATCH)
+    return bits
+
+
+def _configure(trt: Any, builder: Any, config: Any, wanted: Wanted, mode: Mode) -> list[str]:
+    """Everything but shapes and caches; the names of the builder flags that were set."""
+    names = list(mode.flags)
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, wanted.workspace_mb << 20)
+    if wanted.effort is not None:
+        config.builder_optimization_level = wanted.effort
+    if wanted.precision == "float32":
+        config.clear_flag(trt.BuilderFlag.TF32)  # float32 that was asked for by name has all its bits
+    if wanted.version_compatible:
+        if not has(trt, "BuilderFlag", "VERSION_COMPATIBLE"):
+            raise EdgeposeError(f"{described(trt)} cannot build for later versions; build again after an update")
+        names.append("VERSION_COMPATIBLE")
+    level = hardware_level(trt, wanted)
+    if level is not None:
+        config.hardware_compatibility_level = level
+    if wanted.dla_core is not None:
+        _use_dla(trt, builder, config, wanted.dla_core, mode)
+        names.append("GPU_FALLBACK")
+    if wanted.targets:
+        _aim(trt, config, wanted.targets)
+    # Before TensorRT 10 a profile serves one context at a time, and the engine keeps one context per batch size.
+    if not hasattr(trt, "ExecutionContextAllocationStrategy") and has(trt, "PreviewFeature", "PROFILE_SHARING_0806"):
+        config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
+    for name in names:
+        config.set_flag(getattr(trt.BuilderFlag, name))
+    return names
+
+
+def _use_dla(trt: Any, builder: Any, config: Any, core: int, mode: Mode) -> None:
+    if core >= builder.num_DLA_cores:
+        raise EdgeposeError(f"{described(trt)} sees {builder.num_DLA_cores} DLA cores here and no core {core}; "
+                            "use --engine-device GPU")  # fmt: skip
+    if mode.precision not in ("float16", "int8"):
+        raise EdgeposeError(f"a DLA computes in float16 or int8, not in {mode.precision}; use --precision float16")
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = core
+
+
+def _aim(trt: Any, config: Any, targets: list[str]) -> None:
+    """Build for the named GPUs instead of the one here."""
+    if not hasattr(trt, "ComputeCapability"):
+        raise EdgeposeError(f"{described(trt)} builds for the GPU that it runs on; leave out the targets")
+    config.num_compute_capabilities = len(targets)
+    for index, target in enumerate(targets):
+        if not hasattr(trt.ComputeCapability, target):
+            raise EdgeposeError(f"{described(trt)} does not build for '{target}'; "
+                                f"it knows {', '.join(trt.ComputeCapability.__members__)}")  # fmt: skip
+        config.set_compute_capability(getattr(trt.ComputeCapability, target), index)
+
+
+def _profile(builder: Any, counts: tuple[int, ...], image: tuple[int, int, int]) -> Any:
+    profile = builder.create_optimization_profile()
+    profile.set_shape("image", *((count, *image) for count in counts))
+    return profile
+
+
+def _use_timing_cache(config: Any, path: Path) -> bool:
+    """Attach the cache in ``path``, or an empty one; whether TensorRT takes any."""
+    for content in (path.read_bytes() if path.is_file() else b"", b""):
+        cache = config.create_timing_cache(content)
+        with suppress(TypeError):  # None is no cache
+            if config.set_timing_cache(cache, False):
+                return True
+    return False
+
+
+def _checked_calibration(trt: Any, memory: Memory | None, crops: NDArray[np.uint8], cache: Path) -> Any:
+    if len(crops) < CALIBRATION_BATCH:
+        raise EdgeposeError(f"calibration by TensorRT needs {CALIBRATION_BATCH} crops or more, and the set has "
+                            f"{len(crops)}; select more")  # fmt: skip
+    return calibrator(trt, memory, crops, cache)
+
+
+def _calibration_cache(bundle: Bundle, crops: NDArray[np.uint8]) -> Path:
+    """Named after model and set, for a cache is right for no other pair."""
+    crops_hash = hashlib.sha256(crops.tobytes()).hexdigest()
+    return cache_dir() / "calibration" / f"{bundle.manual.name}-{bundle.sha256[:12]}-{crops_hash[:12]}.cache"
+
+
+def _timing_cache(here: Machine) -> Path:
+    name = f"{here.library}-{here.tensorrt}-{here.gpu or 'none'}.cache".replace(" ", "-").replace("/", "-")
+    return cache_dir() / "timing" / name

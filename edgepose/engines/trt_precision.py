@@ -1,0 +1,168 @@
+"""How a plan gets its precision: from the types in the file, or by flags, by what the installed TensorRT has.
+
+A *typed* file says its own precision: Q/DQ nodes (INT8) or float16 tensors. TensorRT 10 and later follow it in a
+strongly typed network, and 11 knows nothing else. TensorRT 8.6 wants a flag for every precision that it may use.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+from edgepose.bundle import Bundle
+from edgepose.engines.trt_library import described, has
+from edgepose.errors import EdgeposeError, missing
+from edgepose.plans import Wanted
+
+_FLAGS = {"float32": (), "float16": ("FP16",), "bfloat16": ("BF16",), "int8": ("INT8", "FP16")}
+_HARDWARE = {"same-capability": "SAME_COMPUTE_CAPABILITY", "ampere+": "AMPERE_PLUS"}
+
+
+@dataclass(frozen=True)
+class Mode:
+    """What to tell the builder about precision."""
+
+    precision: str  # that the plan computes in, where that pays
+    strongly_typed: bool
+    flags: tuple[str, ...] = ()  # of BuilderFlag
+    halve: bool = False  # the file must be converted to float16 first
+    calibrate: bool = False  # by TensorRT's own calibrator
+
+
+def typed_as(model: Any) -> str:
+    """'int8', 'float16' or 'float32': the narrowest type that the file itself (an onnx.ModelProto) computes in."""
+    from onnx import TensorProto
+
+    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        return "int8"
+    casts = (a.i for node in model.graph.node if node.op_type == "Cast" for a in node.attribute if a.name == "to")
+    types = {tensor.data_type for tensor in model.graph.initializer} | set(casts)
+    return "float16" if TensorProto.FLOAT16 in types else "float32"
+
+
+def choose(trt: Any, file: str, wanted: Wanted, *, calibration: bool = False) -> Mode:
+    """How ``trt`` builds a file that is typed as ``file``, as ``wanted``; ``calibration``: a set is at hand.
+
+    EdgeposeError: this TensorRT cannot, or the file is of another precision.
+    """
+    precision = wanted.precision
+    if precision == "auto":
+        precision = "int8" if calibration and file == "float32" else file  # type: ignore[assignment]
+    can_type = has(trt, "NetworkDefinitionCreationFlag", "STRONGLY_TYPED")
+    flags = _FLAGS[precision]
+    can_flag = all(has(trt, "BuilderFlag", flag) for flag in flags) and has(trt, "BuilderFlag", "FP16")
+    if file not in ("float32", precision):
+        raise EdgeposeError(f"the model is {file} by its own types and cannot be built as {precision}; "
+                            "leave --precision at auto, or build the float32 model")  # fmt: skip
+    if file == precision:
+        # DLA takes typed networks since TensorRT 11; before, it goes by flags.
+        if can_type and (not can_flag or (wanted.strongly_typed and wanted.dla_core is None)):
+            if not wanted.strongly_typed:
+                raise EdgeposeError(f"{described(trt)} builds strongly typed networks only; "
+                                    "do not ask for weak typing")  # fmt: skip
+            return Mode(precision, strongly_typed=True)
+        return Mode(precision, strongly_typed=False, flags=flags)
+    if precision == "int8":
+        return _calibrated(trt, calibration, can_flag)
+    if can_flag:
+        return Mode(precision, strongly_typed=False, flags=flags)
+    if precision == "float16" and can_type:
+        return Mode(precision, strongly_typed=True, halve=True)
+    raise EdgeposeError(f"{described(trt)} cannot build a float32 model as {precision}; ask for float16 or float32")
+
+
+def _calibrated(trt: Any, calibration: bool, can_flag: bool) -> Mode:
+    if not (can_flag and hasattr(getattr(trt, "IBuilderConfig", None), "int8_calibrator")):
+        raise EdgeposeError(f"{described(trt)} has no calibrator of its own; make an INT8 model first: "
+                            "edgepose-calibrate quantize")  # fmt: skip
+    if not calibration:
+        raise EdgeposeError("a float32 model becomes int8 only with a calibration set; better, make an INT8 model "
+                            "first: edgepose-calibrate quantize")  # fmt: skip
+    return Mode("int8", strongly_typed=False, flags=_FLAGS["int8"], calibrate=True)
+
+
+def halved(model: Any) -> Any:
+    """``model`` (an onnx.ModelProto) computing in float16, with float32 input and output.
+
+    EdgeposeError: the converter is not installed.
+    """
+    try:
+        float16 = importlib.import_module("onnxconverter_common.float16")
+    except ImportError:
+        raise missing("onnxconverter-common", "to make a float16 network for this TensorRT, which has no FP16 flag",
+                      "pip install onnxconverter-common") from None  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one for every weight that float16 cannot tell from its neighbour
+        return float16.convert_float_to_float16(model, keep_io_types=True)
+
+
+def hardware_level(trt: Any, wanted: Wanted) -> Any:
+    """TensorRT's own name of ``wanted.hardware``, None for this GPU alone; EdgeposeError where it has none."""
+    if wanted.hardware == "this":
+        return None
+    member = _HARDWARE[wanted.hardware]
+    if not has(trt, "HardwareCompatibilityLevel", member):
+        raise EdgeposeError(f"{described(trt)} cannot build for other GPUs ({wanted.hardware}); "
+                            "build on each of them instead")  # fmt: skip
+    return getattr(trt.HardwareCompatibilityLevel, member)
+
+
+def batches(wanted: Wanted) -> tuple[int, int, int]:
+    """Least, best and most persons in one run; a DLA takes one number only."""
+    most = wanted.max_batch
+    if wanted.dla_core is not None:
+        return most, most, most
+    return 1, min(wanted.opt_batch, most), most
+
+
+class _TensorRT10:
+    """What TensorRT 10 has, where no TensorRT is here to ask: JetPack 6.1 to 7.1."""
+
+    class BuilderFlag:
+        FP16 = INT8 = BF16 = True
+
+    class NetworkDefinitionCreationFlag:
+        STRONGLY_TYPED = True
+
+    class IBuilderConfig:
+        int8_calibrator = True
+
+
+def trtexec_line(
+    bundle: Bundle, wanted: Wanted, *, plan: str = "", calibration_cache: str = "", trt: Any = None
+) -> str:
+    """The ``trtexec`` command that builds the same plan, without its manifest; of TensorRT 10 where none is here.
+
+    EdgeposeError: as :func:`choose`.
+    """
+    import onnx
+
+    file = typed_as(onnx.load(bundle.path))
+    mode = choose(trt or _TensorRT10, file, wanted, calibration=bool(calibration_cache))
+    if mode.halve:
+        raise EdgeposeError("trtexec of this TensorRT has no --fp16; give it a float16 model, or build without trtexec")
+    width, height = bundle.manual.input_size
+    least, best, most = (f"image:{n}x3x{height}x{width}" for n in batches(wanted))
+    words = ["trtexec", f"--onnx={bundle.path}", f"--saveEngine={plan or bundle.path.with_suffix('.plan')}"]
+    words += [f"--minShapes={least}", f"--optShapes={best}", f"--maxShapes={most}"]
+    words += [f"--memPoolSize=workspace:{wanted.workspace_mb}"]
+    if mode.strongly_typed and (trt is None or has(trt, "BuilderFlag", "FP16")):
+        words.append("--stronglyTyped")  # in TensorRT 11 every network is
+    words += [f"--{flag.lower()}" for flag in mode.flags]
+    if wanted.precision == "float32":
+        words.append("--noTF32")
+    if calibration_cache:
+        words.append(f"--calib={calibration_cache}")
+    if wanted.dla_core is not None:
+        words += [f"--useDLACore={wanted.dla_core}", "--allowGPUFallback"]
+    if wanted.version_compatible:
+        words.append("--versionCompatible")
+    if wanted.hardware != "this":
+        level = {"ampere+": "ampere+", "same-capability": "sameComputeCapability"}[wanted.hardware]
+        words.append(f"--hardwareCompatibilityLevel={level}")
+    if wanted.effort is not None:
+        words.append(f"--builderOptimizationLevel={wanted.effort}")
+    return shlex.join(words)
