@@ -54,6 +54,19 @@ def activations(model: Any) -> dict[str, str]:
     }
 
 
+def ranges(model: Any) -> dict[str, float]:
+    """Largest magnitude of each quantised activation: 127 times its scale for int8, 255 for uint8, in graph order."""
+    from onnx import numpy_helper
+
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    found = {}
+    for node in model.graph.node:
+        if node.op_type == QUANTIZE and node.input[0] not in tensors:
+            steps = 255 if numpy_helper.to_array(tensors[node.input[2]]).dtype == "uint8" else 127
+            found[node.input[0]] = float(numpy_helper.to_array(tensors[node.input[1]]).max()) * steps
+    return found
+
+
 def _drop_unused(model: Any) -> None:
     """Remove nodes and initialisers that nothing reads, until none is left."""
     graph = model.graph

@@ -64,6 +64,10 @@ class Judge:
         """The first ``count`` crops as the network takes them."""
         return self._crops[:count].astype(np.float32)
 
+    def crop(self, index: int) -> NDArray[np.uint8]:
+        """Crop [3, H, W] RGB of one person."""
+        return np.asarray(self._crops[index])
+
     def answer(self, engine: Engine) -> Answers:
         """Run ``engine`` over all crops and decode as the device does."""
         width, height = self.manual.input_size

@@ -7,10 +7,13 @@ instead, because its CPU kernels are fast with those only.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import tempfile
 from collections.abc import Collection, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +28,7 @@ from edgepose.errors import EdgeposeError, missing, unknown
 from trainer.progress import progress
 
 Target = Literal["tensorrt", "onnxruntime"]
-# Of a tensor's range: ModelOpt has max and entropy for ONNX; percentile and mse come from its histograms, see ranges.
+# Of a tensor's range: ModelOpt has max and entropy for ONNX; for percentile and mse see ranges.
 METHODS = ("entropy", "max", "percentile", "mse")
 OPSET = 17  # the newest that TensorRT 8.6 states to know; Q/DQ per channel is in it since 13
 
@@ -35,7 +38,7 @@ def quantize(
     chosen: CalibrationSet,
     path: Path,
     *,
-    method: str = "entropy",
+    method: str = "max",
     keep_float: Collection[str] = (),
     target: Target = "tensorrt",
 ) -> Bundle:
@@ -60,9 +63,7 @@ def int8_manual(bundle: Bundle, chosen: CalibrationSet) -> Any:
     return bundle.manual.model_copy(update={"precision": "int8", "made_from": made_from, "accuracy": []})
 
 
-def quantized_graph(
-    bundle: Bundle, chosen: CalibrationSet, *, method: str = "entropy", target: Target = "tensorrt"
-) -> Any:
+def quantized_graph(bundle: Bundle, chosen: CalibrationSet, *, method: str = "max", target: Target = "tensorrt") -> Any:
     """The Q/DQ graph, an onnx.ModelProto; see :func:`quantize`."""
     if method not in METHODS:
         raise unknown("calibration method", method, METHODS)
@@ -82,28 +83,36 @@ def quantized_graph(
 def _for_tensorrt(bundle: Bundle, images: NDArray[np.float32], method: str) -> Any:
     import onnx
 
-    try:
-        import modelopt.onnx.quantization as modelopt
-    except ImportError:
-        raise missing("modelopt", "to quantize", "pip install 'edgepose[calibration]'") from None
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    if importlib.util.find_spec("modelopt") is None:
+        raise missing("modelopt", "to quantize", "pip install 'edgepose[calibration]'")
+    with tempfile.TemporaryDirectory() as folder:
         source, result = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         source.write_bytes(bundle.path.read_bytes())
-        modelopt.quantize(
-            str(source),
-            quantize_mode="int8",
-            calibration_data={"image": images},
-            calibration_method=method if method in ("max", "entropy") else "max",
-            calibration_eps=["cpu"],
-            high_precision_dtype="fp32",
-            output_path=str(result),
-            log_level="ERROR",
-        )
+        # A process of its own, because ModelOpt patches onnxruntime's quantiser for everybody in its process.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            pool.submit(_modelopt, source, result, images, method if method == "entropy" else "max").result()
         model = onnx.load(result)
     if method in ("percentile", "mse"):
         _set_ranges(model, amax(bundle, images, list(activations(model)), method))
     _as_opset(model, OPSET)
     return model
+
+
+def _modelopt(source: Path, result: Path, images: NDArray[np.float32], method: str) -> None:
+    """Quantise ``source`` into ``result``; ModelOpt changes the source too."""
+    import modelopt.onnx.quantization as modelopt
+
+    with _quiet():
+        modelopt.quantize(
+            str(source),
+            quantize_mode="int8",
+            calibration_data={"image": images},
+            calibration_method=method,
+            calibration_eps=["cpu"],
+            high_precision_dtype="fp32",
+            output_path=str(result),
+            log_level="CRITICAL",
+        )
 
 
 def _set_ranges(model: Any, ranges: dict[str, float]) -> None:
@@ -173,7 +182,7 @@ class _Reader:
 def _quiet() -> Iterator[None]:
     """Both libraries log at the root what is of no use to the reader of ours."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
         yield
     finally:

@@ -7,7 +7,6 @@ layers in INT8, the most harmful ones go back to float one after the other until
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,9 @@ import numpy as np
 from calibration.graph import in_float, layers
 from calibration.judge import Answers, Judge
 from edgepose import engines
-from edgepose.bundle import Bundle, Manual, save
+from edgepose.bundle import Manual, save
 from edgepose.errors import EdgeposeError
 from trainer.progress import progress
-
-Run = Callable[[Any], Answers]  # answers of an onnx.ModelProto
 
 
 @dataclass(frozen=True)
@@ -54,23 +51,28 @@ class Sensitivity:
 class Mixture:
     """The search's result: ``keep_float`` layers, whether the budget is met, and what is over it."""
 
+    model: Any  # onnx.ModelProto
     keep_float: list[str]
     answers: Answers
     fault: str
 
 
-def runner(judge: Judge, manual: Manual, threads: int = 0) -> Run:
-    """Answers by OpenVINO of any graph of the model ``manual`` describes."""
+@dataclass(frozen=True)
+class Run:
+    """Answers of any graph of the model that ``manual`` describes; ``run(model)`` of an onnx.ModelProto."""
 
-    def run(model: Any) -> Answers:
+    judge: Judge
+    manual: Manual
+    engine: str = "openvino"
+    threads: int = 0
+
+    def __call__(self, model: Any) -> Answers:
         with tempfile.TemporaryDirectory() as folder:
-            bundle = save(model, manual, Path(folder) / "tried.onnx")
-            engine = engines.load(bundle, "openvino", engines.Options(threads=threads))
-            answers = judge.answer(engine)
+            bundle = save(model, self.manual, Path(folder) / "tried.onnx")
+            engine = engines.load(bundle, self.engine, engines.Options(threads=self.threads))
+            answers = self.judge.answer(engine)
             engine.close()
         return answers
-
-    return run
 
 
 def sensitivities(model: Any, float_: Answers, judge: Judge, run: Run) -> list[Sensitivity]:
@@ -98,15 +100,16 @@ def cheapest(
     answers = run(model)
     fault = budget.broken_by(float_, answers)
     if not fault:
-        return Mixture([], answers, "")
+        return Mixture(model, [], answers, "")
     limit = int(most * len(ranked))
     tried: dict[int, Mixture] = {}
 
     def at(count: int) -> Mixture:
         if count not in tried:
             keep = [s.layer for s in ranked[:count]]
-            found = run(in_float(model, keep))
-            tried[count] = Mixture(keep, found, budget.broken_by(float_, found))
+            mixed = in_float(model, keep)
+            found = run(mixed)
+            tried[count] = Mixture(mixed, keep, found, budget.broken_by(float_, found))
         return tried[count]
 
     count = 1
@@ -139,13 +142,3 @@ def groups_that_broke(judge: Judge, float_: Answers, int8: Answers, metric: str 
         if np.isfinite(float_.hits[metric][mask]).any()
     }
     return dict(sorted(lost.items(), key=lambda item: -item[1]))
-
-
-def from_bundles(float_: Bundle, int8: Bundle, judge: Judge, threads: int = 0) -> tuple[Answers, Answers]:
-    """Answers of both bundles on OpenVINO."""
-    pair = []
-    for bundle in (float_, int8):
-        engine = engines.load(bundle, "openvino", engines.Options(threads=threads))
-        pair.append(judge.answer(engine))
-        engine.close()
-    return pair[0], pair[1]

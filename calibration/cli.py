@@ -1,0 +1,224 @@
+"""``edgepose-calibrate``: choose a calibration set, quantise, judge, compare runners, build engines."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgepose import console
+from edgepose.errors import EdgeposeError, unknown
+
+if TYPE_CHECKING:
+    from edgepose.bundle import Bundle
+    from trainer.data.persons import Person
+
+app = typer.Typer(
+    help="Calibrate INT8 engines that are as good as the float model, or say that they are not.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+Root = Annotated[
+    Path | None,
+    typer.Option("--data-root", envvar="EDGEPOSE_DATA", help="Folder that relative data paths count from."),
+]
+Data = Annotated[list[str], typer.Option("--data", help="DATA@SPLIT, as for edgepose-train; may be repeated.")]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: the engine's choice.")]
+
+
+def main() -> None:
+    """Entry point of ``edgepose-calibrate``."""
+    console.run(app)
+
+
+def _persons(texts: list[str], skeleton: str, root: Path | None) -> list[Person]:
+    from edgepose import skeletons
+    from edgepose.toml import validate
+    from trainer.data.module import select as persons_of
+    from trainer.recipe import DataSet
+
+    persons = []
+    for text in texts:
+        data, _, split = text.partition("@")
+        spec = validate(DataSet, {"data": data, "split": split or "all"}, f"'{text}'")
+        persons += persons_of(spec, skeletons.get(skeleton), root).persons
+    return persons
+
+
+def _bundle(name: str) -> Bundle:
+    from edgepose import bundle
+
+    return bundle.load(name)
+
+
+@app.command()
+def select(
+    model: Annotated[str, typer.Argument(help="The float bundle, by name or file.")],
+    out: Annotated[Path, typer.Argument(help="The calibration set to write, NAME.npz.")],
+    data: Data,
+    data_root: Root = None,
+    count: Annotated[int, typer.Option(min=1, help="Crops to choose.")] = 128,
+    method: Annotated[str, typer.Option(help="random | farthest | kmeans | dec | fcae")] = "kmeans",
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same set.")] = 0,
+    clusters: Annotated[int, typer.Option(min=0, help="Of the clustering methods; 0: a quarter of --count.")] = 0,
+    features: Annotated[str, typer.Option(help="What is clustered: bottleneck | autoencoder.")] = "bottleneck",
+    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of the clusters to this PNG.")] = None,
+) -> None:
+    """Choose which crops calibrate: a set that covers the poses, rare ones included."""
+    from calibration import select as selection
+    from calibration import sets
+
+    bundle = _bundle(model)
+    persons = _persons(data, bundle.manual.skeleton, data_root)
+    drawn = selection.select(
+        bundle, persons, count, method=method, seed=seed, clusters=clusters, features=features, data=data
+    )
+    chosen = sets.save(drawn, out)
+    if sheet is not None:
+        selection.contact_sheet(drawn, sheet, drawn.sizes)
+    typer.echo(f"wrote {out}: {len(chosen)} of {len(persons)} persons by {method}, sha256 {chosen.sha256[:12]}")
+
+
+@app.command()
+def quantize(
+    model: Annotated[str, typer.Argument(help="The float bundle, by name or file.")],
+    out: Annotated[Path, typer.Argument(help="The INT8 bundle to write, NAME.onnx.")],
+    calibration_set: Annotated[Path, typer.Option("--set", help="What 'select' wrote.")],
+    judge_on: Annotated[str, typer.Option(help="DATA@SPLIT on which float and INT8 are compared.")],
+    data_root: Root = None,
+    method: Annotated[str, typer.Option(help="Of the ranges: max | entropy | percentile | mse")] = "max",
+    target: Annotated[str, typer.Option(help="tensorrt (and OpenVINO) | onnxruntime")] = "tensorrt",
+    lose_pckh05: Annotated[float, typer.Option(min=0, help="Points of PCKh@0.5 that may be lost.")] = 0.5,
+    lose_pckh01: Annotated[float, typer.Option(min=0, help="Points of PCKh@0.1 that may be lost.")] = 1.0,
+    search: Annotated[bool, typer.Option(help="Rank the layers even where plain INT8 is good enough.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Write the page of this calibration, NAME.html.")] = None,
+    threads: Threads = 0,
+) -> None:
+    """Quantise, judge, put layers back to float where needed; writes what is within budget, else exit 3."""
+    import onnx
+
+    from calibration import gate, graph, sets
+    from calibration import report as page
+    from calibration.quantize import quantized_graph
+    from calibration.sensitivity import Budget
+
+    if out.suffix != ".onnx":
+        raise EdgeposeError(f"{out}: a bundle's file name ends in .onnx")
+    if target not in ("tensorrt", "onnxruntime"):
+        raise unknown("target", target, ("tensorrt", "onnxruntime"))
+    bundle, chosen = _bundle(model), sets.load(calibration_set)
+    outcome = gate.calibrate(
+        bundle,
+        chosen,
+        _persons([judge_on], bundle.manual.skeleton, data_root),
+        out,
+        judged_on=judge_on,
+        method=method,
+        budget=Budget(lose_pckh05, lose_pckh01),
+        target="onnxruntime" if target == "onnxruntime" else "tensorrt",
+        threads=threads,
+        search=search,
+    )
+    if report is not None:
+        made = onnx.load(out) if outcome.published else quantized_graph(bundle, chosen, method=method)
+        page.write(outcome, report, graph.ranges(made))
+    if outcome.fault:
+        raise gate.refuse(outcome)
+    typer.echo(f"wrote {out}: {outcome.sentence()}")
+
+
+@app.command()
+def verify(
+    a: Annotated[str, typer.Argument(help="MODEL[@ENGINE[/PRECISION]]: bundle or checkpoint.")],
+    b: Annotated[str, typer.Argument(help="The same, of the runner to compare with it.")],
+    data: Data,
+    data_root: Root = None,
+    lose_pckh05: Annotated[float, typer.Option(min=0, help="Points of PCKh@0.5 that b may lose.")] = 0.5,
+    lose_pckh01: Annotated[float, typer.Option(min=0, help="Points of PCKh@0.1 that b may lose.")] = 1.0,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each, in turns.")] = 50,
+    threads: Threads = 2,
+    plot: Annotated[Path | None, typer.Option(help="Write the distribution of distances to this PNG.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Do two runners give the same joints, and what does each cost; exit 3 where b loses more than allowed."""
+    from calibration import gate
+    from calibration import verify as verifying
+    from calibration.judge import Judge
+
+    first, second = verifying.open_runner(a, threads), verifying.open_runner(b, threads)
+    judge = Judge(_persons(data, first.manual.skeleton, data_root), first.manual)
+    found = verifying.compare(first, second, judge, repeats=repeats, threads=threads)
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
+    else:
+        verifying.show(found)
+    if plot is not None:
+        verifying.plot(first, second, judge, plot)
+    fault = found.fault({"pckh05": lose_pckh05, "pckh01": lose_pckh01})
+    if fault:
+        raise gate.BudgetError(fault)
+
+
+@app.command()
+def build(
+    model: Annotated[str, typer.Argument(help="The bundle, by name or file; its own precision unless you choose.")],
+    out: Annotated[Path | None, typer.Argument(help="The plan to write, NAME.plan [beside the bundle].")] = None,
+    precision: Annotated[str, typer.Option(help="auto | float32 | float16 | bfloat16 | int8")] = "auto",
+    calibration_set: Annotated[
+        Path | None, typer.Option("--set", help="What 'select' wrote: int8 by TensorRT's own calibrator (8.6, 10).")
+    ] = None,
+    calibration_cache: Annotated[Path | None, typer.Option(help="That calibrator's file, read or written.")] = None,
+    max_batch: Annotated[int, typer.Option(min=1, max=256, help="Most persons in one run.")] = 8,
+    opt_batch: Annotated[int, typer.Option(min=1, max=256, help="Persons that the kernels are chosen for.")] = 1,
+    workspace: Annotated[int, typer.Option(min=1, help="Scratch memory for a kernel, MiB.")] = 1024,
+    dla: Annotated[int | None, typer.Option(min=0, help="Run on this DLA core, the rest on the GPU.")] = None,
+    hardware: Annotated[str, typer.Option(help="this | same-capability | ampere+: GPUs that may run it.")] = "this",
+    version_compatible: Annotated[bool, typer.Option("--version-compatible", help="Run on later versions.")] = False,
+    weakly_typed: Annotated[bool, typer.Option("--weakly-typed", help="Precision by flags, not by types.")] = False,
+    effort: Annotated[int | None, typer.Option(min=0, max=5, help="Builder optimisation level.")] = None,
+    target: Annotated[list[str] | None, typer.Option(help="SM86 and the like; TensorRT-RTX; may be repeated.")] = None,
+    timing_cache: Annotated[Path | None, typer.Option(help="Where kernel timings are kept [the cache].")] = None,
+    print_trtexec: Annotated[bool, typer.Option("--print-trtexec", help="Print trtexec's line, and end.")] = False,
+) -> None:
+    """Build a TensorRT plan with its manifest, for the machine that this runs on."""
+    from calibration import sets
+    from edgepose import plans
+    from edgepose.engines import trt_build, trt_library, trt_precision
+    from edgepose.toml import validate
+
+    bundle = _bundle(model)
+    wish = {"precision": precision, "max_batch": max_batch, "opt_batch": opt_batch, "workspace_mb": workspace,
+            "dla_core": dla, "hardware": hardware, "version_compatible": version_compatible, "effort": effort,
+            "strongly_typed": not weakly_typed, "targets": target or []}  # fmt: skip
+    wanted = validate(plans.Wanted, wish, "build")
+    plan = out or bundle.path.with_suffix(".plan")
+    if plan.suffix != ".plan":
+        raise EdgeposeError(f"{plan}: a plan's file name ends in .plan")
+    if print_trtexec:
+        trt = trt_library.library() if trt_library.installed() == "tensorrt" else None
+        cache = str(calibration_cache or "")
+        typer.echo(trt_precision.trtexec_line(bundle, wanted, plan=str(plan), calibration_cache=cache, trt=trt))
+        return
+    chosen = sets.load(calibration_set) if calibration_set is not None else None
+    made = trt_build.build(
+        bundle,
+        plan,
+        wanted,
+        calibration=chosen.crops if chosen else None,
+        calibration_sha256=chosen.sha256 if chosen else "",
+        calibration_cache=calibration_cache,
+        timing_cache=timing_cache,
+    )
+    typing = "strongly typed" if made.strongly_typed else f"flags {', '.join(made.flags) or 'none'}"
+    machine = made.machine
+    typer.echo(f"wrote {plan}: {made.precision} ({typing}), {machine.library} {machine.tensorrt} for "
+               f"{machine.gpu or ', '.join(wanted.targets)}, {made.build_seconds:.0f} s")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

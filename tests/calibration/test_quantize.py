@@ -1,0 +1,270 @@
+"""Q/DQ graphs: what is quantised, what can go back to float, and that the budget is kept or nothing is written."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from calibration import gate, graph, sensitivity, sets
+from calibration import report as page
+from calibration.judge import Judge
+from calibration.quantize import METHODS, quantize, quantized_graph
+from calibration.ranges import by_percentile, by_squared_error
+from calibration.sensitivity import Budget, Run, Sensitivity, cheapest, sensitivities
+from calibration.sets import CalibrationSet
+from edgepose import EdgeposeError, engines
+
+
+def pair(name, scale):
+    """Q/DQ of tensor ``name``."""
+    made = [
+        helper.make_node("QuantizeLinear", [name, f"{name}_s", f"{name}_z"], [f"{name}_q"], name=f"{name}_Q"),
+        helper.make_node("DequantizeLinear", [f"{name}_q", f"{name}_s", f"{name}_z"], [f"{name}_d"], name=f"{name}_DQ"),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array(scale, np.float32), f"{name}_s"),
+        numpy_helper.from_array(np.array(0, np.int8), f"{name}_z"),
+    ]
+    return made, constants
+
+
+def two_layers():
+    """x -> Q/DQ -> a -> Q/DQ -> b -> y, where a doubles (its weight through a Q/DQ too) and b adds one."""
+    nodes, constants = [], [numpy_helper.from_array(np.array([2.0], np.float32), "w")]
+    for name, scale in (("x", 0.1), ("w", 0.02), ("h", 0.5)):
+        made, more = pair(name, scale)
+        constants += more
+        nodes.append((name, made))
+    parts = dict(nodes)
+    one = numpy_helper.from_array(np.array([1.0], np.float32), "one")
+    body = [
+        *parts["x"],
+        *parts["w"],
+        helper.make_node("Mul", ["x_d", "w_d"], ["h"], name="a"),
+        *parts["h"],
+        helper.make_node("Add", ["h_d", "one"], ["y"], name="b"),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N"])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N"])
+    made = helper.make_graph(body, "two", [x], [y], [*constants, one])
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def compute(model, x):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": np.array(x, np.float32)})[0]
+
+
+def test_layers_are_what_is_fed_through_pairs():
+    model = two_layers()
+    assert graph.layers(model) == ["a", "b"]
+    assert graph.activations(model) == {"x": "x_s", "h": "h_s"}
+    assert graph.ranges(model) == pytest.approx({"x": 12.7, "h": 63.5})
+
+
+def test_a_layer_back_in_float_loses_its_pairs_only():
+    model = two_layers()
+    assert compute(model, [1.23]) == pytest.approx([1.0 + 2.5])  # 1.2 * 2 = 2.4 -> 2.5 by steps of a half
+    without_b = graph.in_float(model, ["b"])
+    assert compute(without_b, [1.23]) == pytest.approx([3.4])
+    assert graph.layers(without_b) == ["a"]
+    bare = graph.in_float(model, ["a", "b"])
+    assert compute(bare, [1.23]) == pytest.approx([3.46])
+    assert {n.op_type for n in bare.graph.node} == {"Mul", "Add"}
+    assert {t.name for t in bare.graph.initializer} == {"w", "one"}
+    assert graph.layers(model) == ["a", "b"]  # the given one is as it was
+    onnx.checker.check_model(bare)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_int8_answers_nearly_as_float(learnt, tmp_path, method):
+    made = quantize(learnt.bundle, learnt.chosen, tmp_path / "int8.onnx", method=method)
+    assert made.manual.precision == "int8"
+    assert made.manual.made_from["bundle"] == learnt.bundle.sha256
+    assert made.manual.made_from["calibration_set"] == learnt.chosen.sha256
+    model = onnx.load(made.path)
+    assert model.opset_import[0].version == 17  # what TensorRT 8.6 states to know
+    kinds = {n.op_type for n in model.graph.node if n.name in graph.layers(model)}
+    assert {"Conv", "Add"} <= kinds
+    zeros = [numpy_helper.to_array(t) for t in model.graph.initializer if t.name.endswith("zero_point")]
+    assert all(z.dtype == np.int8 and not z.any() for z in zeros)  # symmetric, as TensorRT wants it
+    judge = Judge(learnt.persons, learnt.bundle.manual)
+    answers = [judge.answer(engines.load(b)) for b in (learnt.bundle, made)]
+    assert np.nanmedian(judge.shift(*answers)) < 0.05
+    assert not np.array_equal(answers[0].joints, answers[1].joints)  # and it is another computation
+
+
+def test_a_percentile_by_hand():
+    counts = np.zeros(100)
+    counts[:50], counts[99] = 2, 1  # 100 small values, one at the top
+    assert by_percentile(counts, 10.0, 99.0) == pytest.approx(5.0)
+    assert by_percentile(counts, 10.0, 100.0) == pytest.approx(10.0)
+
+
+def test_the_least_squared_error_is_the_least():
+    """Against quantising every value, for every range tried."""
+    values = np.abs(np.random.default_rng(0).laplace(0, 1, 20_000))
+    counts, edges = np.histogram(values, 512, (0, values.max()))
+    found = by_squared_error(counts.astype(float), float(values.max()))
+
+    def error(top):
+        step = top / 127
+        return ((np.clip(np.round(values / step), 0, 127) * step - values) ** 2).sum()
+
+    errors = [error(edge) for edge in edges[32:]]
+    assert error(found) < 1.02 * min(errors)
+    assert error(found) < 0.95 * error(values.max())  # worth the search
+
+
+def test_ranges_by_percentile_and_error_cut_what_is_rare(learnt):
+    """A percentile lies below the maximum; both differ from it."""
+    maxima, percentiles, least = (
+        graph.ranges(quantized_graph(learnt.bundle, learnt.chosen, method=m)) for m in ("max", "percentile", "mse")
+    )
+    assert all(percentiles[name] <= value * 1.01 for name, value in maxima.items())
+    assert any(percentiles[name] < 0.95 * value for name, value in maxima.items())
+    assert any(least[name] < 0.99 * value for name, value in maxima.items())
+
+
+def test_the_variant_for_onnxruntime_has_unsigned_activations(learnt, tmp_path):
+    made = quantize(learnt.bundle, learnt.chosen, tmp_path / "ort.onnx", target="onnxruntime")
+    model = onnx.load(made.path)
+    types = {numpy_helper.to_array(t).dtype for t in model.graph.initializer if t.name.endswith("zero_point")}
+    assert np.dtype(np.uint8) in types
+    judge = Judge(learnt.persons, learnt.bundle.manual)
+    answers = [judge.answer(engines.load(b, "onnxruntime")) for b in (learnt.bundle, made)]
+    assert np.nanmedian(judge.shift(*answers)) < 0.05
+
+
+def test_what_cannot_be_quantised_is_refused(learnt, tmp_path):
+    small = CalibrationSet(learnt.chosen.crops[:, :, :32, :32], learnt.chosen.about)
+    made = quantize(learnt.bundle, learnt.chosen, tmp_path / "int8.onnx")
+    for bundle, chosen, changes, sentence in (
+        (learnt.bundle, learnt.chosen, {"method": "entropie"}, "did you mean 'entropy'"),
+        (learnt.bundle, small, {}, "has crops of 32 x 32, the model's input is 64 x 64"),
+        (made, learnt.chosen, {}, "is int8 already"),
+        (learnt.bundle, learnt.chosen, {"keep_float": ["/nowhere/Conv"]}, "unknown layer '/nowhere/Conv'"),
+        (learnt.bundle, learnt.chosen, {"method": "mse", "target": "onnxruntime"}, "has no calibration method 'mse'"),
+    ):
+        with pytest.raises(EdgeposeError, match=sentence):
+            quantize(bundle, chosen, tmp_path / "refused.onnx", **changes)
+    assert not (tmp_path / "refused.onnx").exists()
+
+
+def test_sets_are_whole_or_refused(learnt, tmp_path):
+    again = sets.load(learnt.set_path)
+    assert np.array_equal(again.crops, learnt.chosen.crops)
+    assert again.about == learnt.chosen.about
+    assert again.images().dtype == np.float32
+    assert again.images().max() > 100  # RGB 0..255
+    broken = tmp_path / "broken.npz"
+    broken.write_bytes(learnt.set_path.read_bytes()[:500])
+    with pytest.raises(EdgeposeError, match="is not a whole calibration set"):
+        sets.load(broken)
+    np.savez(tmp_path / "other.npz", crops=np.zeros(3))
+    with pytest.raises(EdgeposeError, match="is not a whole calibration set"):
+        sets.load(tmp_path / "other.npz")
+    with pytest.raises(EdgeposeError, match="does not exist; make one with 'edgepose-calibrate select'"):
+        sets.load(tmp_path / "nowhere.npz")
+    with pytest.raises(EdgeposeError, match="ends in .npz"):
+        sets.save(learnt.chosen, tmp_path / "set.bin")
+
+
+@pytest.fixture(scope="module")
+def harmed(learnt):
+    """The Q/DQ graph with one layer's range far too small, so that this layer alone spoils the joints."""
+    model = quantized_graph(learnt.bundle, learnt.chosen)
+    name = next(n.name for n in model.graph.node if n.op_type == "Conv" and "heads" in n.name)
+    conv = next(n for n in model.graph.node if n.name == name)
+    scales = graph.activations(model)
+    fed = graph.before_pair(conv.input[0], {o: n for n in model.graph.node for o in n.output})
+    tensor = next(t for t in model.graph.initializer if t.name == scales[fed])
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(0.01), tensor.name))
+    return model, name
+
+
+def test_the_harmful_layer_is_found_and_put_back(learnt, harmed):
+    model, name = harmed
+    judge = Judge(learnt.persons, learnt.bundle.manual)
+    run = Run(judge, learnt.bundle.manual, threads=1)
+    float_ = judge.answer(engines.load(learnt.bundle))
+    ranked = sensitivities(model, float_, judge, run)
+    assert ranked[0].layer == name
+    assert ranked[0].shift > 5 * ranked[1].shift
+    budget = Budget(pckh05=2, pckh01=10)
+    assert budget.broken_by(float_, run(model))
+    found = cheapest(model, float_, ranked, budget, run)
+    assert found.keep_float == [name]
+    assert found.fault == ""
+    assert name not in graph.layers(found.model)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Answers that say only how many points they lost."""
+
+    points: float
+
+    def percent(self, _metric):
+        return 80 - self.points
+
+
+@pytest.mark.parametrize("needed", [0, 1, 3, 13, 17, 20])
+def test_the_search_finds_the_smallest_number(needed, monkeypatch):
+    """Forty layers that each cost half a point: as many go back as the budget asks for, no more, in few tries."""
+    tries = []
+    monkeypatch.setattr(sensitivity, "in_float", lambda _, keep: len(keep))
+
+    def run(kept):
+        tries.append(kept)
+        return Lost(20 - 0.5 * kept)
+
+    ranked = [Sensitivity(f"layer{i}", 0.5, 0.1) for i in range(40)]
+    found = cheapest(0, Lost(0), ranked, Budget(pckh05=20 - 0.5 * needed, pckh01=100), run)
+    assert found.keep_float == [f"layer{i}" for i in range(needed)]
+    assert found.fault == ""
+    assert len(tries) <= 12
+    # more than half of the layers would no longer be an INT8 model
+    assert "pckh05 lost" in cheapest(0, Lost(0), ranked, Budget(pckh05=5, pckh01=100), run).fault
+
+
+def test_nothing_is_published_over_budget(learnt, tmp_path, monkeypatch, harmed):
+    monkeypatch.setattr(gate, "quantized_graph", lambda *_, **__: harmed[0])
+    monkeypatch.setattr(gate, "cheapest", lambda model, float_, ranked, budget, run: cheapest(
+        model, float_, ranked, budget, run, most=0.0))  # fmt: skip
+    outcome = gate.calibrate(
+        learnt.bundle, learnt.chosen, learnt.persons, tmp_path / "int8.onnx", judged_on=f"{learnt.spec}@all"
+    )
+    assert outcome.published is None
+    assert not (tmp_path / "int8.onnx").exists()
+    error = gate.refuse(outcome)
+    assert error.exit_code == 3
+    assert "is over its budget, nothing was written: pckh01 lost" in str(error)
+    assert harmed[1] in str(error)
+    page.write(outcome, tmp_path / "page.html", graph.ranges(harmed[0]))
+    assert "Not published" in (tmp_path / "page.html").read_text()
+
+
+def test_within_budget_is_published_with_its_proof(learnt, tmp_path):
+    path = tmp_path / "int8.onnx"
+    outcome = gate.calibrate(
+        learnt.bundle, learnt.chosen, learnt.persons, path, judged_on=f"{learnt.spec}@all", search=True
+    )
+    assert outcome.fault == ""
+    assert outcome.published is not None
+    assert outcome.published.path == path
+    assert len(outcome.ranked) == len(graph.layers(onnx.load(path))) + len(outcome.keep_float)
+    row = outcome.published.manual.accuracy[0]
+    assert (row.data, row.split, row.persons) == (learnt.spec, "all", 8)
+    assert row.figures["pckh05"] == pytest.approx(outcome.int8.percent("pckh05"), abs=0.01)
+    assert set(outcome.groups) == {"standing"}
+    page.write(outcome, tmp_path / "page.html", graph.ranges(onnx.load(path)))
+    text = (tmp_path / "page.html").read_text()
+    for part in ("The calibration set", "By joint", "By activity", "Layer by layer", "Ranges", "Worst crops"):
+        assert part in text
+    assert "http" not in text.replace("http-equiv", "")
+    assert text.count("src=") == text.count('src="data:')

@@ -1,0 +1,115 @@
+"""Two runners of one model: the same joints, differences with an interval, sentences for what cannot be compared."""
+
+import json
+
+import numpy as np
+import pytest
+
+from calibration.judge import Answers, Judge
+from calibration.quantize import quantize
+from calibration.verify import compare, difference, open_runner, plot
+from edgepose import EdgeposeError
+from edgepose.estimator import Estimator
+from tests.calibration.command import run
+from trainer.evaluate import figures, predict
+from trainer.fit import fit, load_best
+
+
+@pytest.fixture(scope="module")
+def judge(learnt):
+    return Judge(learnt.persons, learnt.bundle.manual)
+
+
+def test_every_runner_of_one_model_gives_its_joints(learnt, judge):
+    first = open_runner(str(learnt.bundle.path))
+    for text in (
+        str(learnt.checkpoint),
+        f"{learnt.bundle.path}@onnxruntime",
+        f"{learnt.bundle.path}@openvino/bfloat16",
+    ):
+        found = compare(first, open_runner(text), judge, repeats=3)
+        assert found.shift["p99"] < (0.2 if "bfloat16" in text else 0.01), text
+        assert found.persons == 8
+        assert found.joints == 8 * 16
+        assert found.a_ms > 0
+        assert found.ratio > 0
+
+
+def test_the_judge_agrees_with_the_evaluation(learnt, judge):
+    runner = open_runner(str(learnt.bundle.path))
+    answers = judge.answer(runner.engine)
+    evaluated = figures(predict(Estimator(runner.engine, runner.manual), learnt.persons), judge.skeleton)
+    for metric in ("pckh05", "pckh01"):
+        assert answers.percent(metric) == pytest.approx(evaluated[metric], abs=0.01)
+
+
+def hits(array):
+    return Answers(np.zeros((*array.shape, 2)), {"pckh05": array.astype(float), "pckh01": array.astype(float)})
+
+
+def test_the_interval_is_of_paired_persons():
+    """Two runners that differ on the same tenth of persons: a narrow interval around their difference."""
+    rng = np.random.default_rng(0)
+    a = (rng.random((400, 10)) < 0.7).astype(float)
+    b = a.copy()
+    b[:40] = 0  # lost on a tenth of the persons
+    found = difference("pckh05", hits(a), hits(b))
+    assert found.gain == pytest.approx(100 * (b.mean() - a.mean()))
+    assert found.low < found.gain < found.high < 0
+    assert found.high - found.low < 5
+    assert difference("pckh05", hits(a), hits(a)).low == 0
+    unpaired = difference("pckh05", hits(a), hits(b[rng.permutation(400)]))
+    assert unpaired.high - unpaired.low > 1.2 * (found.high - found.low)
+    a[0, 0] = np.nan  # not judged in either
+    assert np.isfinite(difference("pckh05", hits(a), hits(np.where(np.isnan(a), np.nan, b))).gain)
+
+
+def test_what_b_may_lose(learnt, judge, tmp_path):
+    first = open_runner(str(learnt.bundle.path))
+    found = compare(first, open_runner(str(learnt.checkpoint)), judge, repeats=2)
+    assert found.fault({"pckh05": 0.5, "pckh01": 1.0}) == ""
+    assert "pckh05: " in found.fault({"pckh05": -0.1})
+    assert "allowed are -0.1" in found.fault({"pckh05": -0.1})
+    plot(first, first, judge, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+
+
+def test_only_runners_of_one_model_are_compared(learnt, judge, shipped):
+    with pytest.raises(EdgeposeError, match="differ in input_size"):
+        compare(open_runner(str(learnt.bundle.path)), open_runner(str(shipped.path)), judge)
+    for text, sentence in (
+        (f"{learnt.checkpoint}@openvino", "a checkpoint runs on torch"),
+        (f"{learnt.bundle.path}@openvino/float8", "unknown precision 'float8'"),
+        (f"{learnt.bundle.path}@opnvino", "did you mean 'openvino'"),
+    ):
+        with pytest.raises(EdgeposeError, match=sentence):
+            open_runner(text)
+
+
+def test_the_commands_end_as_they_say(learnt, tmp_path):
+    data = ["--data-root", str(learnt.root)]
+    out = tmp_path / "int8.onnx"
+    done = run("quantize", learnt.bundle.path, out, "--set", learnt.set_path, "--judge-on", f"{learnt.spec}@all",
+               "--lose-pckh05", "5", "--lose-pckh01", "20", "--report", tmp_path / "page.html", *data)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "pckh05" in done.stdout
+    assert (tmp_path / "page.html").exists()
+    done = run("verify", learnt.bundle.path, out, "--data", f"{learnt.spec}@all", "--json", "--repeats", "2",
+               "--lose-pckh05", "5", "--lose-pckh01", "20", *data)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["persons"] == 8
+    recipe, _ = load_best(learnt.checkpoint)
+    green = fit(recipe, tmp_path / "green", root=learnt.root, workers=0, threads=1, max_steps=1)
+    done = run("verify", learnt.bundle.path, green, "--data", f"{learnt.spec}@all", "--repeats", "2", *data)
+    assert done.returncode == 3
+    assert "points below" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = run("quantize", "nobody", out, "--set", learnt.set_path, "--judge-on", learnt.spec, *data)
+    assert done.returncode == 2
+    assert "unknown model 'nobody'" in done.stderr
+
+
+def test_ort_and_openvino_agree_on_their_own_int8(learnt, judge, tmp_path):
+    made = quantize(learnt.bundle, learnt.chosen, tmp_path / "int8.onnx")
+    found = compare(open_runner(f"{made.path}@openvino"), open_runner(f"{made.path}@onnxruntime"), judge, repeats=2)
+    assert found.shift["median"] < 0.02
