@@ -10,9 +10,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +24,7 @@ from calibration.ranges import amax
 from calibration.sets import CalibrationSet
 from edgepose.bundle import Bundle, save
 from edgepose.errors import EdgeposeError, missing, unknown
-from trainer.progress import progress
+from trainer.profile.latency import quiet, static_int8
 
 Target = Literal["tensorrt", "onnxruntime"]
 # Of a tensor's range: ModelOpt has max and entropy for ONNX; for percentile and mse see ranges.
@@ -102,7 +101,7 @@ def _modelopt(source: Path, result: Path, images: NDArray[np.float32], method: s
     """Quantise ``source`` into ``result``; ModelOpt changes the source too."""
     import modelopt.onnx.quantization as modelopt
 
-    with _quiet():
+    with quiet(logging.ERROR):
         modelopt.quantize(
             str(source),
             quantize_mode="int8",
@@ -137,53 +136,15 @@ def _as_opset(model: Any, opset: int) -> None:
 
 
 def _for_onnxruntime(bundle: Bundle, images: NDArray[np.float32], method: str) -> Any:
-    import onnx
-
     try:
-        from onnxruntime import quantization
-        from onnxruntime.quantization.shape_inference import quant_pre_process
+        from onnxruntime.quantization import CalibrationMethod
     except ImportError:
         raise missing("onnxruntime", "to quantize for it", "pip install 'edgepose[onnxruntime]'") from None
     methods = {
-        "max": quantization.CalibrationMethod.MinMax,
-        "entropy": quantization.CalibrationMethod.Entropy,
-        "percentile": quantization.CalibrationMethod.Percentile,
+        "max": CalibrationMethod.MinMax,
+        "entropy": CalibrationMethod.Entropy,
+        "percentile": CalibrationMethod.Percentile,
     }
     if method not in methods:
         raise EdgeposeError(f"onnxruntime has no calibration method '{method}'; it has {', '.join(methods)}")
-    with tempfile.TemporaryDirectory() as folder, _quiet():
-        prepared, result = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
-        quant_pre_process(bundle.path, prepared, skip_symbolic_shape=True)  # which refuses a free batch
-        quantization.quantize_static(
-            prepared,
-            result,
-            _Reader(images),
-            quant_format=quantization.QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            calibrate_method=methods[method],
-        )
-        return onnx.load(result)
-
-
-class _Reader:
-    """onnxruntime's CalibrationDataReader: one input after another until there is none."""
-
-    def __init__(self, images: NDArray[np.float32]) -> None:
-        self._left = iter(progress(images, len(images), "calibrating"))
-
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        image = next(self._left, None)
-        return None if image is None else {"image": image[None]}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Both libraries log at the root what is of no use to the reader of ours."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(before)
+    return static_int8(bundle, images, calibrate_method=methods[method])

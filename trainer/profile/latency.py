@@ -85,9 +85,15 @@ def random_images(manual: Manual, count: int) -> NDArray[np.float32]:
 
 
 def quantise(bundle: Bundle, path: Path) -> Bundle:
-    """``bundle`` with uint8 activations and int8 weights per channel, as QuantizeLinear/DequantizeLinear, in ``path``.
+    """``bundle`` in INT8 (uint8 activations, int8 weights per channel; explicit Q/DQ), written to ``path``."""
+    model = static_int8(bundle, random_images(bundle.manual, CALIBRATION), op_types_to_quantize=list(QUANTISED))
+    return save(model, bundle.manual.model_copy(update={"precision": "int8"}), path)
 
-    EdgeposeError: onnxruntime is not installed.
+
+def static_int8(bundle: Bundle, images: NDArray[np.float32], **settings: Any) -> Any:
+    """The Q/DQ graph (onnx.ModelProto) that onnxruntime's static quantisation makes.
+
+    Ranges come from ``images`` [N, 3, H, W]; ``settings`` go to onnxruntime. EdgeposeError: it is not installed.
     """
     try:
         from onnxruntime import quantization
@@ -96,28 +102,27 @@ def quantise(bundle: Bundle, path: Path) -> Bundle:
         raise missing("onnxruntime", "to quantise a graph", "pip install 'edgepose[onnxruntime]'") from None
     import onnx
 
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet(logging.WARNING):
         prepared, quantised = Path(folder) / "prepared.onnx", Path(folder) / "quantised.onnx"
         quant_pre_process(bundle.path, prepared, skip_symbolic_shape=True)  # which refuses a free batch
         quantization.quantize_static(
             prepared,
             quantised,
-            _Images(random_images(bundle.manual, CALIBRATION)),
+            _Images(images),
             quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=list(QUANTISED),
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
+            **settings,
         )
-        model = onnx.load(quantised)
-    return save(model, bundle.manual.model_copy(update={"precision": "int8"}), path)
+        return onnx.load(quantised)
 
 
 class _Images:
     """onnxruntime's CalibrationDataReader, which asks for one input after another until there is none."""
 
     def __init__(self, images: NDArray[np.float32]) -> None:
-        self._left = progress(images, len(images), "calibrating INT8 for timing")
+        self._left = progress(images, len(images), "calibrating INT8")
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
         image = next(self._left, None)
@@ -125,10 +130,10 @@ class _Images:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Its tips on quantising (logged at the root) are for people who want accuracy from this."""
+def quiet(level: int) -> Iterator[None]:
+    """Nothing logged up to ``level``: quantisers log at the root what is of no use to our reader."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(level)
     try:
         yield
     finally:
