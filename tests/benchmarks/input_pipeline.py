@@ -15,17 +15,20 @@ from typing import Annotated
 import torch
 import typer
 
+from edgepose import skeletons
+from trainer.data import load
 from trainer.data.module import PoseData
 from trainer.fit import PoseModule
 from trainer.recipe import Recipe
 from trainer.targets import gaussians, heatmap_loss, to_cells
 
 
-def recipe(data: str, size: int, width: int, batch: int) -> Recipe:
-    """One stack as the shipped model has it."""
+def recipe(data: str, skeleton: str, size: int, width: int, batch: int) -> Recipe:
+    """One stack as the shipped model has it, with the data's own joints."""
     return Recipe.model_validate(
         {
             "name": "bench",
+            "skeleton": skeleton,
             "data": [{"data": data, "split": "all"}],
             "model": {"width": width, "stacks": 1, "order": "post"},
             "stages": [{"images": 1_000_000, "size": size, "batch": batch}],
@@ -51,12 +54,13 @@ def images_per_second(made: Recipe, seconds: float) -> float:
     stage = made.stages[0]
     network = PoseModule(made).model
     optimiser = torch.optim.AdamW(network.parameters())
+    joints = len(skeletons.get(made.skeleton))
     image = torch.rand(stage.batch, 3, stage.size, stage.size).mul(255).contiguous(memory_format=torch.channels_last)
-    target = gaussians(to_cells(torch.rand(stage.batch, 16, 2) * stage.size, 4), stage.size // 4, 1.5)
+    target = gaussians(to_cells(torch.rand(stage.batch, joints, 2) * stage.size, 4), stage.size // 4, 1.5)
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16):
-            loss = heatmap_loss(network(image)[-1], target, torch.ones(stage.batch, 16), 25.0)
+            loss = heatmap_loss(network(image)[-1], target, torch.ones(stage.batch, joints), 25.0)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -81,7 +85,7 @@ def main(
 ) -> None:
     """Print both rates and their ratio, in turns."""
     torch.set_num_threads(threads)
-    made = recipe(data, size, width, batch)
+    made = recipe(data, load(data, data_root).skeleton.name, size, width, batch)
     typer.echo(f"{data}, {size} px, batch {batch}; network: 1 x {width} channels, {threads} threads")
     for _ in range(repeats):
         loading, learning = samples_per_second(made, data_root, seconds), images_per_second(made, seconds)
