@@ -231,3 +231,24 @@ def test_an_absent_library_is_named_with_its_extra(library, monkeypatch):
 def test_nothing_to_measure_is_refused(options):
     with pytest.raises(EdgeposeError, match="at least one"):
         latency.measure(None, manual_of(recipe()), **options)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"norm": "lrn"},
+        {"norm": "l2", "preprocessing": "mean-image"},
+        {"kind": "cascade", "stacks": 1},
+        {"kind": "compositional", "stacks": 3, "width": 32, "preprocessing": "pca-whitening"},
+        {"attention": {}, "side": "hru"},
+        {"block": "prm-c"},
+    ],
+)
+def test_every_kind_of_part_is_quantised_and_runs(model):
+    values = {"width": 16, "depth": 2, "stacks": 2, **model}
+    made = Recipe.model_validate(
+        {"name": "part", "data": [{"data": "synth:1"}], "model": values, "stages": [{"images": 16, "size": 64}]}
+    )
+    found = profile(made, threads=1, repeats=1)
+    assert found.latency.int8.median > 0
+    assert found.macs > 1e6

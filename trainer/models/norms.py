@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 
 class LocalResponse(nn.Module):
@@ -17,14 +16,16 @@ class LocalResponse(nn.Module):
 
     def __init__(self, channels: int, size: int = 5, k: float = 2.0, a: float = 1e-4, b: float = 0.75) -> None:
         super().__init__()
-        self.size, self.k, self.a, self.b = size, k, a, b
+        self.channels, self.size, self.k, self.a, self.b = channels, size, k, a, b
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.float()  # squares leave half precision's range
         reach = self.size // 2
-        squares = functional.pad(x * x, (0, 0, 0, 0, reach, reach))
-        energy = torch.stack([squares[:, i : i + x.shape[1]] for i in range(self.size)]).sum(dim=0)
+        squares = x * x
+        nought = squares[:, :reach] * 0  # and not a Pad, whose exported size runtimes cannot tell
+        squares = torch.cat([nought, squares, nought], dim=1)
+        energy = torch.stack([squares[:, i : i + self.channels] for i in range(self.size)]).sum(dim=0)
         return x / (self.k + self.a * energy) ** self.b + self.bias[:, None, None]
 
 
