@@ -114,5 +114,5 @@ def refuse(outcome: Outcome) -> BudgetError:
     return BudgetError(
         f"INT8 of {outcome.bundle.manual.name} is over its budget, nothing was written: {outcome.fault}; "
         f"joints that lost most: {worst}; layers that harm most: {layers}; "
-        "choose another calibration set or --method, or train on with 'edgepose-calibrate qat'"
+        "choose another calibration set or --method, or allow more by --lose-pckh05 and --lose-pckh01"
     )

@@ -39,20 +39,23 @@ class Judge:
     """Labelled persons ready to be answered by any engine of models with the same crop and skeleton."""
 
     def __init__(self, persons: list[Person], manual: Manual) -> None:
-        """EdgeposeError: nobody to judge on, or a skeleton without a head segment to measure by."""
+        """EdgeposeError: nobody to judge on, or no head segment to measure by, in the skeleton or in the labels."""
         self.manual, self.persons = manual, persons
         self.skeleton = skeletons.get(manual.skeleton)
         if not persons:
             raise EdgeposeError("there is no labelled person to judge on; choose other data")
         if self.skeleton.head is None:
             raise EdgeposeError(f"skeleton {self.skeleton.name} has no head segment, so PCKh cannot be measured")
-        self._crops = cut(persons, manual, "cutting crops to judge on")
         self._back = [invert(crop_affine(p.box, manual.input_size, manual.padding)) for p in persons]
         truth = np.stack([p.joints for p in persons])
         self._labelled = np.stack([p.labelled for p in persons])
         self._truth = truth
         a, b = self.skeleton.head
         self.head = segment_length(truth, self._labelled, (self.skeleton.index(a), self.skeleton.index(b)))
+        if not np.isfinite(self.head).any():
+            raise EdgeposeError(f"no person in the data has both {a} and {b} labelled, by which PCKh is measured; "
+                                "judge on other data")  # fmt: skip
+        self._crops = cut(persons, manual, "cutting crops to judge on")
 
     @cached_property
     def groups(self) -> dict[str, NDArray[np.bool_]]:

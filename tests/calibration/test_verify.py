@@ -1,6 +1,7 @@
 """Two runners of one model: the same joints, differences with an interval, sentences for what cannot be compared."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -113,3 +114,14 @@ def test_ort_and_openvino_agree_on_their_own_int8(learnt, judge, tmp_path):
     made = quantize(learnt.bundle, learnt.chosen, tmp_path / "int8.onnx")
     found = compare(open_runner(f"{made.path}@openvino"), open_runner(f"{made.path}@onnxruntime"), judge, repeats=2)
     assert found.shift["median"] < 0.02
+
+
+def test_who_cannot_be_judged_on_is_said(learnt):
+    """LSPET in the MPII skeleton, for one: it does not label the upper neck."""
+    neck = learnt.persons[0].labelled.copy()
+    neck[Judge(learnt.persons, learnt.bundle.manual).skeleton.index("upper_neck")] = False
+    headless = [replace(p, labelled=neck) for p in learnt.persons]
+    with pytest.raises(EdgeposeError, match="no person in the data has both upper_neck and head_top labelled"):
+        Judge(headless, learnt.bundle.manual)
+    with pytest.raises(EdgeposeError, match="there is no labelled person to judge on"):
+        Judge([], learnt.bundle.manual)
