@@ -36,17 +36,18 @@ def main() -> None:
     console.run(app)
 
 
-def _persons(texts: list[str], skeleton: str, root: Path | None) -> list[Person]:
+def persons_of(texts: list[str], skeleton: str, root: Path | None) -> list[Person]:
+    """The persons of every DATA@SPLIT of ``texts``, in ``skeleton``; EdgeposeError where there is none."""
     from edgepose import skeletons
     from edgepose.toml import validate
-    from trainer.data.module import select as persons_of
+    from trainer.data.module import select as of_set
     from trainer.recipe import DataSet
 
     persons = []
     for text in texts:
         data, _, split = text.partition("@")
         spec = validate(DataSet, {"data": data, "split": split or "all"}, f"'{text}'")
-        persons += persons_of(spec, skeletons.get(skeleton), root).persons
+        persons += of_set(spec, skeletons.get(skeleton), root).persons
     return persons
 
 
@@ -74,7 +75,7 @@ def select(
     from calibration import sets
 
     bundle = _bundle(model)
-    persons = _persons(data, bundle.manual.skeleton, data_root)
+    persons = persons_of(data, bundle.manual.skeleton, data_root)
     drawn = selection.select(
         bundle, persons, count, method=method, seed=seed, clusters=clusters, features=features, data=data
     )
@@ -96,15 +97,15 @@ def quantize(
     lose_pckh05: Annotated[float, typer.Option(min=0, help="Points of PCKh@0.5 that may be lost.")] = 0.5,
     lose_pckh01: Annotated[float, typer.Option(min=0, help="Points of PCKh@0.1 that may be lost.")] = 1.0,
     search: Annotated[bool, typer.Option(help="Rank the layers even where plain INT8 is good enough.")] = False,
-    report: Annotated[Path | None, typer.Option(help="Write the page of this calibration, NAME.html.")] = None,
+    against: Annotated[str, typer.Option(help="Float bundle to compare accuracy with, if not the same.")] = "",
+    report_to: Annotated[
+        Path | None, typer.Option("--report", help="Write the page of this calibration, NAME.html.")
+    ] = None,
     threads: Threads = 0,
 ) -> None:
     """Quantise, judge, put layers back to float where needed; writes what is within budget, else exit 3."""
-    import onnx
-
-    from calibration import gate, graph, sets
+    from calibration import gate, sets
     from calibration import report as page
-    from calibration.quantize import quantized_graph
     from calibration.sensitivity import Budget
 
     if out.suffix != ".onnx":
@@ -115,20 +116,75 @@ def quantize(
     outcome = gate.calibrate(
         bundle,
         chosen,
-        _persons([judge_on], bundle.manual.skeleton, data_root),
+        persons_of([judge_on], bundle.manual.skeleton, data_root),
         out,
         judged_on=judge_on,
+        against=_bundle(against) if against else None,
         method=method,
         budget=Budget(lose_pckh05, lose_pckh01),
         target="onnxruntime" if target == "onnxruntime" else "tensorrt",
         threads=threads,
         search=search,
     )
-    if report is not None:
-        made = onnx.load(out) if outcome.published else quantized_graph(bundle, chosen, method=method)
-        page.write(outcome, report, graph.ranges(made))
+    if report_to is not None:
+        page.write(outcome, report_to, threads=threads)
     if outcome.fault:
         raise gate.refuse(outcome)
+    typer.echo(f"wrote {out}: {outcome.sentence()}")
+
+
+@app.command()
+def sensitivity(
+    model: Annotated[str, typer.Argument(help="The float bundle, by name or file.")],
+    calibration_set: Annotated[Path, typer.Option("--set", help="What 'select' wrote.")],
+    judge_on: Annotated[str, typer.Option(help="DATA@SPLIT whose joints are watched.")],
+    data_root: Root = None,
+    method: Annotated[str, typer.Option(help="Of the ranges: max | entropy | percentile | mse")] = "max",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+    threads: Threads = 0,
+) -> None:
+    """What does quantising each layer alone do to the joints; the most harmful layer first."""
+    from calibration import gate, sets
+    from calibration.sensitivity import show
+
+    bundle = _bundle(model)
+    persons = persons_of([judge_on], bundle.manual.skeleton, data_root)
+    ranked = gate.rank(bundle, sets.load(calibration_set), persons, method=method, threads=threads)
+    if as_json:
+        typer.echo(json.dumps([asdict(s) for s in ranked]))
+    else:
+        show(ranked)
+
+
+@app.command()
+def report(
+    model: Annotated[str, typer.Argument(help="The float bundle, by name or file.")],
+    int8: Annotated[str, typer.Argument(help="The INT8 bundle that was made from it.")],
+    out: Annotated[Path, typer.Argument(help="The page to write, NAME.html.")],
+    calibration_set: Annotated[Path, typer.Option("--set", help="The set that it was made with.")],
+    judge_on: Annotated[str, typer.Option(help="DATA@SPLIT on which float and INT8 are compared.")],
+    data_root: Root = None,
+    layers: Annotated[bool, typer.Option(help="Rank the layers too, which takes a run for each.")] = False,
+    lose_pckh05: Annotated[float, typer.Option(min=0, help="Points of PCKh@0.5 that may be lost.")] = 0.5,
+    lose_pckh01: Annotated[float, typer.Option(min=0, help="Points of PCKh@0.1 that may be lost.")] = 1.0,
+    threads: Threads = 2,
+) -> None:
+    """One page about a calibration: its set, accuracy by joint and group, latency, ranges, the worst crops."""
+    from calibration import gate, sets
+    from calibration import report as page
+    from calibration.sensitivity import Budget
+
+    bundle = _bundle(model)
+    outcome = gate.judged(
+        bundle,
+        _bundle(int8),
+        sets.load(calibration_set),
+        persons_of([judge_on], bundle.manual.skeleton, data_root),
+        budget=Budget(lose_pckh05, lose_pckh01),
+        threads=threads,
+        search=layers,
+    )
+    page.write(outcome, out, threads=threads)
     typer.echo(f"wrote {out}: {outcome.sentence()}")
 
 
@@ -151,7 +207,7 @@ def verify(
     from calibration.judge import Judge
 
     first, second = verifying.open_runner(a, threads), verifying.open_runner(b, threads)
-    judge = Judge(_persons(data, first.manual.skeleton, data_root), first.manual)
+    judge = Judge(persons_of(data, first.manual.skeleton, data_root), first.manual)
     found = verifying.compare(first, second, judge, repeats=repeats, threads=threads)
     if as_json:
         typer.echo(json.dumps(asdict(found)))

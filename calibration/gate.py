@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from calibration import groups
 from calibration.judge import METRICS, Answers, Judge
 from calibration.quantize import Target, int8_manual, quantized_graph
-from calibration.sensitivity import (
-    Budget,
-    Run,
-    Sensitivity,
-    cheapest,
-    groups_that_broke,
-    joints_that_broke,
-    sensitivities,
-)
+from calibration.sensitivity import Budget, Run, Sensitivity, cheapest, sensitivities
 from calibration.sets import CalibrationSet
 from edgepose import engines
 from edgepose.bundle import Accuracy, Bundle, save
@@ -31,14 +26,16 @@ class BudgetError(EdgeposeError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What calibrating gave; ``fault`` says what is over the budget, empty where the bundle was published."""
+    """An INT8 model judged beside its float one; ``fault`` says what is over the budget, empty where nothing is."""
 
     bundle: Bundle  # the float one
     chosen: CalibrationSet
-    method: str
+    method: str  # of the ranges
+    engine: str  # that INT8 was judged on
     judge: Judge
     float_: Answers
     int8: Answers
+    graph: Any  # the Q/DQ graph that was judged, an onnx.ModelProto
     keep_float: list[str] = field(default_factory=list)
     ranked: list[Sensitivity] = field(default_factory=list)  # empty where no search was needed
     fault: str = ""
@@ -47,18 +44,30 @@ class Outcome:
     @property
     def joints(self) -> dict[str, float]:
         """Points of PCKh@0.5 lost by joint, the worst first."""
-        return joints_that_broke(self.judge, self.float_, self.int8)
+        return groups.by_joint(self.judge, self.float_, self.int8)
 
     @property
-    def groups(self) -> dict[str, float]:
-        """Points of PCKh@0.5 lost by activity, the worst first."""
-        return groups_that_broke(self.judge, self.float_, self.int8)
+    def activities(self) -> dict[str, float]:
+        """Points of PCKh@0.5 lost by activity, the worst first; empty where the data know none."""
+        return groups.by_group(groups.activities(self.judge), self.float_, self.int8)
+
+    @cached_property
+    def cluster_masks(self) -> groups.Masks:
+        """The judged persons by likeness of pose."""
+        return groups.clusters(self.bundle, self.judge)
+
+    @property
+    def clusters(self) -> dict[str, float]:
+        """Points of PCKh@0.5 lost by cluster of poses, the worst first."""
+        return groups.by_group(self.cluster_masks, self.float_, self.int8)
 
     def sentence(self) -> str:
-        """Float and INT8 accuracy in one line."""
+        """Float and INT8 accuracy in one line, and the group that lost most."""
         parts = [f"{m} {self.float_.percent(m):.2f} -> {self.int8.percent(m):.2f}" for m in METRICS]
         kept = f", {len(self.keep_float)} layers in float" if self.keep_float else ""
-        return f"{self.bundle.manual.name}, {len(self.judge.persons)} persons: {', '.join(parts)}{kept}"
+        worst = next(iter((self.activities or self.clusters).items()), None)
+        group = f"; worst group {worst[0]}: {-worst[1]:+.2f} points of pckh05" if worst else ""
+        return f"{self.bundle.manual.name}, {len(self.judge.persons)} persons: {', '.join(parts)}{kept}{group}"
 
 
 def calibrate(
@@ -68,6 +77,7 @@ def calibrate(
     path: Path,
     *,
     judged_on: str,
+    against: Bundle | None = None,
     method: str = "max",
     budget: Budget | None = None,
     target: Target = "tensorrt",
@@ -77,34 +87,96 @@ def calibrate(
     """Write the INT8 bundle to ``path`` if it keeps within ``budget`` on ``persons``; else nothing is written.
 
     Where plain INT8 does not, layers go back to float, the most harmful first. ``search`` ranks the layers in any
-    case. ``judged_on`` names the persons as DATA@SPLIT. The variant for onnxruntime is judged on onnxruntime, and
-    is not repaired: layers are ranked on OpenVINO.
+    case. ``judged_on`` names the persons as DATA@SPLIT. ``against`` is the float bundle that accuracy is compared
+    with, where it is not ``bundle`` itself: for a model that has learnt with INT8's rounding, what it was before.
+    The variant for onnxruntime is judged on onnxruntime, and is not repaired: layers are ranked on OpenVINO.
     """
     budget = budget or Budget()
     judge = Judge(persons, bundle.manual)
-    float_engine = engines.load(bundle, "openvino", engines.Options(threads=threads))
-    float_ = judge.answer(float_engine)
-    float_engine.close()
+    float_ = _float_answers(against or bundle, judge, threads)
     model = quantized_graph(bundle, chosen, method=method, target=target)
-    manual = int8_manual(bundle, chosen)
+    manual = int8_manual(bundle, chosen, method)
     run = Run(judge, manual, "onnxruntime" if target == "onnxruntime" else "openvino", threads)
     int8 = run(model)
     fault = budget.broken_by(float_, int8)
     keep: list[str] = []
     ranked: list[Sensitivity] = []
     if target == "tensorrt" and (fault or search):
-        ranked = sensitivities(model, float_, judge, run)
+        own = float_ if against is None else _float_answers(bundle, judge, threads)
+        ranked = sensitivities(model, own, judge, run)
     if fault and ranked:
         mixture = cheapest(model, float_, ranked, budget, run)
         model, keep, int8, fault = mixture.model, mixture.keep_float, mixture.answers, mixture.fault
-    outcome = Outcome(bundle, chosen, method, judge, float_, int8, keep, ranked, fault)
-    if fault:
-        return outcome
-    data, _, split = judged_on.partition("@")
-    figures = {name: round(int8.percent(name), 2) for name in METRICS}
-    rows = [Accuracy(data=data, split=split or "all", persons=len(persons), engine=run.engine, figures=dict(figures))]
-    published = save(model, manual.model_copy(update={"accuracy": rows}), path)
-    return Outcome(bundle, chosen, method, judge, float_, int8, keep, ranked, "", published)
+    published = None
+    if not fault:
+        data, _, split = judged_on.partition("@")
+        figures = {name: round(int8.percent(name), 2) for name in METRICS}
+        row = Accuracy(data=data, split=split or "all", persons=len(persons), engine=run.engine, figures=dict(figures))
+        published = save(model, manual.model_copy(update={"accuracy": [row]}), path)
+    return Outcome(
+        bundle, chosen, method, run.engine, judge, float_, int8, model, keep, ranked, fault, published
+    )  # fmt: skip
+
+
+def rank(
+    bundle: Bundle, chosen: CalibrationSet, persons: list[Person], *, method: str = "max", threads: int = 0
+) -> list[Sensitivity]:
+    """What quantising each layer alone does to the joints of ``persons``, the most harmful layer first."""
+    judge = Judge(persons, bundle.manual)
+    run = Run(judge, int8_manual(bundle, chosen, method), threads=threads)
+    model = quantized_graph(bundle, chosen, method=method)
+    return sensitivities(model, _float_answers(bundle, judge, threads), judge, run)
+
+
+def judged(
+    bundle: Bundle,
+    int8: Bundle,
+    chosen: CalibrationSet,
+    persons: list[Person],
+    *,
+    budget: Budget | None = None,
+    threads: int = 0,
+    search: bool = False,
+) -> Outcome:
+    """The outcome of an INT8 bundle that exists already, judged anew on ``persons``.
+
+    EdgeposeError: the INT8 bundle was not made from ``bundle`` with the set ``chosen``.
+    """
+    import onnx
+
+    from calibration.graph import layers
+
+    made_from = int8.manual.made_from
+    for what, ours in (("bundle", bundle.sha256), ("calibration_set", chosen.sha256)):
+        if made_from.get(what) != ours:
+            raise EdgeposeError(
+                f"{int8.path} was not made with this {what.replace('_', ' ')} (sha256 {ours[:16]}, it states "
+                f"{made_from.get(what, 'none')[:16]}); give what it was made with"
+            )
+    judge = Judge(persons, bundle.manual)
+    float_ = _float_answers(bundle, judge, threads)
+    method = made_from.get("ranges", "max")
+    engine = int8.manual.accuracy[0].engine if int8.manual.accuracy else "openvino"
+    model = onnx.load(int8.path)
+    run = Run(judge, int8.manual, engine, threads)
+    answers = run(model)
+    keep: list[str] = []
+    ranked: list[Sensitivity] = []
+    if engine == "openvino":
+        whole = quantized_graph(bundle, chosen, method=method)
+        keep = [name for name in layers(whole) if name not in layers(model)]
+        ranked = sensitivities(whole, float_, judge, run) if search else []
+    fault = (budget or Budget()).broken_by(float_, answers)
+    return Outcome(
+        bundle, chosen, method, engine, judge, float_, answers, model, keep, ranked, fault, None if fault else int8
+    )  # fmt: skip
+
+
+def _float_answers(bundle: Bundle, judge: Judge, threads: int) -> Answers:
+    engine = engines.load(bundle, "openvino", engines.Options(threads=threads))
+    answers = judge.answer(engine)
+    engine.close()
+    return answers
 
 
 def refuse(outcome: Outcome) -> BudgetError:
@@ -114,5 +186,6 @@ def refuse(outcome: Outcome) -> BudgetError:
     return BudgetError(
         f"INT8 of {outcome.bundle.manual.name} is over its budget, nothing was written: {outcome.fault}; "
         f"joints that lost most: {worst}; layers that harm most: {layers}; "
-        "choose another calibration set or --method, or allow more by --lose-pckh05 and --lose-pckh01"
+        "choose another calibration set or --method, let the model learn with INT8's rounding "
+        "(edgepose-train fit, [quantisation] in the recipe), or allow more by --lose-pckh05 and --lose-pckh01"
     )

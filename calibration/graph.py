@@ -7,8 +7,10 @@ feed it from before the pair; the pair goes when nobody else uses it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
+
+import numpy as np
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 
@@ -65,6 +67,16 @@ def ranges(model: Any) -> dict[str, float]:
             steps = 255 if numpy_helper.to_array(tensors[node.input[2]]).dtype == "uint8" else 127
             found[node.input[0]] = float(numpy_helper.to_array(tensors[node.input[1]]).max()) * steps
     return found
+
+
+def set_ranges(model: Any, magnitudes: Mapping[str, float]) -> None:
+    """Give quantised int8 activations new ranges, in place: the scale becomes |largest value| / 127."""
+    from onnx import numpy_helper
+
+    scales = {tensor.name: tensor for tensor in model.graph.initializer}
+    for value, name in activations(model).items():
+        scale = numpy_helper.to_array(scales[name])
+        scales[name].CopyFrom(numpy_helper.from_array(np.full_like(scale, magnitudes[value] / 127), name))
 
 
 def _drop_unused(model: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,21 +54,11 @@ class Judge:
         if not np.isfinite(self.head).any():
             raise EdgeposeError(f"no person in the data has both {a} and {b} labelled, by which PCKh is measured; "
                                 "judge on other data")  # fmt: skip
-        self._crops = cut(persons, manual, "cutting crops to judge on")
-
-    @cached_property
-    def groups(self) -> dict[str, NDArray[np.bool_]]:
-        """Masks [N] of the persons of each activity that the set knows."""
-        names = np.array([p.activity for p in self.persons])
-        return {str(name): names == name for name in sorted(set(names) - {""})}
+        self.crops = cut(persons, manual, "cutting crops to judge on")  # [N, 3, H, W] uint8 RGB
 
     def images(self, count: int) -> NDArray[np.float32]:
         """The first ``count`` crops as the network takes them."""
-        return self._crops[:count].astype(np.float32)
-
-    def crop(self, index: int) -> NDArray[np.uint8]:
-        """Crop [3, H, W] RGB of one person."""
-        return np.asarray(self._crops[index])
+        return self.crops[:count].astype(np.float32)
 
     def answer(self, engine: Engine) -> Answers:
         """Run ``engine`` over all crops and decode as the device does."""
@@ -86,7 +75,7 @@ class Judge:
         )
         joints = np.empty((len(self.persons), len(self.skeleton), 2))
         for start in range(0, len(joints), _BATCH):
-            xy = decoder(engine.infer(self._crops[start : start + _BATCH].astype(np.float32))).xy
+            xy = decoder(engine.infer(self.crops[start : start + _BATCH].astype(np.float32))).xy
             for i, cells in enumerate(xy, start):
                 joints[i] = apply(self._back[i], cells_to_input(cells, self.manual.stride))
         hits = {

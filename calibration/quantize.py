@@ -19,10 +19,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.graph import activations, in_float, layers
+from calibration.graph import activations, in_float, layers, set_ranges
 from calibration.ranges import amax
 from calibration.sets import CalibrationSet
-from edgepose.bundle import Bundle, save
+from edgepose.bundle import Bundle, Manual, save
 from edgepose.errors import EdgeposeError, missing, unknown
 from trainer.profile.latency import quiet, static_int8
 
@@ -53,12 +53,13 @@ def quantize(
             if name not in known:
                 raise unknown("layer", name, known, bundle.manual.name)
         model = in_float(model, keep_float)
-    return save(model, int8_manual(bundle, chosen), path)
+    return save(model, int8_manual(bundle, chosen, method), path)
 
 
-def int8_manual(bundle: Bundle, chosen: CalibrationSet) -> Any:
-    """The float bundle's manual for its INT8 twin; accuracy is to be measured anew."""
-    made_from = {**bundle.manual.made_from, "bundle": bundle.sha256, "calibration_set": chosen.sha256}
+def int8_manual(bundle: Bundle, chosen: CalibrationSet, method: str) -> Manual:
+    """The float bundle's manual for its INT8 twin, ranges by ``method``; accuracy is to be measured anew."""
+    ours = {"bundle": bundle.sha256, "calibration_set": chosen.sha256, "ranges": method}
+    made_from = {**bundle.manual.made_from, **ours}
     return bundle.manual.model_copy(update={"precision": "int8", "made_from": made_from, "accuracy": []})
 
 
@@ -92,7 +93,7 @@ def _for_tensorrt(bundle: Bundle, images: NDArray[np.float32], method: str) -> A
             pool.submit(_modelopt, source, result, images, method if method == "entropy" else "max").result()
         model = onnx.load(result)
     if method in ("percentile", "mse"):
-        _set_ranges(model, amax(bundle, images, list(activations(model)), method))
+        set_ranges(model, amax(bundle, images, list(activations(model)), method))
     _as_opset(model, OPSET)
     return model
 
@@ -112,16 +113,6 @@ def _modelopt(source: Path, result: Path, images: NDArray[np.float32], method: s
             output_path=str(result),
             log_level="CRITICAL",
         )
-
-
-def _set_ranges(model: Any, ranges: dict[str, float]) -> None:
-    """Replace the scales of quantised activations by |largest value| / 127."""
-    from onnx import numpy_helper
-
-    scales = {tensor.name: tensor for tensor in model.graph.initializer}
-    for value, name in activations(model).items():
-        scale = numpy_helper.to_array(scales[name])
-        scales[name].CopyFrom(numpy_helper.from_array(np.full_like(scale, ranges[value] / 127), name))
 
 
 def _as_opset(model: Any, opset: int) -> None:

@@ -27,9 +27,7 @@ def amax(bundle: Bundle, images: NDArray[np.float32], tensors: list[str], method
     EdgeposeError: a tensor that is zero throughout.
     """
     session = _session_with(bundle, tensors)
-    top = dict.fromkeys(tensors, 0.0)
-    for values in _run(session, tensors, images, "finding maxima"):
-        top = {name: max(top[name], float(np.abs(value).max())) for name, value in values.items()}
+    top = dict(zip(tensors, maxima(bundle, images, tensors).max(axis=0).tolist(), strict=True))
     for name, value in top.items():
         if not value > 0:
             raise EdgeposeError(f"tensor {name} is zero on the whole calibration set; choose a set with persons in it")
@@ -39,6 +37,12 @@ def amax(bundle: Bundle, images: NDArray[np.float32], tensors: list[str], method
             counts[name] += np.histogram(np.abs(value), _BINS, (0.0, top[name]))[0]
     choose = by_percentile if method == "percentile" else by_squared_error
     return {name: choose(counts[name], top[name]) for name in tensors}
+
+
+def maxima(bundle: Bundle, images: NDArray[np.generic], tensors: list[str]) -> NDArray[np.float64]:
+    """The largest magnitude [N, T] of each of T ``tensors`` on each of ``images`` [N, 3, H, W]."""
+    runs = _run(_session_with(bundle, tensors), tensors, images, "finding maxima")
+    return np.array([[float(np.abs(values[name]).max()) for name in tensors] for values in runs])
 
 
 def by_percentile(counts: NDArray[np.float64], top: float, percentile: float = PERCENTILE) -> float:
@@ -58,9 +62,9 @@ def by_squared_error(counts: NDArray[np.float64], top: float) -> float:
     return float(edges[int(errors.argmin())])
 
 
-def _run(session: Any, tensors: list[str], images: NDArray[np.float32], what: str) -> Any:
+def _run(session: Any, tensors: list[str], images: NDArray[np.generic], what: str) -> Any:
     for image in progress(images, len(images), what):
-        yield dict(zip(tensors, session.run(tensors, {"image": image[None]}), strict=True))
+        yield dict(zip(tensors, session.run(tensors, {"image": image[None].astype(np.float32)}), strict=True))
 
 
 def _session_with(bundle: Bundle, tensors: list[str]) -> Any:

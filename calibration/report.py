@@ -14,17 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.gate import Outcome
+from calibration.graph import ranges
 from calibration.judge import METRICS, Answers, Judge
-from calibration.verify import Comparison
+from calibration.verify import Comparison, compare_outcome
 from edgepose.crops import apply, crop_affine
 from edgepose.draw import draw_pose
+from edgepose.errors import EdgeposeError
 from edgepose.files import write_beside
 
 _WORST, _TILE, _SHOWN = 8, 224, 40
+_EXAMPLES, _SMALL = 10, 96  # crops of a cluster, and their side, pixels
 
 
-def write(outcome: Outcome, path: Path, ranges: Mapping[str, float], timing: Comparison | None = None) -> None:
-    """Write the page to ``path``; ``ranges`` are the largest magnitudes of quantised tensors by name."""
+def write(outcome: Outcome, path: Path, *, threads: int = 2, repeats: int = 50) -> None:
+    """Write the page to ``path``, NAME.html; float and INT8 are timed for it, ``repeats`` runs of each in turns."""
+    if path.suffix != ".html":
+        raise EdgeposeError(f"{path}: a report's file name ends in .html")
+    compared = compare_outcome(outcome, repeats=repeats, threads=threads)
     about = outcome.chosen.about
     name = outcome.bundle.manual.name
     verdict = f"Not published: {outcome.fault}." if outcome.fault else "Within the budget; published."
@@ -34,14 +40,20 @@ def write(outcome: Outcome, path: Path, ranges: Mapping[str, float], timing: Com
         f"(seed {about.seed}) from {about.pool} persons of {escape(', '.join(about.data))}. Float bundle sha256 "
         f"{outcome.bundle.sha256[:16]}, set sha256 {outcome.chosen.sha256[:16]}.</p>",
         _section("The calibration set", "Every crop that ranges were taken from, or as many as fit.",
-                 _image(_grid([_bgr(c) for c in outcome.chosen.crops[:_SHOWN]], 10, 96))),
-        _section("Accuracy", "PCKh against the labels; a point is one joint in a hundred.", _accuracy(outcome)),
+                 _image(_grid([_bgr(c) for c in outcome.chosen.crops[:_SHOWN]], _EXAMPLES, _SMALL))),
+        _section("Accuracy", "PCKh against the labels, in percent; the difference with its 95 % interval over persons "
+                 "(paired bootstrap).", _accuracy(outcome, compared)),
+        _section("Latency", f"One crop on {outcome.engine}, {compared.threads or 'all'} threads, in turns in one run.",
+                 _latency(compared)),
         _section("By joint", "Points of PCKh@0.5 that INT8 lost (below nought: gained).", _bars(outcome.joints)),
     ]  # fmt: skip
-    if outcome.groups:
-        parts.append(_section("By activity", "A mean hides a group that broke.", _bars(outcome.groups)))
-    if timing is not None:
-        parts.append(_section("Latency", "One crop, in turns within one run.", _latency(timing)))
+    if outcome.activities:
+        parts.append(_section("By activity", "A mean hides a group that broke. In brackets: persons.",
+                              _bars(outcome.activities)))  # fmt: skip
+    if outcome.clusters:
+        parts.append(_section("By cluster of poses", "The judged persons by likeness of pose (k-means at the "
+                              "hourglass's bottleneck), and some of each.",
+                              _bars(outcome.clusters) + _image(_examples(outcome))))  # fmt: skip
     if outcome.ranked:
         parts.append(
             _section(
@@ -52,7 +64,9 @@ def write(outcome: Outcome, path: Path, ranges: Mapping[str, float], timing: Com
             )
         )  # fmt: skip
     parts.append(
-        _section("Ranges", "Largest magnitude that each quantised tensor represents.", _bars(ranges, "{:.3g}"))
+        _section(
+            "Ranges", "Largest magnitude that each quantised tensor represents.", _bars(ranges(outcome.graph), "{:.3g}")
+        )
     )
     parts.append(_section("Worst crops", "Float on the left, INT8 on the right: the persons whose joints moved most.",
                           _image(worst_crops(outcome.judge, outcome.float_, outcome.int8))))  # fmt: skip
@@ -68,7 +82,7 @@ def worst_crops(judge: Judge, float_: Answers, int8: Answers, count: int = _WORS
     for index in np.argsort(-moved)[:count]:
         affine = crop_affine(judge.persons[index].box, judge.manual.input_size, judge.manual.padding)
         for answers in (float_, int8):
-            tile = _bgr(judge.crop(int(index)))
+            tile = _bgr(judge.crops[index])
             draw_pose(tile, apply(affine, answers.joints[index]), np.ones(len(judge.skeleton), bool), judge.skeleton, 1)
             pairs.append(tile)
     return _grid(pairs, 4, _TILE)
@@ -93,9 +107,24 @@ def _section(title: str, words: str, body: str) -> str:
     return f"<h2>{escape(title)}</h2><p>{escape(words)}</p>{body}"
 
 
-def _accuracy(outcome: Outcome) -> str:
-    rows = [[m, *(f"{a.percent(m):.2f}" for a in (outcome.float_, outcome.int8))] for m in METRICS]
-    return _rows(["metric", "float", "INT8"], rows)
+def _accuracy(outcome: Outcome, compared: Comparison) -> str:
+    rows = [
+        [m, f"{outcome.float_.percent(m):.2f}", f"{outcome.int8.percent(m):.2f}",
+         f"{d.gain:+.2f} ({d.low:+.2f} .. {d.high:+.2f})"]
+        for m, d in zip(METRICS, compared.differences, strict=True)
+    ]  # fmt: skip
+    apart = ", ".join(f"{name} {value:.4f}" for name, value in compared.shift.items())
+    return _rows(["metric", "float", "INT8", "INT8 - float"], rows) + f"<p>Joints apart, head lengths: {apart}.</p>"
+
+
+def _examples(outcome: Outcome) -> NDArray[np.uint8]:
+    """A row of crops for each cluster, in the order of their names."""
+    rows = []
+    for mask in outcome.cluster_masks.values():
+        tiles = [_bgr(crop) for crop in outcome.judge.crops[mask][:_EXAMPLES]]
+        tiles += [np.zeros_like(tiles[0])] * (_EXAMPLES - len(tiles))
+        rows.append(_grid(tiles, _EXAMPLES, _SMALL))
+    return np.vstack(rows)
 
 
 def _latency(timing: Comparison) -> str:

@@ -124,21 +124,14 @@ def cheapest(
     return at(high)
 
 
-def joints_that_broke(judge: Judge, float_: Answers, int8: Answers, metric: str = "pckh05") -> dict[str, float]:
-    """Points lost by joint, the worst first."""
-    lost = {}
-    for k, joint in enumerate(judge.skeleton.joints):
-        a, b = float_.hits[metric][:, k], int8.hits[metric][:, k]
-        if np.isfinite(a).any():
-            lost[joint] = float(100 * (np.nanmean(a) - np.nanmean(b)))
-    return dict(sorted(lost.items(), key=lambda item: -item[1]))
+def show(ranked: list[Sensitivity]) -> None:
+    """Print as a table."""
+    from rich.console import Console
+    from rich.table import Table
 
-
-def groups_that_broke(judge: Judge, float_: Answers, int8: Answers, metric: str = "pckh05") -> dict[str, float]:
-    """Points lost by activity, the worst first: a mean hides a group that broke."""
-    lost = {
-        name: float_.percent(metric, mask) - int8.percent(metric, mask)
-        for name, mask in judge.groups.items()
-        if np.isfinite(float_.hits[metric][mask]).any()
-    }
-    return dict(sorted(lost.items(), key=lambda item: -item[1]))
+    table = Table(title="each layer quantised alone, the most harmful first", title_justify="left")
+    for heading in ("layer", "joints moved, heads", "PCKh@0.1 lost"):
+        table.add_column(heading, justify="left" if heading == "layer" else "right")
+    for s in ranked:
+        table.add_row(s.layer, f"{s.shift:.4f}", f"{s.pckh01_lost:+.2f}")
+    Console().print(table)

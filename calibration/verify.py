@@ -5,16 +5,18 @@ A runner is a model on an engine in a precision: a bundle on openvino, onnxrunti
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
+from calibration.gate import Outcome
 from calibration.judge import METRICS, Answers, Judge
 from edgepose import bundle as bundles
 from edgepose import engines
-from edgepose.bundle import Manual
+from edgepose.bundle import Manual, save
 from edgepose.engines import Engine
 from edgepose.errors import EdgeposeError
 from edgepose.files import write_beside
@@ -90,6 +92,22 @@ class Comparison:
             for d in self.differences
             if d.metric in most_lost and not -d.gain <= most_lost[d.metric]
         )
+
+
+def compare_outcome(outcome: Outcome, *, repeats: int = 50, threads: int = 0) -> Comparison:
+    """Float and INT8 of a calibration, both on the engine that INT8 was judged on."""
+    options = engines.Options(threads=threads)
+    manual = outcome.bundle.manual.model_copy(update={"precision": "int8", "accuracy": []})
+    with tempfile.TemporaryDirectory() as folder:
+        int8 = save(outcome.graph, manual, Path(folder) / "int8.onnx")
+        pair = [
+            Runner(name, engines.load(bundle, outcome.engine, options), bundle.manual)
+            for name, bundle in (("float", outcome.bundle), ("INT8", int8))
+        ]
+        found = compare(pair[0], pair[1], outcome.judge, repeats=repeats, threads=threads)
+        for runner in pair:
+            runner.engine.close()
+    return found
 
 
 def compare(a: Runner, b: Runner, judge: Judge, *, repeats: int = 50, threads: int = 0, seed: int = 0) -> Comparison:

@@ -84,7 +84,7 @@ class Manual(_Strict):
     score: ScoreMap = ScoreMap()
     covariance_scale: list[Positive] = [1.0]  # one for all joints, or one per joint; multiplies the moments
     precision: Literal["float32", "float16", "int8"] = "float32"
-    made_from: dict[str, str] = {}  # what -> sha256
+    made_from: dict[str, str] = {}  # what -> sha256; of INT8 also ranges -> their method
     recipe: dict[str, Any] = {}
     accuracy: list[Accuracy] = []
     terms: str = ""

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from edgepose import skeletons
 from edgepose.errors import EdgeposeError
 from edgepose.files import write_beside
-from trainer import checkpoints
+from trainer import checkpoints, qat
 from trainer.data.module import PoseData, select, steps
 from trainer.distil import Teacher
 from trainer.models.build import build
@@ -41,19 +41,29 @@ class PoseModule(lightning.LightningModule):
         self.recipe = recipe
         self.model = build(recipe)
         self.average: AveragedModel | None = None
-        if recipe.optimiser.ema:
-            self.average = AveragedModel(
-                self.model,
-                multi_avg_fn=get_ema_multi_avg_fn(recipe.optimiser.ema),  # type: ignore[no-untyped-call]
-                use_buffers=True,
-            )
-            self.average.requires_grad_(False)
+        self._begin_average()
         self.teacher: Teacher | None = None
         self.fresh = False  # whether preprocessing is still to be measured
         self._composition = composition_of(skeletons.get(recipe.skeleton))
         self._total = sum(s.steps for s in steps(recipe))
         self._sigmas = {s.size: s.sigma or recipe.target.sigma * s.size / recipe.input_size for s in recipe.stages}
         self.to(memory_format=torch.channels_last)
+
+    def _begin_average(self) -> None:
+        if self.recipe.optimiser.ema:
+            self.average = AveragedModel(
+                self.model,
+                multi_avg_fn=get_ema_multi_avg_fn(self.recipe.optimiser.ema),  # type: ignore[no-untyped-call]
+                use_buffers=True,
+            )
+            self.average.requires_grad_(False)
+
+    def setup(self, stage: str) -> None:
+        """Before a checkpoint is restored, so that a resumed run has the quantisers whose state it is given."""
+        if self.recipe.quantisation is not None:
+            data: PoseData = self.trainer.datamodule  # type: ignore[attr-defined]
+            qat.quantise(self.model, data.view(self.recipe.quantisation.crops))
+            self._begin_average()
 
     @property
     def best(self) -> nn.Module:
@@ -252,7 +262,7 @@ def load_best(path: Path) -> tuple[Recipe, nn.Module]:
     recipe = checkpoints.recipe_of(content, path)
     module = PoseModule(recipe)
     try:
-        module.load_state_dict(content["state_dict"])
+        module.load_state_dict(qat.plain(content["state_dict"]))
     except RuntimeError as error:
         raise EdgeposeError(f"{path} does not fit its own recipe: {str(error).splitlines()[0]}") from error
     return recipe, module.best.eval()

@@ -131,6 +131,12 @@ class Distillation(_Strict):
     weight: Annotated[float, Field(gt=0, le=1)] = 0.5  # of the teacher's part in the loss
 
 
+class Quantisation(_Strict):
+    """Learning with INT8's rounding in the network (QAT); see :mod:`trainer.qat`."""
+
+    crops: Annotated[int, Field(ge=1)] = 128  # training crops that the ranges of activations are taken from
+
+
 class Recipe(_Strict):
     """See the fields; ``load`` reads one from TOML."""
 
@@ -154,6 +160,7 @@ class Recipe(_Strict):
     optimiser: Optimiser = Optimiser()
     augmentation: Augmentation = Augmentation()
     distillation: Distillation | None = None
+    quantisation: Quantisation | None = None
 
     @field_validator("skeleton")
     @classmethod
@@ -177,6 +184,18 @@ class Recipe(_Strict):
         for number, spec in enumerate(self.validation):
             if not spec.labels:
                 raise ValueError(f"validation.{number}.labels = false leaves nothing to validate on; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_what_is_learnt(self) -> Recipe:
+        if self.quantisation is not None:
+            if not self.start_from:
+                raise ValueError("quantisation fine-tunes a trained network; say by start_from which")
+            if self.model.block == "reparam":
+                raise ValueError("quantisation cannot be learnt with block reparam, whose branches are one convolution "
+                                 "in the exported network; choose another block")  # fmt: skip
+            if len(self.stages) > 1:
+                raise ValueError("quantisation has ranges of one input size; give one stage")
         return self
 
     @model_validator(mode="after")

@@ -245,7 +245,7 @@ def test_nothing_is_published_over_budget(learnt, tmp_path, monkeypatch, harmed)
     assert error.exit_code == 3
     assert "is over its budget, nothing was written: pckh01 lost" in str(error)
     assert harmed[1] in str(error)
-    page.write(outcome, tmp_path / "page.html", graph.ranges(harmed[0]))
+    page.write(outcome, tmp_path / "page.html", repeats=2)
     assert "Not published" in (tmp_path / "page.html").read_text()
 
 
@@ -261,10 +261,21 @@ def test_within_budget_is_published_with_its_proof(learnt, tmp_path):
     row = outcome.published.manual.accuracy[0]
     assert (row.data, row.split, row.persons) == (learnt.spec, "all", 8)
     assert row.figures["pckh05"] == pytest.approx(outcome.int8.percent("pckh05"), abs=0.01)
-    assert set(outcome.groups) == {"standing"}
-    page.write(outcome, tmp_path / "page.html", graph.ranges(onnx.load(path)))
+    assert set(outcome.activities) == {"standing (8)"}
+    assert sum(mask.sum() for mask in outcome.cluster_masks.values()) == 8
+    assert len(outcome.clusters) == 2
+    page.write(outcome, tmp_path / "page.html", repeats=2)
     text = (tmp_path / "page.html").read_text()
-    for part in ("The calibration set", "By joint", "By activity", "Layer by layer", "Ranges", "Worst crops"):
+    for part in (
+        "The calibration set",
+        "Latency",
+        "By joint",
+        "By activity",
+        "By cluster of poses",
+        "Layer by layer",
+        "Ranges",
+        "Worst crops",
+    ):
         assert part in text
     assert "http" not in text.replace("http-equiv", "")
     assert text.count("src=") == text.count('src="data:')

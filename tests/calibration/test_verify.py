@@ -95,6 +95,18 @@ def test_the_commands_end_as_they_say(learnt, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "pckh05" in done.stdout
     assert (tmp_path / "page.html").exists()
+    page, judged = tmp_path / "again.html", ["--set", learnt.set_path, "--judge-on", f"{learnt.spec}@all", *data]
+    done = run("report", learnt.bundle.path, out, page, *judged)
+    assert done.returncode == 0, done.stderr
+    assert "Worst crops" in page.read_text()
+    done = run("report", out, out, page, *judged)
+    assert done.returncode == 2
+    assert "was not made with this bundle" in done.stderr
+    done = run("sensitivity", learnt.bundle.path, "--json", *judged)
+    assert done.returncode == 0, done.stderr
+    ranked = json.loads(done.stdout)
+    assert len(ranked) > 10
+    assert ranked[0]["shift"] >= ranked[-1]["shift"] > 0
     done = run("verify", learnt.bundle.path, out, "--data", f"{learnt.spec}@all", "--json", "--repeats", "2",
                "--lose-pckh05", "5", "--lose-pckh01", "20", *data)  # fmt: skip
     assert done.returncode == 0, done.stderr
