@@ -93,7 +93,7 @@ def quantize(
     judge_on: Annotated[str, typer.Option(help="DATA@SPLIT on which float and INT8 are compared.")],
     data_root: Root = None,
     method: Annotated[str, typer.Option(help="Of the ranges: max | entropy | percentile | mse")] = "max",
-    target: Annotated[str, typer.Option(help="tensorrt (and OpenVINO) | onnxruntime")] = "tensorrt",
+    target: Annotated[str, typer.Option(help="tensorrt (OpenVINO too) | cpu (OpenVINO and onnxruntime)")] = "tensorrt",
     lose_pckh05: Annotated[float, typer.Option(min=0, help="Points of PCKh@0.5 that may be lost.")] = 0.5,
     lose_pckh01: Annotated[float, typer.Option(min=0, help="Points of PCKh@0.1 that may be lost.")] = 1.0,
     search: Annotated[bool, typer.Option(help="Rank the layers even where plain INT8 is good enough.")] = False,
@@ -106,12 +106,13 @@ def quantize(
     """Quantise, judge, put layers back to float where needed; writes what is within budget, else exit 3."""
     from calibration import gate, sets
     from calibration import report as page
+    from calibration.quantize import TARGETS
     from calibration.sensitivity import Budget
 
     if out.suffix != ".onnx":
         raise EdgeposeError(f"{out}: a bundle's file name ends in .onnx")
-    if target not in ("tensorrt", "onnxruntime"):
-        raise unknown("target", target, ("tensorrt", "onnxruntime"))
+    if target not in TARGETS:
+        raise unknown("target", target, TARGETS)
     bundle, chosen = _bundle(model), sets.load(calibration_set)
     outcome = gate.calibrate(
         bundle,
@@ -122,7 +123,7 @@ def quantize(
         against=_bundle(against) if against else None,
         method=method,
         budget=Budget(lose_pckh05, lose_pckh01),
-        target="onnxruntime" if target == "onnxruntime" else "tensorrt",
+        target=TARGETS[target],
         threads=threads,
         search=search,
     )

@@ -89,14 +89,14 @@ def calibrate(
     Where plain INT8 does not, layers go back to float, the most harmful first. ``search`` ranks the layers in any
     case. ``judged_on`` names the persons as DATA@SPLIT. ``against`` is the float bundle that accuracy is compared
     with, where it is not ``bundle`` itself: for a model that has learnt with INT8's rounding, what it was before.
-    The variant for onnxruntime is judged on onnxruntime, and is not repaired: layers are ranked on OpenVINO.
+    The variant for CPUs is judged on onnxruntime, and is not repaired: layers are ranked on OpenVINO.
     """
     budget = budget or Budget()
     judge = Judge(persons, bundle.manual)
     float_ = _float_answers(against or bundle, judge, threads)
     model = quantized_graph(bundle, chosen, method=method, target=target)
-    manual = int8_manual(bundle, chosen, method)
-    run = Run(judge, manual, "onnxruntime" if target == "onnxruntime" else "openvino", threads)
+    manual = int8_manual(bundle, chosen, method, target)
+    run = Run(judge, manual, "onnxruntime" if target == "cpu" else "openvino", threads)
     int8 = run(model)
     fault = budget.broken_by(float_, int8)
     keep: list[str] = []

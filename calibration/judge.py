@@ -12,6 +12,7 @@ from edgepose import skeletons
 from edgepose.bundle import Manual
 from edgepose.crops import apply, crop_affine, invert
 from edgepose.engines import Engine
+from edgepose.engines.pipelined import pipelined
 from edgepose.errors import EdgeposeError
 from edgepose.heatmaps import Decoder, cells_to_input
 from edgepose.metrics import correct, segment_length
@@ -74,9 +75,10 @@ class Judge:
             mirror_ratio=decode.mirror_ratio,
         )
         joints = np.empty((len(self.persons), len(self.skeleton), 2))
-        for start in range(0, len(joints), _BATCH):
-            xy = decoder(engine.infer(self.crops[start : start + _BATCH].astype(np.float32))).xy
-            for i, cells in enumerate(xy, start):
+        starts = range(0, len(joints), _BATCH)
+        batches = (self.crops[start : start + _BATCH].astype(np.float32) for start in starts)
+        for start, heatmaps in zip(starts, pipelined(engine, batches), strict=True):
+            for i, cells in enumerate(decoder(heatmaps).xy, start):
                 joints[i] = apply(self._back[i], cells_to_input(cells, self.manual.stride))
         hits = {
             name: correct(joints, self._truth, self._labelled, self.head, threshold)

@@ -1,8 +1,8 @@
 """A float bundle -> an INT8 bundle with explicit quantisation (Q/DQ), its ranges taken from a calibration set.
 
-One file serves TensorRT 8.6 to 11 and OpenVINO: ModelOpt places symmetric int8 Q/DQ pairs before convolutions and
-on both inputs of skip additions; weights are quantised per channel. The variant for onnxruntime has uint8 activations
-instead, because its CPU kernels are fast with those only.
+For TensorRT: ModelOpt places symmetric int8 Q/DQ pairs before convolutions and on both inputs of skip additions;
+weights are quantised per channel. One such file serves TensorRT 8.6 to 11, and OpenVINO. For CPUs: onnxruntime's own
+static quantisation, with uint8 activations, since its kernels are fast with those only and OpenVINO is somewhat faster.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Collection
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,8 @@ from edgepose.bundle import Bundle, Manual, save
 from edgepose.errors import EdgeposeError, missing, unknown
 from trainer.profile.latency import quiet, static_int8
 
-Target = Literal["tensorrt", "onnxruntime"]
+Target = Literal["tensorrt", "cpu"]
+TARGETS: dict[str, Target] = {t: t for t in get_args(Target)}
 # Of a tensor's range: ModelOpt has max and entropy for ONNX; for percentile and mse see ranges.
 METHODS = ("entropy", "max", "percentile", "mse")
 OPSET = 17  # the newest that TensorRT 8.6 states to know; Q/DQ per channel is in it since 13
@@ -53,14 +54,15 @@ def quantize(
             if name not in known:
                 raise unknown("layer", name, known, bundle.manual.name)
         model = in_float(model, keep_float)
-    return save(model, int8_manual(bundle, chosen, method), path)
+    return save(model, int8_manual(bundle, chosen, method, target), path)
 
 
-def int8_manual(bundle: Bundle, chosen: CalibrationSet, method: str) -> Manual:
+def int8_manual(bundle: Bundle, chosen: CalibrationSet, method: str, target: Target = "tensorrt") -> Manual:
     """The float bundle's manual for its INT8 twin, ranges by ``method``; accuracy is to be measured anew."""
     ours = {"bundle": bundle.sha256, "calibration_set": chosen.sha256, "ranges": method}
     made_from = {**bundle.manual.made_from, **ours}
-    return bundle.manual.model_copy(update={"precision": "int8", "made_from": made_from, "accuracy": []})
+    name = f"{bundle.manual.name}-int8{'-cpu' if target == 'cpu' else ''}"
+    return bundle.manual.model_copy(update={"name": name, "precision": "int8", "made_from": made_from, "accuracy": []})
 
 
 def quantized_graph(bundle: Bundle, chosen: CalibrationSet, *, method: str = "max", target: Target = "tensorrt") -> Any:
@@ -75,8 +77,8 @@ def quantized_graph(bundle: Bundle, chosen: CalibrationSet, *, method: str = "ma
             f"the calibration set has crops of {chosen.crops.shape[3]} x {chosen.crops.shape[2]}, the model's input is "
             f"{width} x {height}; make a set with this model"
         )
-    if target == "onnxruntime":
-        return _for_onnxruntime(bundle, chosen.images(), method)
+    if target == "cpu":
+        return _for_cpu(bundle, chosen.images(), method)
     return _for_tensorrt(bundle, chosen.images(), method)
 
 
@@ -126,11 +128,11 @@ def _as_opset(model: Any, opset: int) -> None:
     onnx.checker.check_model(model, full_check=True)
 
 
-def _for_onnxruntime(bundle: Bundle, images: NDArray[np.float32], method: str) -> Any:
+def _for_cpu(bundle: Bundle, images: NDArray[np.float32], method: str) -> Any:
     try:
         from onnxruntime.quantization import CalibrationMethod
     except ImportError:
-        raise missing("onnxruntime", "to quantize for it", "pip install 'edgepose[onnxruntime]'") from None
+        raise missing("onnxruntime", "to quantize for CPUs", "pip install 'edgepose[onnxruntime]'") from None
     methods = {
         "max": CalibrationMethod.MinMax,
         "entropy": CalibrationMethod.Entropy,

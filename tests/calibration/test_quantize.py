@@ -83,7 +83,7 @@ def test_a_layer_back_in_float_loses_its_pairs_only():
 @pytest.mark.parametrize("method", METHODS)
 def test_int8_answers_nearly_as_float(learnt, tmp_path, method):
     made = quantize(learnt.bundle, learnt.chosen, tmp_path / "int8.onnx", method=method)
-    assert made.manual.precision == "int8"
+    assert (made.manual.name, made.manual.precision) == ("tiny-int8", "int8")
     assert made.manual.made_from["bundle"] == learnt.bundle.sha256
     assert made.manual.made_from["calibration_set"] == learnt.chosen.sha256
     model = onnx.load(made.path)
@@ -130,8 +130,8 @@ def test_ranges_by_percentile_and_error_cut_what_is_rare(learnt):
     assert any(least[name] < 0.99 * value for name, value in maxima.items())
 
 
-def test_the_variant_for_onnxruntime_has_unsigned_activations(learnt, tmp_path):
-    made = quantize(learnt.bundle, learnt.chosen, tmp_path / "ort.onnx", target="onnxruntime")
+def test_the_variant_for_cpus_has_unsigned_activations(learnt, tmp_path):
+    made = quantize(learnt.bundle, learnt.chosen, tmp_path / "cpu.onnx", target="cpu")
     model = onnx.load(made.path)
     types = {numpy_helper.to_array(t).dtype for t in model.graph.initializer if t.name.endswith("zero_point")}
     assert np.dtype(np.uint8) in types
@@ -148,7 +148,7 @@ def test_what_cannot_be_quantised_is_refused(learnt, tmp_path):
         (learnt.bundle, small, {}, "has crops of 32 x 32, the model's input is 64 x 64"),
         (made, learnt.chosen, {}, "is int8 already"),
         (learnt.bundle, learnt.chosen, {"keep_float": ["/nowhere/Conv"]}, "unknown layer '/nowhere/Conv'"),
-        (learnt.bundle, learnt.chosen, {"method": "mse", "target": "onnxruntime"}, "has no calibration method 'mse'"),
+        (learnt.bundle, learnt.chosen, {"method": "mse", "target": "cpu"}, "has no calibration method 'mse'"),
     ):
         with pytest.raises(EdgeposeError, match=sentence):
             quantize(bundle, chosen, tmp_path / "refused.onnx", **changes)

@@ -1,0 +1,43 @@
+"""The shipped INT8 bundles: of the shipped float one, and as good as it where the images are at hand."""
+
+import numpy as np
+import onnx
+import pytest
+
+from calibration import graph
+from calibration.judge import Judge
+from calibration.sensitivity import Budget
+from edgepose import bundle as bundles
+from edgepose import engines, skeletons
+from trainer.data.module import select
+from trainer.recipe import DataSet
+
+SPORTS = "coco:mpii_sports/annotations.json:mpii_sports/images"
+RUNNERS = [
+    ("edgepose-first-int8", "openvino"),
+    ("edgepose-first-int8-cpu", "openvino"),
+    ("edgepose-first-int8-cpu", "onnxruntime"),
+]
+
+
+@pytest.mark.parametrize("name", ["edgepose-first-int8", "edgepose-first-int8-cpu"])
+def test_they_are_made_from_what_is_shipped(name, shipped):
+    made = bundles.load(name)
+    assert made.manual.name == name
+    assert made.manual.precision == "int8"
+    assert made.manual.made_from["bundle"] == shipped.sha256
+    assert made.manual.score == shipped.manual.score
+    assert len(made.manual.accuracy) == 1
+    model = onnx.load(made.path)
+    quantised = [n for n in model.graph.node if n.name in graph.layers(model)]
+    convolutions = [n for n in model.graph.node if n.op_type == "Conv"]
+    assert len([n for n in quantised if n.op_type == "Conv"]) == len(convolutions)  # none was left in float
+
+
+@pytest.mark.parametrize(("name", "engine"), RUNNERS)
+def test_they_keep_the_budget(name, engine, shipped, data_root):
+    persons = select(DataSet(data=SPORTS, split="dev"), skeletons.get("mpii16"), data_root).persons
+    judge = Judge(persons, shipped.manual)
+    answers = [judge.answer(engines.load(b, engine)) for b in (shipped, bundles.load(name))]
+    assert Budget().broken_by(*answers) == ""
+    assert np.nanmedian(judge.shift(*answers)) < 0.02
