@@ -12,11 +12,15 @@ from edgepose.estimator import Poses
 
 @dataclass(frozen=True)
 class People:
-    """The persons of one frame: ids, boxes [N, 4] in image pixels, and poses, in the same order."""
+    """The persons of one frame: ids, boxes [N, 4] in image pixels, poses, in the same order.
+
+    ``velocity`` [N, K, 2] of the joints in pixels per second, where something estimates it.
+    """
 
     ids: list[str]
     boxes: NDArray[np.float64]
     poses: Poses
+    velocity: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
