@@ -9,24 +9,31 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from edgepose import bundle as bundles
 from edgepose import engines, sources
 from edgepose.bundle import Bundle
-from edgepose.config import Settings, require_source
+from edgepose.camera import Camera, Snapshot, Speaking
+from edgepose.config import CameraSettings, Settings, require_cameras
 from edgepose.engines import Engine
+from edgepose.errors import EdgeposeError
 from edgepose.estimator import Estimator
-from edgepose.loop import Loop, Snapshot
+from edgepose.loop import Loop
 from edgepose.mqtt import Broker, parse_broker
-from edgepose.people.follow import SinglePerson
+from edgepose.people.crowd import Crowd, Everybody, OneEach
+from edgepose.people.finder import Finder
+from edgepose.people.regions import Regions
+from edgepose.people.track import Following
 from edgepose.sinks import Sink
 from edgepose.sinks.console import ConsoleSink
 from edgepose.sinks.mqtt import MQTTSink
-from edgepose.sinks.overlay import open_overlay
+from edgepose.sinks.overlay import Overlay, open_overlay
 from edgepose.sinks.recording import RecordingSink
-from edgepose.sources import Source
+from edgepose.sources import Source, SourceSpec
+from edgepose.sources.several import Several
 
 
 @dataclass(frozen=True)
@@ -34,10 +41,8 @@ class Parts:
     """What :func:`assembled` opened."""
 
     loop: Loop
-    source: Source
     bundle: Bundle
     engine: Engine
-    mqtt: MQTTSink | None
 
 
 @contextmanager
@@ -46,59 +51,108 @@ def assembled(settings: Settings, *, extra_sinks: tuple[Sink, ...] = ()) -> Iter
 
     EdgeposeError: whatever cannot be opened, as a sentence.
     """
-    spec = sources.parse(require_source(settings), camera=settings.source.camera or None)
-    bundle = bundles.load(settings.model)
+    chosen = {spec.camera: (camera, spec) for camera, spec in _cameras(settings)}
+    bundle = bundles.load(settings.model, role="pose")
     with ExitStack() as stack:
-        chosen = settings.engine
-        options = engines.Options(chosen.threads, chosen.precision, chosen.device, chosen.build)
-        engine = engines.load(bundle, chosen.name, options)
-        stack.callback(engine.close)
-        sinks: list[Sink] = [*extra_sinks]
-        if settings.output.stdout:
-            sinks.append(ConsoleSink(as_json=True))
-        if settings.output.record:
-            sinks.append(RecordingSink(Path(settings.output.record)))
-        for sink in sinks:
-            stack.callback(sink.close)
-        overlay = None
-        if settings.output.overlay:
-            overlay = open_overlay(settings.output.overlay, bundle.skeleton)
-            stack.callback(overlay.close)
-        mqtt = _mqtt(settings, spec)
-        if mqtt is not None:
-            stack.callback(mqtt.close)
-        source = _open(settings, spec, mqtt)
-        stack.callback(source.close)
-        tracker = SinglePerson(Estimator(engine, bundle.manual), run=uuid.uuid4().hex[:4])
-        loop = Loop(
-            source,
-            tracker,
-            bundle,
-            engine,
+        engine = _engine(settings, bundle, stack)
+        regions = {name: camera.regions for name, (camera, _) in chosen.items()}
+        crowd = _crowd(settings, Estimator(engine, bundle.manual), regions, stack)
+        sinks = _sinks(settings, extra_sinks, stack)
+        speaking = Speaking(
             device=settings.device,
-            sinks=sinks,
-            mqtt=mqtt,
-            overlay=overlay,
+            bundle=bundle,
+            engine=engine,
             stats_every=settings.output.stats_every,
+            velocity=settings.people.velocity,
+            predict_to=settings.people.predict_to,
+            smoothing=settings.people.smoothing,
         )
-        yield Parts(loop, source, bundle, engine, mqtt)
+        links = {name: _mqtt(settings, spec) for name, (_, spec) in chosen.items()}
+        for link in links.values():
+            if link is not None:
+                stack.callback(link.close)
+        overlays: dict[str, Overlay] = {}
+        for name, (camera, _) in chosen.items():
+            if camera.overlay:
+                overlays[name] = open_overlay(camera.overlay, bundle.skeleton)
+                stack.callback(overlays[name].close)
+        opened = {name: _open(camera, spec, links[name]) for name, (camera, spec) in chosen.items()}
+        several = Several(opened, lambda name, fault: _ended(links[name], name, fault))
+        stack.callback(several.close)
+        cameras = {
+            name: Camera(
+                opened[name],
+                speaking,
+                sinks=sinks,
+                mqtt=links[name],
+                overlay=overlays.get(name),
+                gate=camera.gate,
+                dropped=partial(several.dropped, name),
+            )
+            for name, (camera, _) in chosen.items()
+        }
+        yield Parts(Loop(several, crowd, cameras), bundle, engine)
 
 
-def _open(settings: Settings, spec: sources.SourceSpec, mqtt: MQTTSink | None) -> Source:
+def _cameras(settings: Settings) -> list[tuple[CameraSettings, SourceSpec]]:
+    """Every camera and what its URI means."""
+    return [(camera, sources.parse(camera.uri, camera=camera.name or None)) for camera in require_cameras(settings)]
+
+
+def _engine(settings: Settings, bundle: Bundle, stack: ExitStack) -> Engine:
+    chosen = settings.engine
+    options = engines.Options(chosen.threads, chosen.precision, chosen.device, chosen.build)
+    engine = engines.load(bundle, chosen.name, options)
+    stack.callback(engine.close)
+    return engine
+
+
+def _crowd(settings: Settings, estimator: Estimator, regions: dict[str, Regions], stack: ExitStack) -> Crowd:
+    people = settings.people
+    run = uuid.uuid4().hex[:4]
+    if people.finder == "none":
+        return OneEach(estimator, run, regions, smoothing=people.smoothing)
+    bundle = bundles.load(people.finder, role="person")
+    finder = Finder(_engine(settings, bundle, stack), bundle.manual, people.least)
+    following = Following(every=people.every, confirm=people.confirm, patience=people.patience, most=people.most)
+    return Everybody(estimator, finder, run, regions, following=following, smoothing=people.smoothing)
+
+
+def _sinks(settings: Settings, extra: tuple[Sink, ...], stack: ExitStack) -> list[Sink]:
+    """What takes every camera's messages."""
+    sinks: list[Sink] = [*extra]
+    if settings.output.stdout:
+        sinks.append(ConsoleSink(as_json=True))
+    if settings.output.record:
+        sinks.append(RecordingSink(Path(settings.output.record)))
+    for sink in sinks:
+        stack.callback(sink.close)
+    return sinks
+
+
+def _open(camera: CameraSettings, spec: SourceSpec, mqtt: MQTTSink | None) -> Source:
     """The source; a camera that is lost is told to the broker and waited for."""
 
     def opened() -> Source:
-        return sources.open_source(spec, backend=settings.source.backend)
+        return sources.open_source(spec, backend=camera.backend)
 
     def on_state(state: sources.State, sentence: str) -> None:
         if mqtt is not None:
             mqtt.set_status(state, sentence if state == "camera-lost" else "")
         if state == "camera-lost":
-            sys.stderr.write(f"camera lost: {sentence}; waiting for it\n")
+            sys.stderr.write(f"camera {spec.camera} lost: {sentence}; waiting for it\n")
 
     if not spec.live:
         return opened()
     return sources.Reconnecting(opened, camera=spec.camera, on_state=on_state)
+
+
+def _ended(mqtt: MQTTSink | None, camera: str, fault: EdgeposeError | None) -> None:
+    """One of several cameras gives no more frames; the others go on."""
+    if fault is not None:
+        sys.stderr.write(f"camera {camera} ended: {fault}; going on without it\n")
+    if mqtt is not None:
+        mqtt.set_status("stopped" if fault is None else "camera-lost", str(fault or ""))
 
 
 def broker_of(settings: Settings) -> Broker:
@@ -119,7 +173,7 @@ def broker_of(settings: Settings) -> Broker:
     )
 
 
-def _mqtt(settings: Settings, spec: sources.SourceSpec) -> MQTTSink | None:
+def _mqtt(settings: Settings, spec: SourceSpec) -> MQTTSink | None:
     """The link to the broker; one that refuses us is an error, one that is away is waited for."""
     mqtt = settings.mqtt
     if not mqtt.url:

@@ -1,8 +1,9 @@
 """A bundle: one ONNX file that carries its own manual.
 
 The manual is JSON under the metadata key ``edgepose``. Input ``image``: float32 [N, 3, H, W], RGB
-0..255, normalisation inside the graph. Output ``heatmaps``: [N, K, H/stride, W/stride]. A file that
-is not a bundle, or whose graph contradicts its manual, is refused with one sentence.
+0..255, normalisation inside the graph. Output ``heatmaps``: [N, K, H/stride, W/stride], a map for each joint of the
+skeleton; of a person finder (role ``person``) the five maps of :mod:`edgepose.people.finder`. A file that is not a
+bundle, or whose graph contradicts its manual, is refused with one sentence.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from edgepose.toml import first_fault
 
 KEY = "edgepose"
 SCHEMA: Literal["edgepose.bundle/1"] = "edgepose.bundle/1"
+FINDER_MAPS = 5
 MODELS = Path(__file__).parent / "models"
 
 Positive = Annotated[float, Field(gt=0)]
@@ -76,7 +78,7 @@ class Manual(_Strict):
     schema_: Annotated[Literal["edgepose.bundle/1"], Field(alias="schema")] = SCHEMA
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
     role: Literal["pose", "person"] = "pose"
-    skeleton: str
+    skeleton: str = ""  # of role pose
     input_size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]  # width, height in pixels
     stride: Annotated[int, Field(gt=0)] = 4
     padding: Annotated[float, Field(ge=1, le=3)] = 1.25  # crop side / longer side of the box
@@ -93,16 +95,24 @@ class Manual(_Strict):
     @field_validator("skeleton")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in skeletons.SKELETONS:
+        if name and name not in skeletons.SKELETONS:
             raise ValueError(str(unknown("skeleton", name, skeletons.SKELETONS)))
         return name
 
     @model_validator(mode="after")
-    def _one_scale_per_joint(self) -> Manual:
-        joints = len(skeletons.get(self.skeleton))
-        if len(self.covariance_scale) not in (1, joints):
-            raise ValueError(f"covariance_scale has {len(self.covariance_scale)} values for {joints} joints")
+    def _role_has_its_maps(self) -> Manual:
+        if (self.role == "pose") != bool(self.skeleton):
+            raise ValueError("skeleton belongs to role pose: name it there, and leave it out for role person")
+        if self.role == "person":
+            return self
+        if len(self.covariance_scale) not in (1, self.maps):
+            raise ValueError(f"covariance_scale has {len(self.covariance_scale)} values for {self.maps} joints")
         return self
+
+    @property
+    def maps(self) -> int:
+        """How many maps the network has: one per joint, or a finder's five."""
+        return FINDER_MAPS if self.role == "person" else len(skeletons.get(self.skeleton))
 
 
 @dataclass(frozen=True)
@@ -144,8 +154,8 @@ def find(name_or_path: str) -> Path:
     return MODELS / f"{name_or_path}.onnx"
 
 
-def load(name_or_path: str | Path) -> Bundle:
-    """Read and check a bundle.
+def load(name_or_path: str | Path, role: Literal["pose", "person"] | None = None) -> Bundle:
+    """Read and check a bundle; one of another ``role`` is refused.
 
     EdgeposeError: no such model, not an ONNX file, no manual inside, a manual that is malformed, or one
     that contradicts the graph.
@@ -163,6 +173,9 @@ def load(name_or_path: str | Path) -> Bundle:
     except ValidationError as error:
         raise EdgeposeError(f"{path}: the bundle's manual is wrong: {first_fault(Manual, error)}") from error
     _check_graph(path, manual, model.graph)
+    if role is not None and manual.role != role:
+        wanted = {"pose": "a pose model (--model)", "person": "a person finder (--finder)"}
+        raise EdgeposeError(f"{path} is {wanted[manual.role]} but {wanted[role]} is asked for here")
     return Bundle(path, manual, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
@@ -206,10 +219,9 @@ def _check_graph(path: Path, manual: Manual, graph: Any) -> None:
     width, height = manual.input_size
     if width % manual.stride or height % manual.stride:
         raise EdgeposeError(f"{path}: the manual's input {width}x{height} is no multiple of its stride {manual.stride}")
-    joints = len(skeletons.get(manual.skeleton))
     expected = {
         "image": (graph.input, [3, height, width]),
-        "heatmaps": (graph.output, [joints, height // manual.stride, width // manual.stride]),
+        "heatmaps": (graph.output, [manual.maps, height // manual.stride, width // manual.stride]),
     }
     for name, (values, shape) in expected.items():
         found = {v.name: v for v in values}

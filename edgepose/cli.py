@@ -12,7 +12,7 @@ from edgepose import __version__, config, console
 from edgepose.errors import EdgeposeError
 
 if TYPE_CHECKING:
-    from edgepose.loop import Snapshot
+    from edgepose.camera import Snapshot
 
 _OPTIONS = {
     "no_args_is_help": True,
@@ -64,6 +64,13 @@ Record = Annotated[str | None, typer.Option("--record", help="Append every messa
 Stdout = Annotated[bool | None, typer.Option("--stdout", help="Print every message as a JSON line.")]
 Qos = Annotated[int | None, typer.Option("--qos", help="MQTT QoS of poses: 0 or 1.")]
 Encoding = Annotated[str | None, typer.Option("--encoding", help="json or cbor.")]
+FinderName = Annotated[str | None, typer.Option("--finder", help="Finder's name or FILE.onnx; none: one person only.")]
+MostPeople = Annotated[int | None, typer.Option("--most", help="People at once, per camera.")]
+Smoothing = Annotated[str | None, typer.Option("--smoothing", help="off, one-euro, kalman.")]
+Velocity = Annotated[bool | None, typer.Option("--velocity", help="Publish how fast joints move, too.")]
+PredictTo = Annotated[str | None, typer.Option("--predict-to", help="acquired or publish: what time joints are of.")]
+Rate = Annotated[float | None, typer.Option("--rate", help="Messages per second at most; 0: every frame.")]
+OnChange = Annotated[float | None, typer.Option("--on-change", help="Publish movements above this share of a person.")]
 
 
 @app.command()
@@ -86,6 +93,13 @@ def run(
     stdout: Stdout = None,
     qos: Qos = None,
     encoding: Encoding = None,
+    finder: FinderName = None,
+    most: MostPeople = None,
+    smoothing: Smoothing = None,
+    velocity: Velocity = None,
+    predict_to: PredictTo = None,
+    rate: Rate = None,
+    on_change: OnChange = None,
     explain: Annotated[bool, typer.Option("--explain", help="Print the source's exact pipeline and end.")] = False,
 ) -> None:
     """Stream a camera through the model and publish joints over MQTT."""
@@ -107,12 +121,20 @@ def run(
         "output.overlay": overlay,
         "output.record": record,
         "output.stdout": stdout,
+        "people.finder": finder,
+        "people.most": most,
+        "people.smoothing": smoothing,
+        "people.velocity": velocity,
+        "people.predict_to": predict_to,
+        "gate.rate": rate,
+        "gate.on_change": on_change,
     }
     settings = config.load(flags, config_file).settings
     if explain:
         from edgepose import sources
 
-        typer.echo(sources.explain(config.require_source(settings), backend=settings.source.backend))
+        for each in config.require_cameras(settings):
+            typer.echo(sources.explain(each.uri, backend=each.backend))
         return
     _require_output(settings)
     from edgepose.app import run as run_loop
@@ -126,7 +148,8 @@ def run(
 
 def _require_output(settings: config.Settings) -> None:
     output = settings.output
-    if not (settings.mqtt.url or output.overlay or output.record or output.stdout):
+    overlay = output.overlay or any(c.overlay for c in settings.camera)
+    if not (settings.mqtt.url or overlay or output.record or output.stdout):
         raise EdgeposeError("nothing takes the poses; use --mqtt mqtt://HOST/, --overlay FILE.mp4, --record FILE.jsonl "
                             "or --stdout")  # fmt: skip
 
@@ -151,6 +174,8 @@ def bench(
     build: Build = None,
     backend: Backend = None,
     max_frames: MaxFrames = None,
+    finder: FinderName = None,
+    most: MostPeople = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Time the whole loop on a file, stage by stage; warm-up left out."""
@@ -164,6 +189,8 @@ def bench(
         "engine.precision": precision,
         "engine.build": build,
         "max_frames": max_frames,
+        "people.finder": finder,
+        "people.most": most,
     }
     from edgepose.bench import bench as measure
 

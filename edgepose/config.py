@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgepose.errors import EdgeposeError, unknown
+from edgepose.gates import Gate
+from edgepose.people.regions import Regions
 from edgepose.toml import first_fault, read_toml, telling_fault, validate
 
 FILE = "edgepose.toml"
@@ -25,6 +27,9 @@ PREFIX = "EDGEPOSE_"
 OTHER_VARIABLES = frozenset(
     PREFIX + name for name in ("CACHE", "DATA", "CONFIG", "MQTT_USER", "MQTT_PASSWORD", "RTSP_USER", "RTSP_PASSWORD")
 )
+
+
+FILE_ONLY = frozenset({"camera", "regions.only", "regions.ignore"})  # tables and polygons do not fit into a variable
 
 
 class _Strict(BaseModel):
@@ -42,6 +47,31 @@ class Source(_Strict):
     uri: str = ""
     backend: Literal["auto", "gstreamer", "pyav"] = "auto"
     camera: str = ""  # name in topics; empty: made from the URI
+
+
+class PeopleSettings(_Strict):
+    """Who is found and followed, and how joints are smoothed."""
+
+    finder: str = "none"  # a shipped finder's name or a bundle; none: one person, for a fixed rig
+    least: Annotated[float, Field(gt=0, lt=1)] = 0.3  # finder's score from which something may be a person
+    every: Annotated[int, Field(ge=1, le=1000)] = 5  # frames between looks of the finder while everybody is seen
+    confirm: Annotated[int, Field(ge=1, le=100)] = 3  # sights until a person counts
+    patience: Annotated[float, Field(ge=0, le=60)] = 1.0  # seconds unseen until a person is gone
+    most: Annotated[int, Field(ge=1, le=64)] = 8  # people at once, per camera
+    smoothing: Literal["off", "one-euro", "kalman"] = "off"
+    velocity: bool = False  # publish how fast joints move
+    predict_to: Literal["acquired", "publish"] = "acquired"  # the time that published joints are of
+
+
+class CameraSettings(_Strict):
+    """One of several cameras: a table [[camera]]."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]  # in topics
+    uri: Annotated[str, Field(min_length=1)]
+    backend: Literal["auto", "gstreamer", "pyav"] = "auto"
+    overlay: str = ""  # a video file
+    regions: Regions = Regions()
+    gate: Gate = Gate()
 
 
 class EngineSettings(_Strict):
@@ -87,8 +117,40 @@ class Settings(_Strict):
     max_frames: Annotated[int, Field(ge=0)] = 0  # 0: until the source ends
     source: Source = Source()
     engine: EngineSettings = EngineSettings()
+    people: PeopleSettings = PeopleSettings()
+    regions: Regions = Regions()  # of the one camera of [source]
+    gate: Gate = Gate()  # likewise
     mqtt: Mqtt = Mqtt()
     output: Output = Output()
+    camera: list[CameraSettings] = []  # several cameras, instead of [source]
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> Settings:
+        if self.camera and self.source.uri:
+            raise ValueError("there is both a source and [[camera]] tables; give either")
+        if self.camera and (self.output.overlay or self.regions != Regions() or self.gate != Gate()):
+            raise ValueError("overlay, regions and gate belong into each [[camera]] table where there are several")
+        names = [c.name for c in self.camera]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two [[camera]] tables are named {next(n for n in names if names.count(n) > 1)}")
+        return self
+
+    @property
+    def cameras(self) -> list[CameraSettings]:
+        """The cameras to read, also where [source] names the only one; its name may be empty: made from the URI."""
+        if self.camera or not self.source.uri:
+            return self.camera
+        source = self.source
+        return [
+            CameraSettings.model_construct(
+                name=source.camera,
+                uri=source.uri,
+                backend=source.backend,
+                overlay=self.output.overlay,
+                regions=self.regions,
+                gate=self.gate,
+            )
+        ]
 
 
 @dataclass(frozen=True)
@@ -155,7 +217,7 @@ def _file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    variables = {variable(key): key for key in keys()}
+    variables = {variable(key): key for key in keys() if key not in FILE_ONLY}
     found = {}
     for name, value in environ.items():
         if not name.startswith(PREFIX) or name in OTHER_VARIABLES:
@@ -193,11 +255,16 @@ def value_of(settings: Settings, key: str) -> Any:
     return value
 
 
-def require_source(settings: Settings) -> str:
-    """The source's URI; EdgeposeError where none was given."""
-    if not settings.source.uri:
+def require_cameras(settings: Settings) -> list[CameraSettings]:
+    """The cameras to read; EdgeposeError where none was given."""
+    if not settings.cameras:
         raise EdgeposeError("no source was given; use --source URI, for instance v4l2:///dev/video0 or a video file")
-    return settings.source.uri
+    return settings.cameras
 
 
-__all__ = ["FILE", "Configuration", "Settings", "keys", "load", "require_source", "value_of", "variable"]
+def require_source(settings: Settings) -> str:
+    """The one camera's URI; EdgeposeError where there is none, or several."""
+    cameras = require_cameras(settings)
+    if len(cameras) > 1:
+        raise EdgeposeError(f"this looks at one camera, and {len(cameras)} are configured; use --source URI")
+    return cameras[0].uri

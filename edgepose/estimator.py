@@ -5,7 +5,8 @@ The loop and ``edgepose-train evaluate`` both go through here, so that a figure 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -73,15 +74,32 @@ class Estimator:
 
     def estimate(self, image: NDArray[np.uint8], boxes: NDArray[np.floating], timer: StageTimer = untimed) -> Poses:
         """Joints of the persons in ``boxes`` [N, 4] of a BGR ``image`` [H, W, 3]; one batch."""
-        n = len(boxes)
-        k = len(self.skeleton)
+        return self.estimate_all([image], [boxes], timer)[0]
+
+    def estimate_all(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        boxes: Sequence[NDArray[np.floating]],
+        timer: StageTimer = untimed,
+    ) -> list[Poses]:
+        """Joints of the persons in the boxes [N_i, 4] of each image; all of them are one batch."""
+        counts = [len(b) for b in boxes]
+        found = self._estimate([(image, box) for image, own in zip(images, boxes, strict=True) for box in own], timer)
+        ends = np.cumsum([0, *counts])
+        return [
+            Poses(found.joints[a:b], found.scores[a:b], found.covariance[a:b])
+            for a, b in itertools.pairwise(ends.tolist())
+        ]
+
+    def _estimate(self, crops: list[tuple[NDArray[np.uint8], NDArray[np.floating]]], timer: StageTimer) -> Poses:
+        n, k = len(crops), len(self.skeleton)
         if n == 0:
             return Poses(np.zeros((0, k, 2)), np.zeros((0, k)), np.zeros((0, k, 3)))
         with timer("crop"):
             if n > len(self._inputs):
                 self._inputs = np.zeros((n, *self._inputs.shape[1:]), dtype=np.float32)
-            affines = [crop_affine(box, self.manual.input_size, self.manual.padding) for box in boxes]
-            for i, affine in enumerate(affines):
+            affines = [crop_affine(box, self.manual.input_size, self.manual.padding) for _, box in crops]
+            for i, ((image, _), affine) in enumerate(zip(crops, affines, strict=True)):
                 warp(image, affine, self.manual.input_size, out=self._crop)
                 to_input(self._crop, self._inputs[i])
         with timer("infer"):

@@ -73,8 +73,13 @@ class ModelName(_Strict):
     sha256: Sha256
 
 
+Velocity: TypeAlias = Annotated[float, Field(allow_inf_nan=False), _to(1)]
+
+
 class Person(_Strict):
     """One person in one image."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=False)  # velocity may be absent
 
     id: Annotated[str, Field(min_length=1, description="stays the same while the person is followed")]
     box: Annotated[tuple[Pixel, Pixel, Pixel, Pixel], Field(description="x0, y0, x1, y1")]
@@ -83,6 +88,10 @@ class Person(_Strict):
         list[Joint],
         Field(description="[x, y, score, var_x, cov_xy, var_y] per joint, in the order that the info message names"),
     ]
+    velocity: Annotated[
+        list[tuple[Velocity, Velocity]] | None,
+        Field(description="[vx, vy] per joint, pixels per second; absent where it was not asked for"),
+    ] = None
 
 
 class PoseMessage(_Strict):
@@ -129,6 +138,10 @@ class Info(_Strict):
     model: ModelInfo
     score: ScoreInfo
     covariance: str = COVARIANCE
+    smoothing: Annotated[str, Field(description="of joints over time: off, one-euro or kalman")] = "off"
+    predict_to: Annotated[
+        Literal["acquired", "publish"], Field(description="the time that joints are of: the image's, or published_ns")
+    ] = "acquired"
     pixels: str = PIXELS
     version: Annotated[str, Field(description="of edgepose")] = __version__
 
@@ -218,12 +231,13 @@ def pose_message(
     joint_scores: NDArray[np.floating],
     covariance: NDArray[np.floating],
     published_ns: int,
+    velocity: NDArray[np.floating] | None = None,
 ) -> PoseMessage:
     """The message for N persons with K joints each, rounded, and not validated again for speed.
 
     ``boxes`` [N, 4] and ``joints`` [N, K, 2] in image pixels, ``scores`` [N] and ``joint_scores`` [N, K] in 0..1,
-    ``covariance`` [N, K, 3] as var_x, cov_xy, var_y in pixels squared. ValueError where a number is not
-    finite or out of range: that is the caller's fault, not the user's.
+    ``covariance`` [N, K, 3] as var_x, cov_xy, var_y in pixels squared, ``velocity`` [N, K, 2] in pixels per second.
+    ValueError where a number is not finite or out of range: that is the caller's fault, not the user's.
     """
     rows = np.concatenate([joints, joint_scores[..., None], covariance], axis=-1, dtype=np.float64)  # [N, K, 6]
     for values, least, most in (
@@ -233,6 +247,7 @@ def pose_message(
         (joint_scores, 0, 1),
         (rows[..., 3::2], 0, np.inf),
         (rows[..., 4], -np.inf, np.inf),
+        (np.zeros(0) if velocity is None else velocity, -np.inf, np.inf),
     ):
         if not (np.isfinite(values) & (values >= least) & (values <= most)).all():
             raise ValueError(f"a number of the pose message is not finite or not in {least} .. {most}")
@@ -240,13 +255,19 @@ def pose_message(
     limit = np.floor(np.sqrt(rows[..., 3] * rows[..., 5]))  # rounding must not make a covariance indefinite
     rows[..., 4] = np.clip(rows[..., 4], -limit, limit)
     rows = rows / 10.0**_DECIMALS + 0.0  # + 0.0: no negative zeros
+    speeds: list[Any] = [None] * len(ids)
+    if velocity is not None:
+        speeds = [[tuple(v) for v in person] for person in (np.round(velocity.astype(np.float64), 1) + 0.0).tolist()]
     people = [
-        Person.model_construct(id=id_, box=tuple(box), score=score, joints=[tuple(joint) for joint in person])
-        for id_, box, score, person in zip(
+        Person.model_construct(
+            id=id_, box=tuple(box), score=score, joints=[tuple(joint) for joint in person], velocity=speed
+        )
+        for id_, box, score, person, speed in zip(
             ids,
             (np.round(boxes.astype(np.float64), 1) + 0.0).tolist(),
             np.round(scores.astype(np.float64), 3).tolist(),
             rows.tolist(),
+            speeds,
             strict=True,
         )
     ]
@@ -273,6 +294,8 @@ def info_message(
     engine: str,
     precision: str | None = None,
     image: tuple[int, int] | None = None,
+    smoothing: str = "off",
+    predict_to: Literal["acquired", "publish"] = "acquired",
 ) -> Info:
     """What the retained info topic says of one camera; user names and passwords in ``source`` are left out.
 
@@ -305,6 +328,8 @@ def info_message(
             accuracy=accuracy,
         ),
         score=score,
+        smoothing=smoothing,
+        predict_to=predict_to,
     )
 
 
@@ -317,10 +342,10 @@ def without_secrets(source: str) -> str:
 def encode(message: Message, encoding: Encoding = "json") -> bytes:
     """The message as compact UTF-8 JSON, or as CBOR with every float as short as its rounding allows."""
     if encoding == "json":
-        return message.model_dump_json(by_alias=True).encode()
+        return message.model_dump_json(by_alias=True, exclude_none=isinstance(message, PoseMessage)).encode()
     if encoding != "cbor":
         raise unknown("encoding", encoding, CONTENT_TYPES)
-    tree = message.model_dump(by_alias=True)
+    tree = message.model_dump(by_alias=True, exclude_none=isinstance(message, PoseMessage))
     for person in tree["people"] if isinstance(message, PoseMessage) else ():
         if person["joints"]:
             person["joints"] = _short(person["joints"])

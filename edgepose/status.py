@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from edgepose.app import Parts
-from edgepose.loop import Snapshot
+from edgepose.camera import Snapshot
 
 EVERY = 5.0  # seconds between lines where there is no terminal
 

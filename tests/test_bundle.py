@@ -5,6 +5,7 @@ import pytest
 
 from edgepose import EdgeposeError
 from edgepose import bundle as bundles
+from edgepose.bundle import Manual
 from tests.conftest import tiny_graph, tiny_manual
 
 
@@ -104,7 +105,22 @@ def test_a_wrong_manual_is_refused_with_its_fault(tmp_path, change, sentence):
 
 
 def test_a_missing_key_is_named(tmp_path):
-    refused(_with_manual(tmp_path / "m.onnx", '{"name": "x"}'), "key 'skeleton' is missing")
+    refused(_with_manual(tmp_path / "m.onnx", '{"name": "x"}'), "key 'input_size' is missing")
+    nameless = '{"name": "x", "input_size": [64, 64]}'
+    refused(_with_manual(tmp_path / "m.onnx", nameless), "skeleton belongs to role pose: name it there")
+
+
+def test_a_finder_has_five_maps_and_is_not_taken_for_a_pose_model(tmp_path):
+    manual = Manual(name="f", role="person", input_size=(64, 64))
+    made = bundles.save(tiny_graph(joints=5), manual, tmp_path / "finder.onnx")
+    assert made.manual.maps == 5
+    assert bundles.load(made.path, role="person").sha256 == made.sha256
+    with pytest.raises(EdgeposeError, match="is a person finder .* but a pose model .* is asked for"):
+        bundles.load(made.path, role="pose")
+    with pytest.raises(EdgeposeError, match=r"the manual says heatmaps is \[N, 5, 16, 16\]"):
+        bundles.save(tiny_graph(), manual, tmp_path / "finder.onnx")
+    with pytest.raises(EdgeposeError, match="is a pose model .* but a person finder .* is asked for"):
+        bundles.load("edgepose-first", role="person")
 
 
 def test_a_manual_that_is_not_json(tmp_path):

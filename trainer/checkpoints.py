@@ -100,5 +100,7 @@ def newest(folder: Path) -> Path | None:
 
 
 def recipe_of(content: dict[str, Any], path: Path) -> Recipe:
-    """The recipe that made the checkpoint."""
+    """The recipe that made the checkpoint of a pose network."""
+    if content["recipe"].get("role", "pose") != "pose":
+        raise EdgeposeError(f"{path} is a checkpoint of a person finder, not of a pose network; give one of those")
     return validate(Recipe, content["recipe"], str(path))

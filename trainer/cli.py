@@ -60,17 +60,36 @@ def fit(
     devices: Annotated[int, typer.Option(min=1, help="GPUs, or CPU processes, that share each batch (DDP).")] = 1,
 ) -> None:
     """Train a recipe; checkpoints, logs, curve.png and sheet.png go to --out."""
+    from edgepose.toml import read_toml
+    from trainer.learner import is_first
+
+    path = _recipe_file(recipe)
+    fit_one = _fit_finder if read_toml(path).get("role") == "person" else _fit_pose
+    folder = fit_one(path, out, root=data_root, resume=resume, workers=workers, threads=threads, devices=devices)
+    if is_first():
+        typer.echo(f"trained: {folder / 'last.ckpt'}; look at {folder / 'curve.png'} and {folder / 'sheet.png'}")
+
+
+def _fit_pose(path: Path, out: Path | None, **settings: Any) -> Path:
     from trainer import fit as training
     from trainer.recipe import load
 
-    path = _recipe_file(recipe)
-    loaded = load(path)
-    folder = out or Path("runs") / loaded.name
-    last = training.fit(
-        loaded, folder, root=data_root, resume=resume, workers=workers, threads=threads, devices=devices
-    )
-    if training.is_first():
-        typer.echo(f"trained: {last}; look at {folder / 'curve.png'} and {folder / 'sheet.png'}")
+    recipe = load(path)
+    folder = out or Path("runs") / recipe.name
+    training.fit(recipe, folder, **settings)
+    return folder
+
+
+def _fit_finder(path: Path, out: Path | None, *, devices: int, **settings: Any) -> Path:
+    from trainer.finder import fit as training
+    from trainer.finder.recipe import load
+
+    if devices != 1:
+        raise EdgeposeError("a person finder is trained on one device; leave --devices out")
+    recipe = load(path)
+    folder = out or Path("runs") / recipe.name
+    training.fit(recipe, folder, **settings)
+    return folder
 
 
 @app.command()

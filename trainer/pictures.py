@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -31,8 +32,11 @@ def _column(paths: list[Path], y: str) -> tuple[list[float], list[float]]:
     return list(rows), list(rows.values())
 
 
-def curves(folder: Path) -> None:
-    """Draw ``curve.png`` from the run's log: training loss, and PCKh@0.5 and @0.1 on validation."""
+POSE_FIGURES = {"pckh05": "PCKh@0.5", "pckh01": "PCKh@0.1", "pck02_torso": "PCK@0.2 torso"}
+
+
+def curves(folder: Path, figures: Mapping[str, str] = POSE_FIGURES) -> None:
+    """Draw ``curve.png`` from the run's log: training loss, and ``figures`` (column -> label) on validation."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -47,7 +51,7 @@ def curves(folder: Path) -> None:
         left.plot(steps[window - 1 :], smooth, color="#c33", label=f"mean of {window}")
     left.set(xlabel="step", ylabel="loss", yscale="log", title="training")
     left.legend()
-    for key, label in (("pckh05", "PCKh@0.5"), ("pckh01", "PCKh@0.1"), ("pck02_torso", "PCK@0.2 torso")):
+    for key, label in figures.items():
         right.plot(*_column(list(folder.glob("validation.csv")), key), marker="o", markersize=3, label=label)
     right.set(xlabel="step", ylabel="%", ylim=(0, 100), title="validation")
     right.grid(alpha=0.3)

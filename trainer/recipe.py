@@ -16,11 +16,11 @@ from trainer.parts import composition_of
 Positive = Annotated[int, Field(gt=0)]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class DataSet(_Strict):
+class DataSet(Strict):
     """One labelled set and how often each of its persons is drawn in a pass."""
 
     data: str  # as for --data: DIR, lsp:DIR, coco:JSON:DIR, mpii:FILE:DIR, synth:COUNT
@@ -30,7 +30,7 @@ class DataSet(_Strict):
     labels: bool = True  # false: its joints are hidden from training and the teacher alone teaches (distillation)
 
 
-class Attention(_Strict):
+class Attention(Strict):
     """Multi-context attention (Chu et al. 2017); each flag is one ablation. See :mod:`trainer.models.attention`."""
 
     normaliser: Literal["crf", "softmax"] = "crf"
@@ -48,7 +48,7 @@ class Attention(_Strict):
         return kernel
 
 
-class Pyramid(_Strict):
+class Pyramid(Strict):
     """Pyramid residual modules (Yang et al. 2017); see :mod:`trainer.models.pyramid`."""
 
     levels: Annotated[int, Field(ge=1, le=8)] = 4  # C, beside the full resolution
@@ -56,7 +56,7 @@ class Pyramid(_Strict):
     reduction: Annotated[int, Field(ge=1, le=32)] = 9  # block's outputs / channels of a level
 
 
-class Model(_Strict):
+class Model(Strict):
     """The network."""
 
     kind: Literal["stacked-hourglass", "cascade", "compositional"] = "stacked-hourglass"
@@ -87,14 +87,14 @@ class Model(_Strict):
         return self
 
 
-class Target(_Strict):
+class Target(Strict):
     """Heatmap targets and the loss on them."""
 
     sigma: Annotated[float, Field(gt=0)] = 1.0  # Gaussian, heatmap cells, at the final size
     foreground: Annotated[float, Field(ge=0)] = 25.0  # squared error is weighted by 1 + foreground * target
 
 
-class StageSpec(_Strict):
+class StageSpec(Strict):
     """A stretch of training: so many images at one input size."""
 
     images: Positive
@@ -103,7 +103,7 @@ class StageSpec(_Strict):
     sigma: Annotated[float, Field(gt=0)] | None = None  # overrides target.sigma
 
 
-class Optimiser(_Strict):
+class Optimiser(Strict):
     """Rule, rate and its course, weight decay, EMA of weights; see :mod:`trainer.optimise`."""
 
     kind: Literal["sgd", "momentum", "adagrad", "adadelta", "rmsprop", "adam", "adamw"] = "adamw"
@@ -124,40 +124,43 @@ class Optimiser(_Strict):
     clip: Annotated[float, Field(ge=0)] = 0.0  # largest gradient norm; 0: off
 
 
-class Distillation(_Strict):
+class Distillation(Strict):
     """Learning from a teacher's heatmaps beside the labels; see :mod:`trainer.distil`."""
 
     teacher: str  # a bundle: the name of a shipped one, or a file
     weight: Annotated[float, Field(gt=0, le=1)] = 0.5  # of the teacher's part in the loss
 
 
-class Quantisation(_Strict):
+class Quantisation(Strict):
     """Learning with INT8's rounding in the network (QAT); see :mod:`trainer.qat`."""
 
     crops: Annotated[int, Field(ge=1)] = 128  # training crops that the ranges of activations are taken from
 
 
-class Recipe(_Strict):
-    """See the fields; ``load`` reads one from TOML."""
+class Course(Strict):
+    """What every recipe says about its run, whatever is learnt."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
+    precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    start_from: str = ""  # a checkpoint whose weights to begin with, from the current folder; empty: fresh ones
+    validate_every: Positive = 1000  # steps
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0
+    stages: Annotated[list[StageSpec], Field(min_length=1)]
+    optimiser: Optimiser = Optimiser()
+
+
+class Recipe(Course):
+    """A pose network's; see the fields. ``load`` reads one from TOML."""
+
     skeleton: str = "mpii16"
     padding: Annotated[float, Field(ge=1.0, le=3.0)] = 1.25  # crop side / longer side of the box
     decode: str = "dark"
     mirror_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0  # see edgepose.heatmaps.Decoder; 0: off
-    precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    start_from: str = (
-        ""  # a checkpoint whose weights to begin with, from the current folder; empty: model.initialisation
-    )
     data: Annotated[list[DataSet], Field(min_length=1)]
     validation: list[DataSet] = []
-    validate_every: Positive = 1000  # steps
-    checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0
     model: Model = Model()
     target: Target = Target()
-    stages: Annotated[list[StageSpec], Field(min_length=1)]
-    optimiser: Optimiser = Optimiser()
     augmentation: Augmentation = Augmentation()
     distillation: Distillation | None = None
     quantisation: Quantisation | None = None

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from trainer.parts import Composition
 
-Kind = Literal["joints", "disks", "bones", "limbs"]
+Kind = Literal["joints", "disks", "bones", "limbs", "people"]
 DISK_RADIUS = 2.0  # in sigmas: Bulat's disks have radius 10 px where the Gaussians have a deviation of 5 px
 
 

@@ -8,19 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.estimator import Poses
+from edgepose.people.smooth import Smoothed
 
 
 @dataclass(frozen=True)
 class People:
     """The persons of one frame: ids, boxes [N, 4] in image pixels, poses, in the same order.
 
-    ``velocity`` [N, K, 2] of the joints in pixels per second, where something estimates it.
+    ``motion``: how the joints move, where somebody watched; the joints in it are those of ``poses``.
     """
 
     ids: list[str]
     boxes: NDArray[np.float64]
     poses: Poses
-    velocity: NDArray[np.float64] | None = None
+    motion: Smoothed | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -17,9 +17,10 @@ from edgepose.errors import EdgeposeError
 from edgepose.skeletons import Skeleton
 from trainer.data.cache import CropCache, open_cache
 from trainer.data.persons import Person, PersonSet, load, to_skeleton, unlabelled
-from trainer.data.samples import Plan, Samples, Stage
+from trainer.data.samples import Plan, Samples
 from trainer.data.splits import join_twins, take
 from trainer.grid import evenly
+from trainer.learner import steps
 from trainer.recipe import DataSet, Recipe
 
 
@@ -36,11 +37,6 @@ def select(spec: DataSet, target: Skeleton, root: Path | None) -> PersonSet:
     if not persons:
         raise EdgeposeError(f"data '{spec.data}' has no labelled person in split '{spec.split}'")
     return PersonSet(native.name, target, persons)
-
-
-def steps(recipe: Recipe) -> list[Stage]:
-    """The recipe's stages in steps."""
-    return [Stage(s.images // s.batch, s.batch, s.size) for s in recipe.stages]
 
 
 class PoseData(lightning.LightningDataModule):
@@ -97,7 +93,7 @@ class PoseData(lightning.LightningDataModule):
             batch_sampler=plan,
             num_workers=self._workers,
             prefetch_factor=8 if self._workers else None,
-            worker_init_fn=_one_thread,
+            worker_init_fn=one_thread,
             # A forked child inherits OpenCV's thread pool without its threads and hangs; spawned ones start clean.
             multiprocessing_context="spawn" if self._workers else None,
         )
@@ -113,7 +109,7 @@ class PoseData(lightning.LightningDataModule):
         return torch.from_numpy(np.stack(crops).astype(np.float32))
 
 
-def _one_thread(_: int) -> None:
+def one_thread(_: int) -> None:
     """A worker warps on one thread; the others belong to the network."""
     import cv2
 

@@ -1,0 +1,83 @@
+"""When a pose message is worth publishing. No clock is read here: time comes in with the frame."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from edgepose.people import People
+
+SURE = 0.5  # joint score from which a movement counts; below it, it is mostly the network's own wandering
+
+
+class Gate(BaseModel):
+    """How often one camera's poses are published; without settings, every frame.
+
+    ``rate`` is a ceiling also for what ``on_change`` and ``heartbeat`` would let through.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    rate: Annotated[float, Field(ge=0)] = 0  # messages per second, at most; 0: every frame
+    on_change: Annotated[float, Field(ge=0)] = 0  # movement in shares of the box's longer side; 0: off
+    heartbeat: Annotated[float, Field(gt=0)] = 1.0  # seconds after which ``on_change`` lets through what rests
+
+
+class Gatekeeper:
+    """Decides frame by frame what is published; counts all that it lets through as published.
+
+    Coming and going passes at once, against ``rate`` and ``on_change``: whoever listens must not go on
+    believing in a person who left, or learn late of one who came. So does the first frame.
+
+    All other messages keep to ``rate``: in any second fewer than rate + 2 pass, so at most one more than a whole
+    rate. The average is met where frames come often enough: when messages are due does not move with the
+    frames that happened to pass, so nothing drifts.
+    """
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._period = 1 / gate.rate if gate.rate else 0.0  # seconds
+        self._seen_ns: int | None = None  # of the last frame, passed or not
+        # What was published last: joints [K, 2] and the box's longer side, both in pixels, by id.
+        self._published: dict[str, tuple[NDArray[np.float64], float]] = {}
+        self._wait = 0.0  # seconds until the next message is due; negative: overdue
+        self._silence = 0.0  # seconds since the last message
+
+    def passes(self, people: People, acquired_ns: int) -> bool:
+        """Whether ``people`` of the frame taken at ``acquired_ns`` (UTC, nanoseconds) are to be published.
+
+        Ask once for each frame. Where time runs backwards (a camera restarted, a clock was set) no time has
+        passed, so that waiting goes on for as long as it would have.
+        """
+        first = self._seen_ns is None
+        elapsed = 0.0 if self._seen_ns is None else max(0, acquired_ns - self._seen_ns) / 1e9
+        self._seen_ns = acquired_ns
+        self._wait -= elapsed
+        self._silence += elapsed
+        # Early by up to half a frame is in time: this frame is nearer to when the message is due than the next.
+        due = self._wait <= min(elapsed, self._period) / 2
+        came_or_went = set(people.ids) != self._published.keys()
+        if not (first or came_or_went or (due and self._worth_it(people))):
+            return False
+        # At most half a period is made up for, else a message after a long rest would bring a burst.
+        half = self._period / 2
+        self._wait = self._period + min(max(self._wait, -half), half)
+        self._silence = 0.0
+        sides = (people.boxes[:, 2:] - people.boxes[:, :2]).max(axis=1).tolist()
+        self._published = dict(zip(people.ids, zip(people.poses.joints.copy(), sides, strict=True), strict=True))
+        return True
+
+    def _worth_it(self, people: People) -> bool:
+        return self._gate.on_change == 0 or self._silence >= self._gate.heartbeat or self._moved(people)
+
+    def _moved(self, people: People) -> bool:
+        """Whether a sure joint is far from where it was last published; for the same people, in any order."""
+        for name, joints, scores in zip(people.ids, people.poses.joints, people.poses.scores, strict=True):
+            published, side = self._published[name]
+            distance = np.linalg.norm(joints - published, axis=1)  # [K] pixels
+            if np.any(distance[scores >= SURE] > self._gate.on_change * side):
+                return True
+        return False

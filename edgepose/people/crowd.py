@@ -1,0 +1,115 @@
+"""Everybody in the frames of one camera or of several: who is there, under which id, smoothed.
+
+Two ways. With a finder: it looks at whole frames now and then, a tracker per camera says which crops it wants, and the
+crops of all cameras go through the pose network as one batch. Without one: one person per camera, found by the pose
+network itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepose.estimator import Estimator, Poses, StageTimer, untimed
+from edgepose.frame import Frame
+from edgepose.people import People
+from edgepose.people.finder import Finder
+from edgepose.people.follow import SinglePerson
+from edgepose.people.regions import Regions, keep, select
+from edgepose.people.smooth import Smoother, smoother
+from edgepose.people.track import Following, Tracker
+
+
+class Crowd(Protocol):
+    """Whatever turns frames of different cameras into their people."""
+
+    def update(self, frames: Sequence[Frame], timer: StageTimer = untimed) -> list[People]:
+        """The people in each of ``frames``, at most one of each camera."""
+        ...
+
+
+class Everybody:
+    """All people of all cameras, with a finder."""
+
+    def __init__(
+        self,
+        estimator: Estimator,
+        finder: Finder,
+        run: str,
+        regions: dict[str, Regions],
+        *,
+        following: Following | None = None,
+        smoothing: str = "off",
+    ) -> None:
+        """``regions``: camera -> which of its people count. ``run`` begins every id, see :class:`Tracker`."""
+        self._estimator, self._finder, self._regions = estimator, finder, regions
+        following = following or Following()
+        self._trackers = {
+            name: Tracker(
+                run if len(regions) == 1 else f"{run}-{name}",
+                estimator.skeleton,
+                replace(following, most=min(following.most, of_camera.most)),
+            )
+            for name, of_camera in regions.items()
+        }
+        self._smoothers: dict[str, Smoother] = {name: smoother(smoothing) for name in regions}
+
+    def update(self, frames: Sequence[Frame], timer: StageTimer = untimed) -> list[People]:
+        """See :class:`Crowd`; the crops of all frames are one batch."""
+        wanted = [self._wanted(frame, timer) for frame in frames]
+        poses = self._estimator.estimate_all([f.image for f in frames], wanted, timer)
+        with timer("follow"):
+            return [self._people(frame, mine) for frame, mine in zip(frames, poses, strict=True)]
+
+    def _wanted(self, frame: Frame, timer: StageTimer) -> NDArray[np.float64]:
+        """The crops that the frame's tracker wants, after the finder had its look where it was time."""
+        tracker = self._trackers[frame.camera]
+        if tracker.wants_finder():
+            found = self._finder.find(frame.image, timer)
+            # Whoever does not count costs no crop.
+            counts = keep(self._regions[frame.camera], found.boxes, size_of(frame))
+            tracker.found(found.boxes[counts], found.scores[counts])
+        with timer("follow"):
+            return tracker.boxes(frame.acquired_ns)
+
+    def _people(self, frame: Frame, poses: Poses) -> People:
+        people = self._trackers[frame.camera].update(poses, frame.acquired_ns)
+        people = select(people, keep(self._regions[frame.camera], people.boxes, size_of(frame)))
+        return smoothed(self._smoothers[frame.camera], people, frame.acquired_ns)
+
+
+class OneEach:
+    """One person per camera, without a finder: for a fixed rig."""
+
+    def __init__(self, estimator: Estimator, run: str, regions: dict[str, Regions], *, smoothing: str = "off") -> None:
+        """As :class:`Everybody`."""
+        self._regions = regions
+        self._single = {
+            name: SinglePerson(estimator, run if len(regions) == 1 else f"{run}-{name}") for name in regions
+        }
+        self._smoothers: dict[str, Smoother] = {name: smoother(smoothing) for name in regions}
+
+    def update(self, frames: Sequence[Frame], timer: StageTimer = untimed) -> list[People]:
+        """See :class:`Crowd`."""
+        found = []
+        for frame in frames:
+            people = self._single[frame.camera].update(frame.image, timer)
+            people = select(people, keep(self._regions[frame.camera], people.boxes, size_of(frame)))
+            found.append(smoothed(self._smoothers[frame.camera], people, frame.acquired_ns))
+        return found
+
+
+def size_of(frame: Frame) -> tuple[int, int]:
+    """Width and height of a frame, pixels."""
+    return frame.image.shape[1], frame.image.shape[0]
+
+
+def smoothed(filter_: Smoother, people: People, acquired_ns: int) -> People:
+    """``people`` with joints, covariances and velocities as the smoother sees them."""
+    at = filter_.smooth(people.ids, people.poses, acquired_ns)
+    poses = Poses(at.joints, people.poses.scores, at.covariance)
+    return replace(people, poses=poses, motion=at)

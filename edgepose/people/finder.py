@@ -1,0 +1,91 @@
+"""Where people are: a small network of our own looks at the whole, letterboxed image.
+
+Its five maps are a centre heatmap, the logarithms of width and height, and the way from the cell to the centre, all in
+cells (Zhou et al. 2019, Objects as Points). A person is a cell that no neighbour exceeds; there is nothing to suppress
+afterwards but boxes of the same person from two cells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepose.bundle import Manual
+from edgepose.crops import apply, crop_affine, invert, to_input, warp
+from edgepose.engines import Engine
+from edgepose.errors import EdgeposeError
+from edgepose.estimator import StageTimer, untimed
+from edgepose.heatmaps import cells_to_input
+
+_AROUND = 1  # cells either side that a peak must not be exceeded in
+_LARGEST = 6.0  # ln cells: no box is larger, whatever the network says
+_SAME = 0.6  # IoU from which the weaker of two boxes goes
+
+
+@dataclass(frozen=True)
+class Found:
+    """``boxes`` [N, 4] in image pixels, tight around the joints; ``scores`` [N] 0..1, the highest first."""
+
+    boxes: NDArray[np.float64]
+    scores: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+def peaks(centre: NDArray[np.floating], least: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns of the cells of ``centre`` [h, w] that reach ``least`` and that no neighbour exceeds."""
+    padded = np.pad(centre, _AROUND, constant_values=-np.inf)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (2 * _AROUND + 1,) * 2)
+    rows, columns = np.nonzero((centre >= least) & (centre >= windows.max(axis=(2, 3))))
+    return rows, columns
+
+
+def decode(maps: NDArray[np.floating], least: float, most: int = 32) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Boxes [N, 4] in cells and scores [N] from one image's ``maps`` [5, h, w], the highest score first."""
+    from edgepose.people.association import iou
+
+    rows, columns = peaks(maps[0], least)
+    order = np.argsort(-maps[0][rows, columns], kind="stable")[:most]
+    rows, columns = rows[order], columns[order]
+    _, width, height, dx, dy = maps[:, rows, columns].astype(np.float64)
+    centre = np.stack([columns + dx, rows + dy], axis=1)
+    half = np.exp(np.minimum(np.stack([width, height], axis=1), _LARGEST)) / 2
+    boxes, scores = np.concatenate([centre - half, centre + half], axis=1), maps[0][rows, columns].astype(np.float64)
+    kept: list[int] = []
+    for i in range(len(boxes)):
+        if not kept or iou(boxes[i : i + 1], boxes[kept]).max() < _SAME:
+            kept.append(i)
+    return boxes[kept], scores[kept]
+
+
+class Finder:
+    """A finder ready to run. Not for use by two threads at once."""
+
+    def __init__(self, engine: Engine, manual: Manual, least: float = 0.3) -> None:
+        """``least``: score from which something counts as a person."""
+        self.engine, self.manual, self.least = engine, manual, least
+        width, height = manual.input_size
+        self._inputs = np.zeros((1, 3, height, width), dtype=np.float32)
+        self._crop = np.zeros((height, width, 3), dtype=np.uint8)
+
+    def find(self, image: NDArray[np.uint8], timer: StageTimer = untimed) -> Found:
+        """The people in a BGR ``image`` [H, W, 3]. EdgeposeError where the engine gives no numbers."""
+        with timer("look for people"):
+            height, width = image.shape[:2]
+            whole = np.array([-0.5, -0.5, width - 0.5, height - 0.5])
+            affine = crop_affine(whole, self.manual.input_size, 1.0)
+            warp(image, affine, self.manual.input_size, out=self._crop)
+            to_input(self._crop, self._inputs[0])
+            maps = self.engine.infer(self._inputs)[0]
+            if not np.isfinite(maps).all():
+                raise EdgeposeError(f"engine {self.engine.name} gave no numbers for finder {self.manual.name} in "
+                                    f"{self.engine.precision}; try another --precision or --engine")  # fmt: skip
+            cells, scores = decode(maps, self.least)
+            corners = cells_to_input(cells.reshape(-1, 2), self.manual.stride)
+            boxes = apply(invert(affine), corners).reshape(-1, 4)
+            low, high = whole[:2], whole[2:]
+            boxes = np.concatenate([np.clip(boxes[:, :2], low, high), np.clip(boxes[:, 2:], low, high)], axis=1)
+        return Found(boxes, scores)

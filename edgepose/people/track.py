@@ -1,0 +1,282 @@
+"""Everybody in one camera, followed: which crops to look at next, and who was seen in them.
+
+No engine, no clock and no camera in here. Per frame: ``wants_finder``, ``found`` if it did, ``boxes``, ``update``.
+
+A track is in one of four states; only confirmed ones are published, and only in frames in which they were seen.
+
+    state       seen                             not seen
+    ---------   ------------------------------   -------------------------------------
+    tentative   confirmed at the N-th sight      gone
+    confirmed   stays                            lost
+    lost        confirmed again, same id         gone after ``patience`` seconds unseen
+    gone        never comes back                 (nothing refers to it any more)
+
+Seen means that one of the frame's answers was given to the track. The network answers once per crop, and where people
+meet it answers with whoever is in front: two crops may see one person, or each see the other's. So first all but one
+of the answers that show the same person are dropped (by OKS), then the rest are shared out by how well they agree with
+each track's prediction (OKS and IoU, Hungarian algorithm): confirmed tracks first, then lost ones, then tentative
+ones, as whoever was seen last knows best where to be.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepose.crops import box_of_joints
+from edgepose.estimator import Poses
+from edgepose.people import People
+from edgepose.people.association import assign, body_scale, constants, inside, iou, nearness, oks
+from edgepose.people.find import joints_box
+from edgepose.people.follow import ACCEPT, CONFIDENT, KEEP
+from edgepose.skeletons import Skeleton
+
+State = Literal["tentative", "confirmed", "lost", "gone"]
+Order = Literal["confirmed", "lost", "tentative"]
+ORDER: tuple[Order, ...] = get_args(Order)  # who chooses first among the answers
+
+# Agreement with its prediction, 0..1, from which an answer may belong to a track. A lost one's place is a guess.
+ANSWER_LEAST: dict[Order, float] = {"confirmed": 0.3, "lost": 0.2, "tentative": 0.1}
+WELL = 0.5  # IoU from which a found box shows the person of a track that was just seen
+POOR = 0.3  # IoU from which it may, if that track is not well seen itself
+LOST = 0.1  # nearness from which it may be a lost person
+LOST_REACH, LOST_SPEED = 0.1, 0.5  # how far from its prediction a lost person may be: box heights, and more per second
+COVERED = 0.7  # share of a found box within a track's box from which it shows nobody new
+SAME = 0.7  # OKS from which two answers show one person
+
+SMOOTHING = 0.15  # seconds over which velocity is averaged
+MEMORY = 1.0  # seconds for which an unsure joint is carried along
+DAMPING = 1.5  # seconds in which an unseen person is thought to stop; prediction never goes further than this
+FASTEST = 3.0  # box heights (longer sides) per second: a sprint
+
+
+@dataclass(frozen=True)
+class Following:
+    """How people are followed."""
+
+    every: int = 5  # frames between looks of the finder while everybody is seen
+    confirm: int = 3  # sights until a person counts (tentative -> confirmed)
+    patience: float = 1.0  # seconds unseen until a person is gone (lost -> gone)
+    accept: float = ACCEPT  # mean joint score, 0..1, that a new person needs in each sight until it counts
+    keep: float = KEEP  # mean joint score, 0..1, below which a followed person counts as unseen
+    confident: float = CONFIDENT  # joint score, 0..1, from which a joint shapes the box
+    most: int = 8  # people at once: tracks, hence crops per frame
+
+
+@dataclass
+class _Track:
+    """What is known of a person, as of its last sight, and where it should be in the present frame.
+
+    A joint that becomes unsure is carried along with the body for a while: a leg behind somebody else, or one unsure
+    ankle, must neither halve the crop nor move its middle away from the person's.
+    """
+
+    state: State
+    box: NDArray[np.float64]  # [4] that the next crop comes from
+    joints: NDArray[np.float64]  # [K, 2]; NaN where not known
+    scores: NDArray[np.float64]  # [K] when last sure
+    sure_ns: NDArray[np.int64]  # [K] when each joint was last sure; -1 never
+    seen_ns: int  # of the last sight; of the found box before the first
+    id: str = ""  # named when confirmed, so that false starts use up no name
+    sights: int = 0
+    mean: float = 0.0  # score of the last sight
+    velocity: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))  # of the whole body, pixels per second
+    crop: NDArray[np.float64] = field(default_factory=lambda: np.zeros(4))  # predicted box of the present frame
+    ahead: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))  # [K, 2] predicted joints
+
+    def predict(self, now_ns: int) -> None:
+        """Constant velocity that dies away: ``v T (1 - exp(-t / T))`` pixels in t seconds."""
+        unseen = max(now_ns - self.seen_ns, 0) / 1e9
+        shift = self.velocity * DAMPING * (1 - math.exp(-unseen / DAMPING))
+        self.crop = self.box + np.tile(shift, 2)
+        self.ahead = self.joints + shift
+
+    def place(self, box: NDArray[np.float64]) -> None:
+        """In the present frame the person is in ``box`` [4], not where it was predicted."""
+        old = np.maximum(self.crop[2:] - self.crop[:2], 1.0)
+        self.ahead = box[:2] + (self.ahead - self.crop[:2]) / old * (box[2:] - box[:2])
+        self.crop = box
+
+    def see(self, joints: NDArray[np.float64], scores: NDArray[np.float64], now_ns: int, confident: float) -> None:
+        """A sight of the person: ``joints`` [K, 2] with ``scores`` [K]."""
+        sure = scores >= confident
+        self._measure(joints, sure & (self.sure_ns == self.seen_ns), (now_ns - self.seen_ns) / 1e9)
+        carried = ~sure & np.isfinite(self.ahead[:, 0]) & (now_ns - self.sure_ns <= MEMORY * 1e9)
+        both = sure & np.isfinite(self.ahead[:, 0])
+        off = (joints[both] - self.ahead[both]).mean(axis=0) if both.any() else np.zeros(2)
+        self.joints = np.where(sure[:, None], joints, np.where(carried[:, None], self.ahead + off, np.nan))
+        self.scores = np.where(sure, scores, self.scores)
+        self.sure_ns = np.where(sure, now_ns, self.sure_ns)
+        known = sure | carried
+        self.box = box_of_joints(self.joints, known) if known.sum() >= 4 else self.crop
+        self.seen_ns, self.mean = now_ns, float(scores.mean())
+        self.sights += 1
+
+    def _measure(self, joints: NDArray[np.float64], both: NDArray[np.bool_], seconds: float) -> None:
+        """Velocity from the joints [K, 2] that were sure in ``both`` [K] the last sight and this one."""
+        if both.sum() < 4 or seconds <= 0:
+            return
+        moved = (joints[both] - self.joints[both]).mean(axis=0) / seconds
+        self.velocity = self.velocity + (1 - math.exp(-seconds / SMOOTHING)) * (moved - self.velocity)
+        limit = FASTEST * max(float(max(self.box[2:] - self.box[:2])), 1.0)
+        self.velocity *= min(1.0, limit / max(float(np.hypot(*self.velocity)), 1e-6))
+
+
+class Tracker:
+    """Follows everybody in one camera. Ids are ``<run>-1``, ``<run>-2``, ... and never come back.
+
+    ``run`` is a short text that differs from run to run.
+    """
+
+    def __init__(self, run: str, skeleton: Skeleton, following: Following = Following()) -> None:
+        self._run = run
+        self._k = constants(skeleton)
+        self._following = following
+        self._tracks: list[_Track] = []
+        self._named = 0
+        self._since_look = following.every
+        self._found: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+
+    def wants_finder(self) -> bool:
+        """Whether to look for people in the coming frame: nobody is here, one is lost, or it is time again."""
+        if not self._tracks or any(t.state == "lost" for t in self._tracks):
+            return True
+        return len(self._tracks) < self._following.most and self._since_look >= self._following.every
+
+    def found(self, boxes: NDArray[np.floating], scores: NDArray[np.floating]) -> None:
+        """The finder's answer for this frame, before ``boxes``: ``boxes`` [M, 4] in pixels with ``scores`` [M]."""
+        self._found = np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(scores, np.float64)
+        self._since_look = 0
+
+    def boxes(self, acquired_ns: int) -> NDArray[np.float64]:
+        """The boxes [N, 4] to estimate in the frame taken at ``acquired_ns`` (nanoseconds): tracks, then newcomers."""
+        self._retire(acquired_ns)
+        for track in self._tracks:
+            track.predict(acquired_ns)
+        if self._found is not None:
+            self._place_found(*self._found, acquired_ns)
+            self._found = None
+        return self._crops()
+
+    def update(self, poses: Poses, acquired_ns: int) -> People:
+        """The people seen in the frame, by the ``poses`` of exactly the boxes that ``boxes`` gave, in their order."""
+        if len(poses) != len(self._tracks):
+            raise ValueError(f"{len(poses)} poses for {len(self._tracks)} boxes")
+        self._since_look += 1
+        seen = self._share_out(poses)
+        for i, track in enumerate(self._tracks):
+            if i in seen:
+                track.see(poses.joints[seen[i]], poses.scores[seen[i]], acquired_ns, self._following.confident)
+                if track.state == "lost" or track.sights >= self._following.confirm:
+                    self._confirm(track)
+            else:
+                track.state = "gone" if track.state == "tentative" else "lost"
+        here = [(track, seen[i]) for i, track in enumerate(self._tracks) if i in seen and track.state == "confirmed"]
+        self._retire(acquired_ns)
+        return self._people(poses, here)
+
+    def _confirm(self, track: _Track) -> None:
+        track.state = "confirmed"
+        if not track.id:
+            self._named += 1
+            track.id = f"{self._run}-{self._named}"
+
+    def _retire(self, now_ns: int) -> None:
+        """Forget who is gone."""
+        for track in self._tracks:
+            if track.state == "lost" and now_ns - track.seen_ns > self._following.patience * 1e9:
+                track.state = "gone"
+        self._tracks = [t for t in self._tracks if t.state != "gone"]
+
+    def _in(self, *states: State) -> NDArray[np.intp]:
+        """Positions of the tracks in one of these states."""
+        return np.array([i for i, track in enumerate(self._tracks) if track.state in states], dtype=np.intp)
+
+    def _crops(self) -> NDArray[np.float64]:
+        return np.array([t.crop for t in self._tracks]).reshape(-1, 4)
+
+    def _place_found(self, boxes: NDArray[np.float64], scores: NDArray[np.float64], now_ns: int) -> None:
+        """Found boxes [M, 4] go to the tracks that they fit; the rest are newcomers, unless somebody covers them."""
+        crops = self._crops()
+        seen, lost = self._in("confirmed", "tentative"), self._in("lost")
+        free = np.ones(len(boxes), dtype=bool)
+        shaky = np.array([self._tracks[i].mean < self._following.accept for i in seen], dtype=bool)
+        for row, column in assign(iou(crops[seen], boxes), WELL):
+            # The joints of the last frame place a crop better than a finder does.
+            free[column] = shaky[row] = False
+        unseen = np.array([now_ns - self._tracks[i].seen_ns for i in lost]) / 1e9
+        reach = (LOST_REACH + LOST_SPEED * unseen) * (crops[lost, 2:] - crops[lost, :2]).max(axis=1, initial=1.0)
+        near, alike = nearness(crops[lost], boxes, reach), iou(crops[seen[shaky]], boxes)
+        for rows, likeness, least in ((lost, near, LOST), (seen[shaky], alike, POOR)):
+            columns = np.flatnonzero(free)
+            for row, column in assign(likeness[:, columns], least):
+                self._tracks[rows[row]].place(boxes[columns[column]])
+                free[columns[column]] = False
+        crops = self._crops()[seen]
+        covered = ((inside(boxes, crops) > COVERED) | (iou(boxes, crops) > WELL)).any(axis=1)
+        newcomers = np.flatnonzero(free & ~covered)
+        newcomers = newcomers[np.argsort(-scores[newcomers], kind="stable")]
+        k = len(self._k)
+        for index in newcomers[: max(self._following.most - len(self._tracks), 0)]:
+            joints, never = np.full((k, 2), np.nan), np.full(k, -1, dtype=np.int64)
+            track = _Track("tentative", boxes[index], joints, np.zeros(k), never, now_ns)
+            track.predict(now_ns)
+            self._tracks.append(track)
+
+    def _share_out(self, poses: Poses) -> dict[int, int]:
+        """Which answer each track that was seen is given: {track: answer}, both as positions."""
+        if not self._tracks:
+            return {}
+        crops = self._crops()
+        boxes = [joints_box(poses, i, self._following.confident) for i in range(len(poses))]
+        answered = np.array([crop if box is None else box for box, crop in zip(boxes, crops, strict=True)])
+        likeness = self._likeness(poses, answered)
+        free = self._one_each(poses, answered, likeness)
+        given: dict[int, int] = {}
+        for state in ORDER:
+            bar = self._following.accept if state == "tentative" else self._following.keep
+            rows, columns = self._in(state), np.flatnonzero(free & (poses.person_scores >= bar))
+            for row, column in assign(likeness[np.ix_(rows, columns)], ANSWER_LEAST[state]):
+                given[int(rows[row])] = int(columns[column])
+                free[columns[column]] = False
+        return given
+
+    def _likeness(self, poses: Poses, answered: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How well each answer agrees with each track's prediction [tracks, answers], 0..1.
+
+        The mean of OKS and of IoU of the boxes ``answered`` [N, 4]; IoU alone for a newcomer, who has no joints yet.
+        """
+        crops = self._crops()
+        boxes = iou(crops, answered)
+        ahead = np.stack([t.ahead for t in self._tracks])
+        scores = np.stack([t.scores for t in self._tracks])
+        joints = oks(ahead, poses.joints, body_scale(crops), self._k, a_scores=scores, b_scores=poses.scores)
+        new = np.array([t.sights == 0 for t in self._tracks])
+        return np.where(new[:, None], boxes, (boxes + joints) / 2)
+
+    def _one_each(
+        self, poses: Poses, answered: NDArray[np.float64], likeness: NDArray[np.float64]
+    ) -> NDArray[np.bool_]:
+        """Which answers [N] to keep so that no person is answered twice: those that fit their crop's track best."""
+        means = poses.person_scores
+        bars = np.full(len(poses), self._following.keep)
+        bars[self._in("tentative")] = self._following.accept
+        same = oks(
+            poses.joints, poses.joints, body_scale(answered), self._k, a_scores=poses.scores, b_scores=poses.scores
+        )
+        kept = np.zeros(len(poses), dtype=bool)
+        for index in np.argsort(-np.diagonal(likeness) * means, kind="stable"):
+            kept[index] = means[index] >= bars[index] and not (same[index, kept] > SAME).any()
+        return kept
+
+    def _people(self, poses: Poses, here: list[tuple[_Track, int]]) -> People:
+        """What is published of the tracks that are ``here``, each with its answer's position."""
+        chosen = np.array([index for _, index in here], dtype=np.intp)
+        mine = Poses(poses.joints[chosen], poses.scores[chosen], poses.covariance[chosen])
+        boxes = [joints_box(mine, i, self._following.confident) for i in range(len(mine))]
+        shown = [track.crop if box is None else box for box, (track, _) in zip(boxes, here, strict=True)]
+        return People([track.id for track, _ in here], np.array(shown).reshape(-1, 4), mine)

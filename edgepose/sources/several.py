@@ -1,0 +1,99 @@
+"""Several cameras at once: whichever has a frame is served; one that dies or lags holds up nobody."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+
+from edgepose.errors import EdgeposeError
+from edgepose.frame import Frame
+from edgepose.sources.base import Source
+
+
+class Several:
+    """Reads every source in a thread of its own and hands out what is there: at most one frame of each.
+
+    Of a live source the newest frame waits to be taken, and those that it replaces count as dropped. A file waits
+    until its frame is taken, so that none is lost. One source alone is read directly, without a thread.
+    """
+
+    def __init__(
+        self, sources: Mapping[str, Source], on_end: Callable[[str, EdgeposeError | None], None] = lambda *_: None
+    ) -> None:
+        """``on_end(camera, error)`` hears of every source that ended or failed, in that source's thread."""
+        self._sources, self._on_end = dict(sources), on_end
+        self._news = threading.Condition()
+        self._waiting: dict[str, Frame] = {}
+        self._replaced = dict.fromkeys(self._sources, 0)
+        self._running = set(self._sources)
+        self._faults: list[EdgeposeError] = []
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._pump, args=(name,), name=f"camera {name}", daemon=True)
+            for name in self._sources
+        ]
+        if len(self._threads) > 1:
+            for thread in self._threads:
+                thread.start()
+
+    def read(self) -> list[Frame] | None:
+        """The frames that are there, waiting for one if there is none; None when all sources have ended.
+
+        EdgeposeError: every source failed, or the only one did.
+        """
+        if len(self._sources) == 1:
+            frame = next(iter(self._sources.values())).read()
+            return None if frame is None else [frame]
+        with self._news:
+            self._news.wait_for(lambda: self._waiting or not self._running or self._closed)
+            if self._waiting:
+                frames = list(self._waiting.values())
+                self._waiting.clear()
+                self._news.notify_all()
+                return frames
+            if self._closed or len(self._faults) < len(self._sources):
+                return None
+            raise self._faults[0]
+
+    def dropped(self, camera: str) -> int:
+        """Frames of ``camera`` that nobody took."""
+        return self._sources[camera].dropped + self._replaced[camera]
+
+    def close(self) -> None:
+        """Close every source and wait for their threads; from any thread."""
+        with self._news:
+            self._closed = True
+            self._news.notify_all()
+        for source in self._sources.values():
+            source.close()
+        for thread in self._threads:
+            if thread.is_alive() and thread is not threading.current_thread():
+                thread.join(timeout=5)
+
+    def _pump(self, name: str) -> None:
+        source, fault = self._sources[name], None
+        try:
+            while (frame := source.read()) is not None and self._offer(name, source, frame):
+                pass
+        except EdgeposeError as error:
+            fault = error
+        with self._news:
+            self._running.discard(name)
+            if fault is not None:
+                self._faults.append(fault)
+            self._news.notify_all()
+        if not self._closed:
+            self._on_end(name, fault)
+
+    def _offer(self, name: str, source: Source, frame: Frame) -> bool:
+        """Put ``frame`` out to be taken; False where nobody will."""
+        with self._news:
+            if source.live:
+                self._replaced[name] += name in self._waiting
+            else:
+                self._news.wait_for(lambda: name not in self._waiting or self._closed)
+            if self._closed:
+                return False
+            self._waiting[name] = frame
+            self._news.notify_all()
+            return True

@@ -1,0 +1,340 @@
+"""Everybody followed, in a world whose truth is known: who keeps an id, who gets a new one, and who never gets any."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edgepose.estimator import Poses
+from edgepose.people.association import iou
+from edgepose.people.track import Following, Tracker
+from edgepose.skeletons import LSP14, MPII16
+from tests.people.identity import hota, idf1, switches
+from tests.people.world import SCENES, WIDTH, Person, World, film, regular, walk
+
+SECOND = 10**9
+QUIET = {"misses": 0.0, "ghosts": 0.0}
+
+
+def new(**settings):
+    return Tracker("run", MPII16, Following(**settings))
+
+
+def ids_of(frames, first=0, last=None):
+    return {name for frame in frames[first:last] for name in frame.ids}
+
+
+def ids_by_person(frames):
+    """Every id under which each person was published."""
+    named = {}
+    for frame in frames:
+        alike = iou(frame.truth_boxes, frame.boxes)
+        for i, j in zip(*np.nonzero(alike > 0.6), strict=True):
+            if alike[i, j] == alike[:, j].max():
+                named.setdefault(frame.truth_ids[i], set()).add(frame.ids[j])
+    return named
+
+
+def published_once(frames):
+    for frame in frames:
+        assert len(set(frame.ids)) == len(frame.ids)
+        if len(frame.ids) > 1 and len(frame.truth_ids):
+            best = iou(frame.truth_boxes, frame.boxes)
+            assert ((best > 0.7).sum(axis=1) <= 1).all(), frame
+    return True
+
+
+def stands(x, **rest):
+    return Person(f"at {x}", walk(x, 0), **rest)
+
+
+def test_one_walker_is_published_from_the_third_sight_under_one_id():
+    world = World([Person("A", walk(100, 240))], **QUIET)
+    frames = film(world, new(), regular(120))
+    assert [len(f.ids) for f in frames[:4]] == [0, 0, 1, 1]
+    assert ids_of(frames) == {"run-1"}
+    assert idf1(frames) > 0.98
+    assert hota(frames) > 0.85
+
+
+@pytest.mark.parametrize("confirm", [1, 5])
+def test_confirm_is_the_number_of_sights(confirm):
+    frames = film(World([stands(300)], **QUIET), new(confirm=confirm), regular(10))
+    assert [len(f.ids) for f in frames].index(1) == confirm - 1
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("speed", [150, 300])
+def test_two_who_cross_twice_keep_their_ids(seed, speed):
+    """Each is in front once."""
+    seconds = (WIDTH - 300) / speed
+
+    def back(t):
+        return (150 + speed * t if t < seconds else 150 + speed * (2 * seconds - t)), 600, 300
+
+    def forth(t):
+        return WIDTH - back(t)[0], 590, 290
+
+    a = Person("A", back, depth=lambda t: 0.0 if t < seconds else 2.0)
+    b = Person("B", forth, depth=1.0, phase=0.3)
+    frames = film(World([a, b], seed), new(), regular(round(60 * seconds)))
+    assert switches(frames) == 0
+    assert ids_of(frames) == {"run-1", "run-2"}
+    assert idf1(frames) > 0.95
+    assert published_once(frames)
+
+
+def test_who_comes_back_after_the_patience_is_somebody_new():
+    away = Person("C", walk(1000, 0), here=lambda t: not 2 <= t < 3.5)
+    frames = film(World([stands(200), stands(600), away], **QUIET), new(), regular(150))
+    assert len(ids_of(frames, 0, 60)) == 3
+    back = ids_of(frames, 110)
+    assert len(back & ids_of(frames, 0, 60)) == 2
+    assert "run-4" in back
+    assert len(ids_of(frames)) == 4
+
+
+def test_who_is_away_for_less_than_the_patience_keeps_the_id():
+    away = Person("C", walk(300, 120), here=lambda t: not 2 <= t < 2.8)
+    frames = film(World([stands(200), away], **QUIET), new(), regular(150))
+    assert ids_of(frames) == {"run-1", "run-2"}
+    assert ids_by_person(frames)["C"] & ids_of(frames, 0, 60)
+    assert len(ids_by_person(frames)["C"]) == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_walker_behind_a_standing_person_keeps_the_id(seed):
+    walker = Person("B", walk(200, 220), depth=1.0)
+    frames = film(World([stands(640), walker], seed), new(), regular(120))
+    assert switches(frames) == 0
+    assert ids_of(frames) == {"run-1", "run-2"}
+
+
+def test_a_finder_that_misses_half_is_enough():
+    world = World([stands(200), stands(600), stands(1000)], misses=0.5, ghosts=0.0)
+    frames = film(world, new(), regular(200))
+    assert ids_of(frames) == {"run-1", "run-2", "run-3"}
+    assert switches(frames) == 0
+    assert all(len(f.ids) == 3 for f in frames[60:])
+
+
+def test_false_boxes_never_become_people():
+    frames = film(World([], ghosts=3.0), new(), regular(200))
+    assert ids_of(frames) == set()
+    frames = film(World([stands(500)], ghosts=3.0), new(every=1), regular(200))
+    assert ids_of(frames) == {"run-1"}
+
+
+def test_time_stamps_may_be_irregular():
+    rng = np.random.default_rng(0)
+    times = (10**15 + np.cumsum(rng.choice([10, 30, 60, 150], 150)) * 10**6).tolist()
+    seconds = (times[-1] - times[0]) / 1e9
+    people = [Person("A", walk(100, 1000 / seconds)), Person("B", walk(1100, -1000 / seconds), depth=1.0, phase=0.4)]
+    frames = film(World(people), new(), times)
+    assert switches(frames) == 0
+    assert ids_of(frames) == {"run-1", "run-2"}
+
+
+def test_one_time_stamp_twice_does_no_harm():
+    times = [t for t in regular(60) for _ in range(2)]
+    frames = film(World([Person("A", walk(100, 240))], **QUIET), new(), times)
+    assert ids_of(frames) == {"run-1"}
+    assert all(np.isfinite(f.boxes).all() for f in frames)
+
+
+def test_people_who_enter_at_different_times_are_numbered_as_they_come():
+    people = [stands(x, here=lambda t, s=s: t >= s) for x, s in ((200, 0.0), (600, 1.0), (1000, 2.5))]
+    frames = film(World(people, **QUIET), new(), regular(150))
+    named = ids_by_person(frames)
+    assert [named[p.name] for p in people] == [{"run-1"}, {"run-2"}, {"run-3"}]
+    first = [next(n for n, f in enumerate(frames) if f"run-{i}" in f.ids) for i in (1, 2, 3)]
+    assert all(late - start <= 8 for late, start in zip(first, (0, 30, 75), strict=True))  # a look, and three sights
+
+
+def test_no_more_than_most_are_followed():
+    world = World([stands(100 + 180 * i) for i in range(6)], **QUIET)
+    tracker = new(most=4)
+    for now in regular(40):
+        view = world.view(0)
+        tracker.found(*world.find(view))
+        crops = tracker.boxes(now)
+        assert len(crops) <= 4
+        people = tracker.update(world.estimate(view, crops), now)
+    assert len(people) == 4
+
+
+def test_the_surest_found_boxes_come_first():
+    tracker = new(most=1)
+    tracker.found(np.array([[0.0, 0, 50, 100], [200, 0, 250, 100]]), np.array([0.3, 0.9]))
+    assert np.array_equal(tracker.boxes(0), [[200, 0, 250, 100]])
+
+
+def test_ids_never_come_back():
+    """Someone shows up ten times, each after longer than the patience."""
+    world = World([Person("A", walk(500, 0), here=lambda t: t % 2 < 0.5)], **QUIET)
+    frames = film(world, new(), regular(600))
+    seen = [f.ids[0] for f in frames if f.ids]
+    order = list(dict.fromkeys(seen))
+    assert order == [f"run-{n}" for n in range(1, 11)]
+    assert seen == sorted(seen, key=lambda name: int(name.removeprefix("run-")))
+
+
+def test_the_finder_is_wanted_when_it_is_time():
+    world, tracker, wanted = World([stands(500)], **QUIET), new(every=5), []
+    for n, now in enumerate(regular(24)):
+        view = world.view(0) if n < 20 else World([]).view(0)
+        if tracker.wants_finder():
+            wanted.append(n)
+            tracker.found(*world.find(view))
+        tracker.update(world.estimate(view, tracker.boxes(now)), now)
+    assert wanted == [0, 5, 10, 15, 20, 21, 22, 23]  # from 21 on the person is lost
+
+
+def test_a_full_house_wants_no_finder():
+    world, tracker = World([stands(500)], **QUIET), new(every=1, most=1)
+    for now in regular(5):
+        if not len(tracker.boxes(now)):
+            assert tracker.wants_finder()
+            tracker.found(*world.find(world.view(0)))
+        tracker.update(world.estimate(world.view(0), tracker.boxes(now)), now)
+    assert not tracker.wants_finder()
+
+
+def poses_of(world, view, n):
+    """The network's own answer on a perfect crop of each of the first ``n`` people."""
+    return world.estimate(view, view.boxes[:n])
+
+
+def followed(world, view, times, **settings):
+    """A tracker that has confirmed everybody in ``view``, and the order in which it asks for them."""
+    tracker = new(**settings)
+    tracker.found(view.boxes, np.ones(len(view.boxes)))
+    for now in times:
+        people = tracker.update(world.estimate(view, tracker.boxes(now)), now)
+    assert len(people) == len(view.boxes)
+    return tracker, people
+
+
+def test_answers_that_changed_places_are_changed_back():
+    world = World([stands(400), stands(520)], **QUIET)
+    view = world.view(0)
+    tracker, before = followed(world, view, [0, 1, 2])
+    answers = world.estimate(view, tracker.boxes(3))
+    swapped = Poses(answers.joints[::-1], answers.scores[::-1], answers.covariance[::-1])
+    after = tracker.update(swapped, 3)
+    where = dict(zip(before.ids, before.boxes, strict=True))
+    assert set(after.ids) == set(where)
+    for name, box in zip(after.ids, after.boxes, strict=True):
+        assert iou(where[name][None], box[None]) > 0.8
+
+
+def test_two_crops_on_one_person_publish_it_once():
+    world = World([stands(400), stands(520)], **QUIET)
+    view = world.view(0)
+    tracker, before = followed(world, view, [0, 1, 2])
+    answers = world.estimate(view, tracker.boxes(3))
+    twice = Poses(answers.joints[[0, 0]], answers.scores[[0, 0]], answers.covariance[[0, 0]])
+    after = tracker.update(twice, 3)
+    assert after.ids == [before.ids[0]]
+    assert tracker.wants_finder()  # the other one is lost
+    assert len(tracker.boxes(4)) == 2
+
+
+def test_a_found_box_on_a_person_who_is_seen_starts_nobody():
+    world = World([stands(400)], **QUIET)
+    view = world.view(0)
+    tracker, _ = followed(world, view, [0, 1, 2])
+    x0, y0, x1, y1 = view.boxes[0]
+    tracker.found(np.array([[x0, y0, x1, y0 + 0.4 * (y1 - y0)], view.boxes[0] + 5]), np.ones(2))
+    assert len(tracker.boxes(3)) == 1
+
+
+def test_a_lost_person_moves_on_slower_and_slower_and_is_then_gone():
+    world = World([Person("A", walk(100, 300))], **QUIET)
+    tracker = new()
+    times = regular(30)
+    film(world, tracker, times)
+    at = []
+    for step in range(1, 11):
+        now = times[-1] + step * SECOND // 10
+        crops = tracker.boxes(now)
+        at.append((crops[0, 0] + crops[0, 2]) / 2)
+        dark = Poses(np.zeros((1, 16, 2)), np.zeros((1, 16)), np.zeros((1, 16, 3)))
+        assert len(tracker.update(dark, now)) == 0
+    steps = np.diff(at)
+    assert 20 < steps[0] < 35
+    assert (np.diff(steps) < 0).all()
+    assert len(tracker.boxes(now + SECOND // 10)) == 0
+
+
+def test_no_speed_is_beyond_the_fastest():
+    """An answer that leaps must not throw the next crop out of the frame."""
+    world = World([stands(400)], **QUIET)
+    view = world.view(0)
+    tracker, _ = followed(world, view, [0, SECOND // 30, SECOND // 15])
+    leap = world.estimate(view, tracker.boxes(SECOND // 10))
+    people = tracker.update(Poses(leap.joints + np.array([40.0, 0.0]), leap.scores, leap.covariance), SECOND // 10)
+    assert len(people) == 1
+    height = people.boxes[0, 3] - people.boxes[0, 1]
+    later = tracker.boxes(SECOND // 10 + SECOND // 30)
+    assert later[0, 0] - people.boxes[0, 0] < 3.1 * height / 30 + 5
+
+
+def test_one_unsure_leg_neither_shrinks_nor_moves_the_crop():
+    world = World([stands(400)], **QUIET)
+    view = world.view(0)
+    tracker, _ = followed(world, view, [0, SECOND // 30, SECOND // 15])
+    answers = world.estimate(view, tracker.boxes(SECOND // 10))
+    answers.scores[0, [0, 1, 4, 5]] = 0.1
+    answers.joints[0, [0, 1, 4, 5]] = 0
+    people = tracker.update(answers, SECOND // 10)
+    crop = tracker.boxes(SECOND // 10 + 1)
+    assert iou(crop, view.boxes) > 0.85
+    assert people.boxes[0, 3] < view.boxes[0, 3] - 60  # what is published is the box of the sure joints
+
+
+def test_poses_come_with_their_covariance_and_any_skeleton():
+    tracker = Tracker("x", LSP14, Following(confirm=1))
+    joints = np.random.default_rng(0).uniform(100, 300, (1, 14, 2))
+    tracker.found(np.array([[100.0, 100, 300, 300]]), np.ones(1))
+    assert len(tracker.boxes(0)) == 1
+    people = tracker.update(Poses(joints, np.full((1, 14), 0.9), np.full((1, 14, 3), 7.0)), 0)
+    assert people.ids == ["x-1"]
+    assert (people.poses.covariance == 7).all()
+    assert np.array_equal(people.poses.joints, joints)
+
+
+def test_poses_must_be_those_of_the_boxes():
+    tracker = new()
+    tracker.boxes(0)
+    with pytest.raises(ValueError, match="1 poses for 0 boxes"):
+        tracker.update(Poses(np.zeros((1, 16, 2)), np.zeros((1, 16)), np.zeros((1, 16, 3))), 0)
+
+
+def test_nobody_is_nobody():
+    tracker = new()
+    assert tracker.wants_finder()
+    tracker.found(np.zeros((0, 4)), np.zeros(0))
+    assert tracker.boxes(0).shape == (0, 4)
+    people = tracker.update(Poses(np.zeros((0, 16, 2)), np.zeros((0, 16)), np.zeros((0, 16, 3))), 0)
+    assert (people.ids, people.boxes.shape, people.poses.joints.shape) == ([], (0, 4), (0, 16, 2))
+
+
+def test_settings_are_values():
+    assert replace(Following(), every=9).every == 9
+    assert Following().accept > Following().keep > Following().confident
+
+
+@pytest.mark.parametrize(("scene", "identity", "soon"), [("crossing", 0.9, 1.0), ("entering and leaving", 0.85, 0.5)])
+def test_ids_hold_in_busy_scenes(scene, identity, soon):
+    """300 frames and several seeds; the table of all scenes is tests/benchmarks/following.py."""
+    rows = []
+    for seed in range(6):
+        frames = film(SCENES[scene](seed), new(), regular(300))
+        assert published_once(frames)
+        rows.append((idf1(frames), hota(frames), switches(frames), switches(frames, within=30)))
+        print(f"{scene} {seed}: IDF1 {rows[-1][0]:.3f}, HOTA {rows[-1][1]:.3f}, switches {rows[-1][2]}")
+    mean = np.mean(rows, axis=0)
+    assert mean[0] > identity
+    assert mean[1] > 0.8
+    assert mean[3] <= soon

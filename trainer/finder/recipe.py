@@ -1,0 +1,60 @@
+"""A finder's recipe: everything that makes it, in one TOML file. Unknown keys are errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from edgepose.toml import read_toml, validate
+from trainer.augment import Share
+from trainer.recipe import Course, Model, Positive, Strict
+
+
+class SceneSet(Strict):
+    """Images with labelled persons, and other models' guesses about the rest."""
+
+    data: str  # as for --data of edgepose-train: whose joints give the boxes
+    guesses: str = ""  # file of people that were found by other models; empty: the data label everybody
+    split: Literal["train", "dev", "val", "all"] = "train"
+    share: Annotated[float, Field(gt=0)] = 1.0
+
+
+class SceneAugmentation(Strict):
+    """How far scenes are varied; draws are uniform, of the scale's logarithm."""
+
+    scale: tuple[float, float] = (0.6, 1.6)  # of an image, relative to the size at which all of it is seen
+    mosaic: Share = 0.5  # share of samples that are made of four images
+    flip: Share = 0.5
+    colour: Annotated[float, Field(ge=0, le=1)] = 0.4
+    blur: Share = 0.1
+
+
+class FinderRecipe(Course):
+    """See the fields; :func:`load` reads one from TOML."""
+
+    role: Literal["person"]
+    input_size: tuple[Positive, Positive] = (320, 192)  # of the exported finder: width, height
+    data: Annotated[list[SceneSet], Field(min_length=1)]
+    validation: tuple[SceneSet, ...] = ()
+    model: Model = Model(width=64, depth=4, stacks=1, stem="compact", block="narrow")
+    augmentation: SceneAugmentation = SceneAugmentation()
+
+    @model_validator(mode="after")
+    def _fits(self) -> FinderRecipe:
+        if self.model.kind != "stacked-hourglass" or self.model.stacks != 1 or self.model.attention is not None:
+            raise ValueError("model of a finder must be one plain hourglass: kind stacked-hourglass, stacks 1")
+        step = 4 * 2**self.model.depth
+        for side in (*self.input_size, *(s.size for s in self.stages)):
+            if side % step:
+                raise ValueError(f"size {side} must be a multiple of {step} (stride 4, {self.model.depth} poolings)")
+        for number, stage in enumerate(self.stages):
+            if stage.images < stage.batch or stage.batch % self.optimiser.accumulate:
+                raise ValueError(f"stages.{number}: images must be one batch or more, batch a multiple of accumulate")
+        return self
+
+
+def load(path: Path) -> FinderRecipe:
+    """Read and check a recipe; EdgeposeError names the file, the key and what is wrong with it."""
+    return validate(FinderRecipe, read_toml(path), str(path))

@@ -1,0 +1,96 @@
+"""Scenes: images, the boxes of the people in them, and places where nobody is sure.
+
+A person's box is the tight box of its labelled joints, which is what the pose network's crop is made of. Labels leave
+people out; ``people_pseudo.json`` beside a set has what two other models saw there. Where both saw someone, it counts
+as a person; what only one of them saw is neither person nor background: the loss leaves it out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepose.errors import EdgeposeError
+from edgepose.people.association import iou
+from trainer.data.persons import Person, load
+from trainer.data.splits import join_twins, take
+from trainer.finder.recipe import SceneSet
+
+Boxes = NDArray[np.float64]
+_JOINTS = 10  # labelled joints from which their box is the whole person's
+_SURE = 0.6  # score of the detector's guess, which is of whole bodies
+_SEEN = 0.3  # score of the pose model's guess
+_SAME = 0.5  # IoU from which two boxes are one person
+_SHRINK = 0.04  # a detector's box reaches beyond the joints, by this share of its sides, on each side
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One image: ``people`` [N, 4] and ``unsure`` [M, 4] in image pixels; ``labelled`` [N]: by a label, not a guess."""
+
+    image: Path
+    people: Boxes
+    labelled: NDArray[np.bool_]
+    unsure: Boxes
+
+
+def read(spec: SceneSet, root: Path | None) -> list[Scene]:
+    """The scenes of one set's split. EdgeposeError: no such data, no such file of guesses, or nobody is left."""
+    persons = load(spec.data, root)
+    chosen = persons if spec.split == "all" else take(join_twins(persons), spec.split)
+    by_image: dict[Path, list[Person]] = defaultdict(list)
+    for person in chosen.persons:
+        if person.labelled.any():
+            by_image[person.image].append(person)
+    if not by_image:
+        raise EdgeposeError(f"data '{spec.data}' has no labelled person in split '{spec.split}'")
+    guesses = _guesses((root or Path()) / spec.guesses) if spec.guesses else {}
+    return [_scene(image, group, guesses.get(image.name)) for image, group in sorted(by_image.items())]
+
+
+def _guesses(path: Path) -> dict[str, dict[str, list[object]]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EdgeposeError(f"guesses {path} cannot be read ({error}); check the path or set --data-root") from error
+    if not isinstance(content, dict):
+        raise EdgeposeError(f"guesses {path} is not a table of image names; see docs/people.md for its form")
+    return content
+
+
+def _scene(image: Path, persons: list[Person], guess: dict[str, list[object]] | None) -> Scene:
+    whole = np.array([p.labelled.sum() >= _JOINTS for p in persons])
+    labels = np.stack([p.box for p in persons])
+    people, unsure = [labels[whole]], [labels[~whole]]
+    if guess is not None:
+        bodies = _rows(guess["detector"])
+        poses = _rows([p["box"] for p in guess["multipose"]])  # type: ignore[index]
+        bodies[:, :4] = _shrunk(bodies[:, :4])
+        others = [g[_new(g[:, :4], labels)] for g in (bodies, poses)]
+        agree = (iou(others[0][:, :4], others[1][:, :4]) >= _SAME) & (others[1][:, 4] >= _SEEN)
+        sure = agree.any(axis=1) & (others[0][:, 4] >= _SURE)
+        people.append(others[0][sure, :4])
+        doubtful = np.concatenate([others[0][~sure], others[1]])[:, :4]
+        unsure.append(doubtful[_new(doubtful, people[-1])])
+    found = np.concatenate(people)
+    return Scene(image, found, np.arange(len(found)) < whole.sum(), np.concatenate(unsure))
+
+
+def _rows(values: list[object]) -> Boxes:
+    """[N, 5]: boxes and scores."""
+    return np.array(values, dtype=np.float64).reshape(-1, 5)
+
+
+def _shrunk(boxes: Boxes) -> Boxes:
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return np.concatenate([boxes[:, :2] + _SHRINK * sides, boxes[:, 2:] - _SHRINK * sides], axis=1)
+
+
+def _new(boxes: Boxes, known: Boxes) -> NDArray[np.bool_]:
+    """[N]: which ``boxes`` are not of somebody in ``known``."""
+    return np.asarray(~(iou(boxes, known) >= _SAME).any(axis=1))

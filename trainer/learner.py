@@ -1,0 +1,168 @@
+"""What learning is, whatever is learnt: a network, its moving average, the update rule; runs that resume exactly."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from edgepose.errors import EdgeposeError
+from edgepose.files import write_beside
+from edgepose.toml import validate
+from trainer import checkpoints
+from trainer.data.samples import Stage
+from trainer.models.network import Network
+from trainer.optimise import make_optimiser, rate_factor
+from trainer.recipe import Course
+
+PRECISIONS: dict[str, Any] = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
+
+
+def steps(recipe: Course) -> list[Stage]:
+    """The recipe's stages in steps."""
+    return [Stage(s.images // s.batch, s.batch, s.size) for s in recipe.stages]
+
+
+class Learner(lightning.LightningModule):
+    """A network, its moving average, and how a step changes them; ``training_step`` is the subclass's."""
+
+    def __init__(self, course: Course, model: Network) -> None:
+        super().__init__()
+        self.course = course
+        self.model = model
+        self.average: AveragedModel | None = None
+        self.begin_average()
+        self._total = sum(s.steps for s in steps(course))
+        self.to(memory_format=torch.channels_last)
+
+    def begin_average(self) -> None:
+        """Start the moving average anew, where the recipe has one."""
+        if self.course.optimiser.ema:
+            self.average = AveragedModel(
+                self.model,
+                multi_avg_fn=get_ema_multi_avg_fn(self.course.optimiser.ema),  # type: ignore[no-untyped-call]
+                use_buffers=True,
+            )
+            self.average.requires_grad_(False)
+
+    @property
+    def best(self) -> nn.Module:
+        """The weights to use: the moving average where there is one."""
+        module: nn.Module = self.average.module if self.average is not None else self.model
+        return module
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        # Here and not in a batch-end hook: callbacks, which save checkpoints, come before the module's hooks.
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+
+    def configure_optimizers(self) -> Any:
+        spec = self.course.optimiser
+        # Norms and biases are not weights to shrink.
+        decayed = [p for p in self.model.parameters() if p.ndim > 1]
+        plain = [p for p in self.model.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": spec.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        optimiser = make_optimiser(spec, groups, self.course.stages[0].batch)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: rate_factor(spec, step, self._total) * self._growth(step)
+        )
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _growth(self, step: int) -> float:
+        """The batch at ``step`` over the first stage's, where rates follow batches (linear scaling)."""
+        if not self.course.optimiser.reference_batch:
+            return 1.0
+        passed = 0
+        for stage in self.course.stages:
+            passed += stage.images // stage.batch
+            if step < passed:
+                break
+        return stage.batch / self.course.stages[0].batch
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["recipe"] = self.course.model_dump(mode="json")
+
+
+def beginning(folder: Path, recipe: Course, *, resume: bool) -> tuple[Path | None, int]:
+    """The checkpoint to resume from and its step; makes ``folder`` and writes the recipe into it.
+
+    EdgeposeError: the folder holds a run and ``resume`` was not asked for, or a run of another recipe.
+    """
+    checkpoint = checkpoints.newest(folder) if folder.exists() else None
+    start = 0
+    if checkpoint is not None:
+        if not resume:
+            raise EdgeposeError(f"{folder} already holds a run; add --resume to go on with it, or choose another --out")
+        content = checkpoints.read(checkpoint)
+        if validate(type(recipe), content["recipe"], str(checkpoint)) != recipe:
+            raise EdgeposeError(f"{checkpoint} was made by another recipe; give the recipe it was begun with, "
+                                "or choose another --out")  # fmt: skip
+        start = int(content["global_step"])
+    folder.mkdir(parents=True, exist_ok=True)
+    if is_first():
+        with write_beside(folder / "recipe.json") as beside:
+            beside.write_text(recipe.model_dump_json(indent=1))
+    return checkpoint, start
+
+
+def train(
+    learner: Learner,
+    data: lightning.LightningDataModule,
+    folder: Path,
+    callbacks: list[Callback],
+    *,
+    checkpoint: Path | None,
+    start: int,
+    processes: tuple[int, int] = (1, 1),
+    max_steps: int | None = None,
+) -> Path:
+    """Go on from step ``start`` to the recipe's end or ``max_steps``; returns the last checkpoint.
+
+    ``processes``: on this machine, and machines. EdgeposeError where it was interrupted.
+    """
+    recipe, (local, nodes) = learner.course, processes
+    total = sum(s.steps for s in steps(recipe))
+    on_gpu = torch.cuda.is_available()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no tips, no list of absent hardware
+    trainer = lightning.Trainer(
+        max_steps=min(max_steps or total, total),
+        max_epochs=-1,  # steps alone decide: to Lightning a resumed run is in a later epoch
+        precision=PRECISIONS[recipe.precision if on_gpu or recipe.precision != "float16" else "bfloat16"],
+        gradient_clip_val=recipe.optimiser.clip or None,
+        accumulate_grad_batches=recipe.optimiser.accumulate,
+        devices=local,
+        num_nodes=nodes,
+        strategy="ddp" if local * nodes > 1 else "auto",
+        use_distributed_sampler=False,  # the plan divides the batches itself
+        sync_batchnorm=on_gpu and local * nodes > 1,
+        accelerator="gpu" if on_gpu else "cpu",
+        # A resumed run logs beside the earlier part, which Lightning's logger would otherwise delete.
+        logger=[CSVLogger(folder, name="log", version=f"from-{start:07}", flush_logs_every_n_steps=1),
+                TensorBoardLogger(folder, name="", version="tensorboard")],
+        log_every_n_steps=max(min(20, total // 10), 1),  # a short run has a curve too
+        callbacks=[checkpoints.Checkpoints(folder, recipe.checkpoint_minutes), *callbacks, RichProgressBar()],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )  # fmt: skip
+    try:
+        trainer.fit(learner, data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:  # how Lightning ends after Ctrl-C, the checkpoint being saved
+        if not trainer.interrupted:
+            raise
+        raise EdgeposeError(f"training was interrupted; go on with --resume --out {folder}") from None
+    return folder / checkpoints.LAST
+
+
+def is_first() -> bool:
+    """Whether this is the first of several training processes, or the only one."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
