@@ -23,29 +23,14 @@ def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture(scope="module")
-def int8(shipped, tmp_path_factory):
-    """The shipped model through the project's own quantisation; what the ranges are plays no part here."""
-    pytest.importorskip("modelopt", reason="nvidia-modelopt is not installed; pip install 'edgepose[calibration]'")
-    from calibration import sets
-    from calibration.quantize import quantize
-
-    folder = tmp_path_factory.mktemp("int8")
-    width, height = shipped.manual.input_size
-    crops = np.random.default_rng(0).integers(0, 255, (4, 3, height, width), dtype=np.uint8)
-    about = sets.About(model="", data=[], method="random", seed=0, pool=4, persons=["a", "b", "c", "d"])
-    chosen = sets.save(sets.CalibrationSet(crops, about), folder / "set.npz")
-    return quantize(shipped, chosen, folder / "int8.onnx", method="max")
-
-
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
-def test_the_shipped_model_builds_in_every_precision(shipped, tmp_path, precision, request):
+def test_the_shipped_model_builds_in_every_precision(shipped, tmp_path, precision):
     bundle, plan = shipped, tmp_path / "built.plan"
     if precision == "float16":
         manual = shipped.manual.model_copy(update={"precision": "float16"})
         bundle = bundles.save(halved(onnx.load(shipped.path)), manual, tmp_path / "half.onnx")
     if precision == "int8":
-        bundle = request.getfixturevalue("int8")
+        bundle = bundles.load("edgepose-first-int8")
     manifest = trt_build.build(bundle, plan, Wanted(targets=["SM86"]), trt=trt)
     assert (manifest.precision, manifest.strongly_typed, manifest.flags) == (precision, True, [])
     assert manifest.machine.library == "tensorrt_rtx"
