@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +36,8 @@ from edgepose.sinks.recording import RecordingSink
 from edgepose.sources import Source, SourceSpec
 from edgepose.sources.several import Several
 
+CONNECT_S = 5.0  # what a broker is given to let us in before the first frame
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -55,7 +58,7 @@ def assembled(settings: Settings, *, extra_sinks: tuple[Sink, ...] = ()) -> Iter
     bundle = bundles.load(settings.model, role="pose")
     with ExitStack() as stack:
         engine = _engine(settings, bundle, stack)
-        regions = {name: camera.regions for name, (camera, _) in chosen.items()}
+        regions = {name: _regions(camera, settings.people.most) for name, (camera, _) in chosen.items()}
         crowd = _crowd(settings, Estimator(engine, bundle.manual), regions, stack)
         sinks = _sinks(settings, extra_sinks, stack)
         speaking = Speaking(
@@ -67,24 +70,28 @@ def assembled(settings: Settings, *, extra_sinks: tuple[Sink, ...] = ()) -> Iter
             predict_to=settings.people.predict_to,
             smoothing=settings.people.smoothing,
         )
-        links = {name: _mqtt(settings, spec) for name, (_, spec) in chosen.items()}
-        for link in links.values():
-            if link is not None:
-                stack.callback(link.close)
+        links: dict[str, MQTTSink] = {}
+        if settings.mqtt.url:
+            for name, (_, spec) in chosen.items():
+                links[name] = _mqtt(settings, spec)
+                stack.callback(links[name].close)
+            _connect(broker_of(settings), links.values())
         overlays: dict[str, Overlay] = {}
         for name, (camera, _) in chosen.items():
             if camera.overlay:
                 overlays[name] = open_overlay(camera.overlay, bundle.skeleton)
                 stack.callback(overlays[name].close)
-        opened = {name: _open(camera, spec, links[name]) for name, (camera, spec) in chosen.items()}
-        several = Several(opened, lambda name, fault: _ended(links[name], name, fault))
+        opened = {
+            name: stack.enter_context(_open(camera, spec, links.get(name))) for name, (camera, spec) in chosen.items()
+        }
+        several = Several(opened, lambda name, fault: _ended(links.get(name), name, fault))
         stack.callback(several.close)
         cameras = {
             name: Camera(
                 opened[name],
                 speaking,
                 sinks=sinks,
-                mqtt=links[name],
+                mqtt=links.get(name),
                 overlay=overlays.get(name),
                 gate=camera.gate,
                 dropped=partial(several.dropped, name),
@@ -97,6 +104,12 @@ def assembled(settings: Settings, *, extra_sinks: tuple[Sink, ...] = ()) -> Iter
 def _cameras(settings: Settings) -> list[tuple[CameraSettings, SourceSpec]]:
     """Every camera and what its URI means."""
     return [(camera, sources.parse(camera.uri, camera=camera.name or None)) for camera in require_cameras(settings)]
+
+
+def _regions(camera: CameraSettings, most: int) -> Regions:
+    """Who counts; a camera that does not say how many takes as many as there may be."""
+    regions = camera.regions
+    return regions if "most" in regions.model_fields_set else regions.model_copy(update={"most": most})
 
 
 def _engine(settings: Settings, bundle: Bundle, stack: ExitStack) -> Engine:
@@ -151,8 +164,12 @@ def _ended(mqtt: MQTTSink | None, camera: str, fault: EdgeposeError | None) -> N
     """One of several cameras gives no more frames; the others go on."""
     if fault is not None:
         sys.stderr.write(f"camera {camera} ended: {fault}; going on without it\n")
-    if mqtt is not None:
-        mqtt.set_status("stopped" if fault is None else "camera-lost", str(fault or ""))
+    if mqtt is None:
+        return
+    if fault is not None:
+        mqtt.set_status("camera-lost", str(fault))
+    else:
+        mqtt.close()  # says 'stopped' when all poses were sent, not before
 
 
 def broker_of(settings: Settings) -> Broker:
@@ -173,14 +190,11 @@ def broker_of(settings: Settings) -> Broker:
     )
 
 
-def _mqtt(settings: Settings, spec: SourceSpec) -> MQTTSink | None:
-    """The link to the broker; one that refuses us is an error, one that is away is waited for."""
+def _mqtt(settings: Settings, spec: SourceSpec) -> MQTTSink:
+    """A camera's link to the broker."""
     mqtt = settings.mqtt
-    if not mqtt.url:
-        return None
-    broker = broker_of(settings)
-    sink = MQTTSink(
-        broker,
+    return MQTTSink(
+        broker_of(settings),
         settings.device,
         spec.camera,
         status=("camera-lost", "no frame yet") if spec.live else ("online", ""),
@@ -189,13 +203,14 @@ def _mqtt(settings: Settings, spec: SourceSpec) -> MQTTSink | None:
         expiry_s=mqtt.expiry,
         queue_size=mqtt.queue,
     )
-    try:
-        if not sink.connect():
-            sys.stderr.write(f"broker {broker}: {sink.reason or 'no answer yet'}; going on, and trying again\n")
-    except BaseException:
-        sink.close(0)
-        raise
-    return sink
+
+
+def _connect(broker: Broker, links: Iterable[MQTTSink]) -> None:
+    """Wait once for all links: a broker that refuses us is an error, one that is away is told."""
+    deadline = time.monotonic() + CONNECT_S
+    away = [link for link in links if not link.connect(max(0.0, deadline - time.monotonic()))]
+    if away:
+        sys.stderr.write(f"broker {broker}: {away[0].reason or 'no answer yet'}; going on, and trying again\n")
 
 
 class _StopRequested(BaseException):

@@ -172,7 +172,7 @@ class Camera:
             precision=speaking.engine.precision,
             image=size,
             smoothing=speaking.smoothing,
-            predict_to=speaking.predict_to,
+            predict_to=speaking.predict_to if self.source.live else "acquired",
         )
         for sink in self._sinks:
             sink.publish(info)

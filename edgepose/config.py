@@ -6,6 +6,7 @@ Unknown keys, in the file or among ``EDGEPOSE_*``, are errors that name the near
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import socket
@@ -19,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from edgepose.errors import EdgeposeError, unknown
 from edgepose.gates import Gate
 from edgepose.people.regions import Regions
+from edgepose.sources.uri import sanitise
 from edgepose.toml import first_fault, read_toml, telling_fault, validate
 
 FILE = "edgepose.toml"
@@ -126,13 +128,17 @@ class Settings(_Strict):
 
     @model_validator(mode="after")
     def _one_or_several(self) -> Settings:
-        if self.camera and self.source.uri:
+        if self.camera and self.source != Source():
             raise ValueError("there is both a source and [[camera]] tables; give either")
         if self.camera and (self.output.overlay or self.regions != Regions() or self.gate != Gate()):
             raise ValueError("overlay, regions and gate belong into each [[camera]] table where there are several")
-        names = [c.name for c in self.camera]
-        if len(set(names)) < len(names):
-            raise ValueError(f"two [[camera]] tables are named {next(n for n in names if names.count(n) > 1)}")
+        for a, b in itertools.combinations(self.camera, 2):
+            if (topic := sanitise(a.name)) == sanitise(b.name):
+                raise ValueError(f"the [[camera]] tables '{a.name}' and '{b.name}' are both named '{topic}' in topics; "
+                                 "rename one")  # fmt: skip
+            if a.overlay not in ("", "window") and Path(a.overlay).resolve() == Path(b.overlay).resolve():
+                raise ValueError(f"the [[camera]] tables '{a.name}' and '{b.name}' both draw into the overlay "
+                                 f"{a.overlay}; give each a file of its own")  # fmt: skip
         return self
 
     @property
@@ -248,10 +254,10 @@ def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def value_of(settings: Settings, key: str) -> Any:
-    """The value of a dotted key."""
-    value: Any = settings
+    """The value of a dotted key, as JSON has it."""
+    value: Any = settings.model_dump(mode="json")
     for part in key.split("."):
-        value = getattr(value, part)
+        value = value[part]
     return value
 
 
@@ -266,5 +272,7 @@ def require_source(settings: Settings) -> str:
     """The one camera's URI; EdgeposeError where there is none, or several."""
     cameras = require_cameras(settings)
     if len(cameras) > 1:
-        raise EdgeposeError(f"this looks at one camera, and {len(cameras)} are configured; use --source URI")
+        raise EdgeposeError(
+            f"this looks at one camera, and {len(cameras)} are configured; name a file with one by --config"
+        )
     return cameras[0].uri

@@ -8,7 +8,16 @@ from contextlib import contextmanager
 
 import numpy as np
 
-STAGES = ("decode", "wait for frame", "crop", "infer", "decode heatmaps", "publish")
+STAGES = (
+    "decode",
+    "wait for frame",
+    "look for people",
+    "crop",
+    "infer",
+    "decode heatmaps",
+    "follow",
+    "publish",
+)
 
 
 class Timings:

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,71 @@ def test_a_wrong_variable_names_itself():
 def test_secrets_are_not_settings():
     config.load(environ={"EDGEPOSE_MQTT_PASSWORD": "x", "EDGEPOSE_RTSP_PASSWORD": "y"})
     assert not any("password" in k and k != "mqtt.password_file" for k in config.keys())
+
+
+TWO = "[[camera]]\nname = 'Front.Door'\nuri = 'a.mp4'\n[[camera]]\nname = 'hall'\nuri = 'b.mp4'\n"
+
+
+def test_several_cameras_or_one_source():
+    several = config.load(path=write(TWO), environ={})
+    assert [c.name for c in config.require_cameras(several.settings)] == ["Front.Door", "hall"]
+    assert several.origins["camera"] == "edgepose.toml"
+    text = (
+        "[source]\nuri = 'a.mp4'\ncamera = 'door'\n[output]\noverlay = 'x.mp4'\n[regions]\nmost = 3\n[gate]\nrate = 2\n"
+    )
+    (one,) = config.load(path=write(text), environ={}).settings.cameras
+    assert (one.name, one.uri, one.overlay, one.regions.most, one.gate.rate) == ("door", "a.mp4", "x.mp4", 3, 2)
+    with pytest.raises(EdgeposeError, match="no source was given"):
+        config.require_cameras(config.load(path=write(""), environ={}).settings)
+
+
+def test_several_cameras_do_not_come_from_the_environment():
+    with pytest.raises(EdgeposeError, match="unknown environment variable 'EDGEPOSE_CAMERA'"):
+        config.load(environ={"EDGEPOSE_CAMERA": "[]"})
+    with pytest.raises(EdgeposeError, match="there is both a source and"):
+        config.load(path=write(TWO), environ={"EDGEPOSE_SOURCE_URI": "c.mp4"})
+    found = config.load(path=write(""), environ={"EDGEPOSE_REGIONS_MOST": "3", "EDGEPOSE_GATE_RATE": "2.5"})
+    assert (found.settings.regions.most, found.settings.gate.rate) == (3, 2.5)
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (
+            "[[camera]]\nname = 'front-door'\nuri = 'c.mp4'\n",
+            "'Front.Door' and 'front-door' are both named 'front-door'",
+        ),
+        ("[[camera]]\nname = 'hall'\nuri = 'c.mp4'\n", "'hall' and 'hall' are both named 'hall' in topics"),
+        ("[source]\ncamera = 'door'\n", "there is both a source and"),
+        ("[gate]\nrate = 2\n", "overlay, regions and gate belong into each"),
+        ("overlya = 'x'\n", r"unknown key 'camera\.1\.overlya'; did you mean 'overlay'"),
+        (
+            "regions.only = [[[0, 0], [1, 1], [0.5, 0.5]]]\n",
+            r"key 'camera\.1\.regions\.only\.0': the corners .* on one line",
+        ),
+    ],
+)
+def test_wrong_cameras_are_refused(more, sentence):
+    with pytest.raises(EdgeposeError, match=sentence):
+        config.load(path=write(TWO + more), environ={})
+
+
+def test_two_cameras_may_both_have_a_window_but_not_one_file():
+    text = TWO.replace("uri", "overlay = '{0}'\nuri")
+    assert len(config.load(path=write(text.format("window")), environ={}).settings.camera) == 2
+    with pytest.raises(EdgeposeError, match=r"both draw into the overlay x\.mp4"):
+        config.load(path=write(text.format("x.mp4")), environ={})
+
+
+def test_values_are_shown_as_json_has_them():
+    settings = config.load(path=write(TWO + "regions.only = [[[0, 0], [1, 0], [1, 1]]]\n"), environ={}).settings
+    shown = {key: json.loads(json.dumps(config.value_of(settings, key))) for key in config.keys()}
+    assert shown["camera"][1]["regions"]["only"] == [[[0, 0], [1, 0], [1, 1]]]
+    assert shown["people.every"] == 5
+
+
+def test_what_looks_at_one_camera_takes_one_table_but_not_two():
+    one = TWO.partition("[[camera]]\nname = 'hall'")[0]
+    assert config.require_source(config.load(path=write(one), environ={}).settings) == "a.mp4"
+    with pytest.raises(EdgeposeError, match="2 are configured; name a file with one by --config"):
+        config.require_source(config.load(path=write(TWO), environ={}).settings)

@@ -30,6 +30,9 @@ Root = Annotated[
     Path | None,
     typer.Option("--data-root", envvar="EDGEPOSE_DATA", help="Folder that relative data paths count from."),
 ]
+Guesses = Annotated[
+    list[str] | None, typer.Option(help="Of a finder: what other models saw in the images of each data, in order.")
+]
 RECIPES = Path(__file__).parent / "recipes"
 
 
@@ -60,11 +63,10 @@ def fit(
     devices: Annotated[int, typer.Option(min=1, help="GPUs, or CPU processes, that share each batch (DDP).")] = 1,
 ) -> None:
     """Train a recipe; checkpoints, logs, curve.png and sheet.png go to --out."""
-    from edgepose.toml import read_toml
     from trainer.learner import is_first
 
     path = _recipe_file(recipe)
-    fit_one = _fit_finder if read_toml(path).get("role") == "person" else _fit_pose
+    fit_one = _fit_finder if _is_finders(path) else _fit_pose
     folder = fit_one(path, out, root=data_root, resume=resume, workers=workers, threads=threads, devices=devices)
     if is_first():
         typer.echo(f"trained: {folder / 'last.ckpt'}; look at {folder / 'curve.png'} and {folder / 'sheet.png'}")
@@ -106,8 +108,15 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of predictions to this PNG.")] = None,
     limit: Annotated[int, typer.Option(min=0, help="At most so many persons, evenly drawn; 0: all.")] = 0,
+    guesses: Guesses = None,
 ) -> None:
-    """Accuracy on labelled persons, their box given: the loop's own crop, engine and decode code."""
+    """Accuracy on labelled persons, their box given; of a person finder, recall and precision on whole images."""
+    from trainer.finder import commands as finders
+
+    if finders.is_finder(model):
+        sets = finders.scene_sets(data, guesses, split)
+        finders.evaluate(model, sets, data_root, engine=engine, threads=threads, as_json=as_json, sheet=sheet)
+        return
     from trainer.data.module import select
     from trainer.data.splits import SPLITS
     from trainer.evaluate import Predictions, figures, open_estimator, predict
@@ -179,21 +188,20 @@ def export(
     ] = None,
     terms: Annotated[str, typer.Option(help="Terms of use, kept in the bundle.")] = "",
     description: Annotated[str, typer.Option(help="What the model is, kept in the bundle.")] = "",
+    guesses: Guesses = None,
 ) -> None:
     """Write a checkpoint's best weights as a bundle, checked against the network."""
-    from trainer.export import export as write
+    from trainer import export as poses
+    from trainer.finder import commands as finders
+    from trainer.finder import export as people
 
     if out.suffix != ".onnx":
         raise EdgeposeError(f"{out}: a bundle's file name ends in .onnx")
-    bundle = write(
-        checkpoint,
-        out,
-        root=data_root,
-        fit_on=_sets(fit_on),
-        measure_on=_sets(measure_on),
-        terms=terms,
-        description=description,
-    )
+    about: dict[str, Any] = {"root": data_root, "terms": terms, "description": description}
+    if finders.is_finder(str(checkpoint)):
+        bundle = people.export(checkpoint, out, measure_on=finders.scene_sets(measure_on or [], guesses), **about)
+    else:
+        bundle = poses.export(checkpoint, out, fit_on=_sets(fit_on), measure_on=_sets(measure_on), **about)
     size = out.stat().st_size / 1e6
     typer.echo(f"wrote {out}: {bundle.manual.name}, {size:.2f} MB, sha256 {bundle.sha256[:12]}")
     for row in bundle.manual.accuracy:
@@ -345,15 +353,26 @@ def compare(
 @app.command()
 def recipes() -> None:
     """List the shipped recipes."""
+    from trainer.finder import recipe as finders
     from trainer.recipe import load
 
     for path in sorted(RECIPES.glob("*.toml")):
         if path.stem == "common":
             continue  # what 'compare' gives to all; no network of its own
-        loaded = load(path)
-        model = loaded.model
-        typer.echo(f"{path.stem:14} {model.kind}, {model.stacks} x {model.width} channels of {model.block}, "
-                   f"{loaded.input_size} px, {loaded.skeleton}")  # fmt: skip
+        if _is_finders(path):
+            finder = finders.load(path)
+            model, about = finder.model, f"{finder.input_size[0]} x {finder.input_size[1]} px, finds people"
+        else:
+            recipe = load(path)
+            model, about = recipe.model, f"{recipe.input_size} px, {recipe.skeleton}"
+        typer.echo(f"{path.stem:14} {model.kind}, {model.stacks} x {model.width} channels of {model.block}, {about}")
+
+
+def _is_finders(path: Path) -> bool:
+    """Whether a recipe is a person finder's."""
+    from edgepose.toml import read_toml
+
+    return bool(read_toml(path).get("role") == "person")
 
 
 if __name__ == "__main__":

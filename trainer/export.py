@@ -56,10 +56,8 @@ def to_onnx(model: nn.Module, manual: Manual) -> Any:
 
 def _fix_shapes(proto: Any, manual: Manual) -> None:
     """State the output's sizes, which the tracer leaves symbolic after upsampling."""
-    from edgepose import skeletons
-
     width, height = manual.input_size
-    shape = (len(skeletons.get(manual.skeleton)), height // manual.stride, width // manual.stride)
+    shape = (manual.maps, height // manual.stride, width // manual.stride)
     for dimension, value in zip(proto.graph.output[0].type.tensor_type.shape.dim[1:], shape, strict=True):
         dimension.dim_value = value
 
@@ -92,7 +90,7 @@ def export(
         manual = _fit_uncertainty(model, manual, recipe, fit_on, root)
     with tempfile.TemporaryDirectory() as folder:  # nothing is installed before it has passed
         bundle = save(proto, manual, Path(folder) / path.name)
-        _compare(model, bundle)
+        compare(model, bundle)
         if measure_on:
             manual = manual.model_copy(update={"accuracy": measure(bundle, measure_on, root)})
     return save(proto, manual, path)
@@ -128,7 +126,8 @@ def measure(bundle: Bundle, sets: list[DataSet], root: Path | None) -> list[Accu
     return rows
 
 
-def _compare(model: nn.Module, bundle: Bundle) -> None:
+def compare(model: nn.Module, bundle: Bundle) -> None:
+    """EdgeposeError where ``bundle`` on the default engine and ``model`` on torch differ by more than TOLERANCE."""
     width, height = bundle.manual.input_size
     images = np.random.default_rng(0).uniform(0, 255, (2, 3, height, width)).astype(np.float32)
     engine = engines.load(bundle)

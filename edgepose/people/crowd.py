@@ -48,6 +48,8 @@ class Everybody:
         """``regions``: camera -> which of its people count. ``run`` begins every id, see :class:`Tracker`."""
         self._estimator, self._finder, self._regions = estimator, finder, regions
         following = following or Following()
+        self._patience = following.patience
+        self._outside: dict[str, dict[str, int]] = {}  # camera -> who is followed but does not count -> since when, ns
         self._trackers = {
             name: Tracker(
                 run if len(regions) == 1 else f"{run}-{name}",
@@ -77,9 +79,19 @@ class Everybody:
             return tracker.boxes(frame.acquired_ns)
 
     def _people(self, frame: Frame, poses: Poses) -> People:
-        people = self._trackers[frame.camera].update(poses, frame.acquired_ns)
-        people = select(people, keep(self._regions[frame.camera], people.boxes, size_of(frame)))
+        tracker = self._trackers[frame.camera]
+        people = tracker.update(poses, frame.acquired_ns)
+        counts = keep(self._regions[frame.camera], people.boxes, size_of(frame))
+        tracker.forget(self._long_outside(frame, people, counts))
+        people = select(people, counts)
         return smoothed(self._smoothers[frame.camera], people, frame.acquired_ns)
+
+    def _long_outside(self, frame: Frame, people: People, counts: NDArray[np.bool_]) -> list[str]:
+        """Who has not counted for longer than a person may be unseen: they cost crops, and places that others need."""
+        before, now = self._outside.get(frame.camera, {}), frame.acquired_ns
+        since = {name: before.get(name, now) for name, in_ in zip(people.ids, counts, strict=True) if not in_}
+        self._outside[frame.camera] = since
+        return [name for name, start in since.items() if now - start > self._patience * 1e9]
 
 
 class OneEach:

@@ -18,6 +18,7 @@ from edgepose.engines import Engine
 from edgepose.errors import EdgeposeError
 from edgepose.estimator import StageTimer, untimed
 from edgepose.heatmaps import cells_to_input
+from edgepose.people.association import areas, iou
 
 _AROUND = 1  # cells either side that a peak must not be exceeded in
 _LARGEST = 6.0  # ln cells: no box is larger, whatever the network says
@@ -45,8 +46,6 @@ def peaks(centre: NDArray[np.floating], least: float) -> tuple[NDArray[np.intp],
 
 def decode(maps: NDArray[np.floating], least: float, most: int = 32) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Boxes [N, 4] in cells and scores [N] from one image's ``maps`` [5, h, w], the highest score first."""
-    from edgepose.people.association import iou
-
     rows, columns = peaks(maps[0], least)
     order = np.argsort(-maps[0][rows, columns], kind="stable")[:most]
     rows, columns = rows[order], columns[order]
@@ -72,7 +71,10 @@ class Finder:
         self._crop = np.zeros((height, width, 3), dtype=np.uint8)
 
     def find(self, image: NDArray[np.uint8], timer: StageTimer = untimed) -> Found:
-        """The people in a BGR ``image`` [H, W, 3]. EdgeposeError where the engine gives no numbers."""
+        """The people in a BGR ``image`` [H, W, 3]; what lies beside the image is nobody.
+
+        EdgeposeError where the engine gives no numbers.
+        """
         with timer("look for people"):
             height, width = image.shape[:2]
             whole = np.array([-0.5, -0.5, width - 0.5, height - 0.5])
@@ -80,6 +82,9 @@ class Finder:
             warp(image, affine, self.manual.input_size, out=self._crop)
             to_input(self._crop, self._inputs[0])
             maps = self.engine.infer(self._inputs)[0]
+            expected = (self.manual.maps, *(side // self.manual.stride for side in self._crop.shape[:2]))
+            if maps.shape != expected:
+                raise ValueError(f"maps {maps.shape} are not the {expected} of finder {self.manual.name}")
             if not np.isfinite(maps).all():
                 raise EdgeposeError(f"engine {self.engine.name} gave no numbers for finder {self.manual.name} in "
                                     f"{self.engine.precision}; try another --precision or --engine")  # fmt: skip
@@ -88,4 +93,5 @@ class Finder:
             boxes = apply(invert(affine), corners).reshape(-1, 4)
             low, high = whole[:2], whole[2:]
             boxes = np.concatenate([np.clip(boxes[:, :2], low, high), np.clip(boxes[:, 2:], low, high)], axis=1)
-        return Found(boxes, scores)
+            seen = areas(boxes) > 0
+        return Found(boxes[seen], scores[seen])

@@ -21,6 +21,7 @@ ones, as whoever was seen last knows best where to be.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -178,6 +179,11 @@ class Tracker:
         here = [(track, seen[i]) for i, track in enumerate(self._tracks) if i in seen and track.state == "confirmed"]
         self._retire(acquired_ns)
         return self._people(poses, here)
+
+    def forget(self, ids: Iterable[str]) -> None:
+        """Follow these people no longer; who is found again later gets a new id."""
+        gone = set(ids)
+        self._tracks = [t for t in self._tracks if not t.id or t.id not in gone]
 
     def _confirm(self, track: _Track) -> None:
         track.state = "confirmed"

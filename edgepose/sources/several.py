@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 
 from edgepose.errors import EdgeposeError
 from edgepose.frame import Frame
 from edgepose.sources.base import Source
+
+log = logging.getLogger(__name__)
 
 
 class Several:
@@ -20,10 +23,14 @@ class Several:
     def __init__(
         self, sources: Mapping[str, Source], on_end: Callable[[str, EdgeposeError | None], None] = lambda *_: None
     ) -> None:
-        """``on_end(camera, error)`` hears of every source that ended or failed, in that source's thread."""
+        """``on_end(camera, error)`` hears of every source that ended or failed, in that source's thread.
+
+        It does so when the source's last frame was dealt with: when the next ``read`` was called.
+        """
         self._sources, self._on_end = dict(sources), on_end
         self._news = threading.Condition()
         self._waiting: dict[str, Frame] = {}
+        self._taken: set[str] = set()  # whose frames the last read handed out
         self._replaced = dict.fromkeys(self._sources, 0)
         self._running = set(self._sources)
         self._faults: list[EdgeposeError] = []
@@ -45,9 +52,12 @@ class Several:
             frame = next(iter(self._sources.values())).read()
             return None if frame is None else [frame]
         with self._news:
+            self._taken.clear()
+            self._news.notify_all()
             self._news.wait_for(lambda: self._waiting or not self._running or self._closed)
-            if self._waiting:
+            if self._waiting and not self._closed:
                 frames = list(self._waiting.values())
+                self._taken.update(self._waiting)
                 self._waiting.clear()
                 self._news.notify_all()
                 return frames
@@ -77,13 +87,20 @@ class Several:
                 pass
         except EdgeposeError as error:
             fault = error
+        except Exception as error:
+            log.exception("camera %s: unexpected fault", name)
+            fault = EdgeposeError(f"unexpected fault: {error!r}")
         with self._news:
-            self._running.discard(name)
-            if fault is not None:
-                self._faults.append(fault)
-            self._news.notify_all()
-        if not self._closed:
-            self._on_end(name, fault)
+            self._news.wait_for(lambda: self._closed or name not in self._taken | self._waiting.keys())
+        try:
+            if not self._closed:
+                self._on_end(name, fault)
+        finally:
+            with self._news:
+                self._running.discard(name)
+                if fault is not None:
+                    self._faults.append(fault)
+                self._news.notify_all()
 
     def _offer(self, name: str, source: Source, frame: Frame) -> bool:
         """Put ``frame`` out to be taken; False where nobody will."""

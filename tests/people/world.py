@@ -155,9 +155,34 @@ def film(world: World, tracker: Tracker, times: Iterable[int]) -> list[Sight]:
     return frames
 
 
+def ids_by_person(frames: Iterable[Sight]) -> dict[str, set[str]]:
+    """Every id under which each person was published."""
+    named: dict[str, set[str]] = {}
+    for frame in frames:
+        alike = iou(frame.truth_boxes, frame.boxes)
+        for i, j in zip(*np.nonzero(alike > 0.6), strict=True):
+            if alike[i, j] == alike[:, j].max():
+                named.setdefault(frame.truth_ids[i], set()).add(frame.ids[j])
+    return named
+
+
+def published_once(frames: Iterable[Sight]) -> bool:
+    """Whether nobody has two boxes, and no id two people, in any frame."""
+    for frame in frames:
+        twice = (iou(frame.truth_boxes, frame.boxes) > 0.7).sum(axis=1) > 1
+        if len(set(frame.ids)) < len(frame.ids) or twice.any():
+            return False
+    return True
+
+
 def walk(x: float, speed: float, height: float = 300, feet: float = 600) -> Callable[[float], Place]:
     """From ``x`` at a constant ``speed`` in pixels per second."""
     return lambda t: (x + speed * t, feet, height)
+
+
+def stands(x: float, here: Callable[[float], bool] = lambda seconds: True) -> Person:
+    """Someone who stays at ``x``."""
+    return Person(f"at {x}", walk(x, 0), here=here)
 
 
 def pace(

@@ -28,7 +28,7 @@ from trainer.parts import composition_of
 from trainer.recipe import Attention as AttentionSpec
 from trainer.recipe import Pyramid, Recipe, load
 
-SHIPPED = sorted(p.stem for p in RECIPES.glob("*.toml"))
+SHIPPED = sorted(p.stem for p in RECIPES.glob("*.toml") if not p.stem.startswith("finder"))
 
 
 def recipe(size=64, **model):

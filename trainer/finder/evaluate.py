@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgepose.bundle import Manual
-from edgepose.people.association import assign, iou
+from edgepose.people.association import inside, iou
 from edgepose.people.finder import Finder, Found
 from trainer.data.persons import read_image
 from trainer.engine import TorchEngine
@@ -18,7 +19,8 @@ from trainer.finder.scenes import Scene
 from trainer.progress import progress
 
 IOU = 0.5
-_LEAST = 0.05  # score down to which the curve goes
+LEAST = 0.3  # score at which recall and precision are stated
+LOWEST = 0.05  # score down to which the curve of precision goes
 _COVERED = 0.5  # share of a box within an unsure place from which it is neither right nor wrong
 
 
@@ -28,10 +30,9 @@ class WithProbability(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.train(model.training)  # an engine puts back the mode that it finds here
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        import torch
-
         maps = self.model(image)[-1]
         return [torch.cat([maps[:, :1].sigmoid(), maps[:, 1:]], dim=1)]
 
@@ -62,7 +63,7 @@ def manual_of(recipe: FinderRecipe) -> Manual:
 
 def of_network(recipe: FinderRecipe, model: nn.Module) -> Finder:
     """A finder that runs on torch, for evaluation, with every score from a low bar on."""
-    return Finder(TorchEngine(WithProbability(model)), manual_of(recipe), least=_LEAST)
+    return Finder(TorchEngine(WithProbability(model)), manual_of(recipe), least=LOWEST)
 
 
 def look(finder: Finder, scenes: list[Scene], what: str = "looking for people") -> list[Found]:
@@ -73,15 +74,15 @@ def look(finder: Finder, scenes: list[Scene], what: str = "looking for people") 
 def quality(scenes: list[Scene], found: list[Found], least: float) -> Quality:
     """Average precision over all scores (area under the interpolated curve, Pascal VOC 2010), recall at ``least``.
 
-    A box over an unsure place counts neither way; each person counts once.
+    The higher a box's score, the earlier it takes the free person that it fits best; each person is taken once. A box
+    that takes nobody counts neither way where it lies over an unsure place.
     """
     scores: list[float] = []
     right: list[bool] = []
     labelled_hits = labelled = people = 0
     for scene, seen in zip(scenes, found, strict=True):
-        pairs = assign(iou(seen.boxes, scene.people), IOU)
-        matched = dict(pairs)
-        doubtful = _covered(seen.boxes, scene.unsure)
+        matched = _taken(iou(seen.boxes, scene.people))
+        doubtful = inside(seen.boxes, scene.unsure).max(axis=1, initial=0.0) >= _COVERED
         people += len(scene.people)
         labelled += int(scene.labelled.sum())
         for i, score in enumerate(seen.scores):
@@ -109,12 +110,12 @@ def quality(scenes: list[Scene], found: list[Found], least: float) -> Quality:
     )
 
 
-def _covered(boxes: NDArray[np.float64], unsure: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """[N]: whether most of a box lies in one of the ``unsure`` places."""
-    if not len(unsure) or not len(boxes):
-        return np.zeros(len(boxes), dtype=bool)
-    low = np.maximum(boxes[:, None, :2], unsure[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], unsure[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=2)
-    area = np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), 1e-9)
-    return np.asarray((shared / area[:, None]).max(axis=1) >= _COVERED)
+def _taken(alike: NDArray[np.float64]) -> dict[int, int]:
+    """Box -> person, of ``alike`` [N, M] by IoU with the boxes in order of score: each takes the best who is free."""
+    taken: dict[int, int] = {}
+    free = np.ones(alike.shape[1], dtype=bool)
+    for i, row in enumerate(np.where(alike >= IOU, alike, 0.0)):
+        if (row * free).any():
+            taken[i] = int((row * free).argmax())
+            free[taken[i]] = False
+    return taken

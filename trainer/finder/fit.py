@@ -24,6 +24,8 @@ from trainer.finder.targets import MAPS, losses
 from trainer.learner import Learner, beginning, steps, train
 from trainer.models.build import parts_of
 from trainer.models.hourglass import Output, StackedHourglass
+from trainer.models.initialise import initialise
+from trainer.models.norms import with_norm
 from trainer.targets import to_cells
 
 _RARE = -2.19  # first bias of the centre's logit: one cell in ten is a person, as in the paper's code
@@ -36,6 +38,9 @@ def network(recipe: FinderRecipe) -> StackedHourglass:
     made = StackedHourglass(
         MAPS, width=model.width, depth=model.depth, stacks=1, parts=parts, outputs=[Output("people", MAPS)]
     )
+    with_norm(made, model.norm)
+    if model.initialisation != "he":
+        initialise(made, model.initialisation)
     with torch.no_grad():
         last = [m for m in made.heads[0].modules() if isinstance(m, nn.Conv2d)][-1]
         assert last.bias is not None
@@ -52,6 +57,9 @@ class FinderModule(Learner):
         self.recipe = recipe
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        # As in a pose network's step: what is random in the network follows from the step alone.
+        part = (self.recipe.seed, self.global_step)
+        torch.manual_seed(int(np.random.SeedSequence(part).generate_state(1)[0]))
         image = batch["image"].float().contiguous(memory_format=torch.channels_last)
         boxes = [
             to_cells(batch[name].reshape(len(image), -1, 2), self.model.stride).reshape(len(image), -1, 4)
@@ -83,9 +91,7 @@ class SceneData(lightning.LightningDataModule):
         recipe = self._recipe
         return DataLoader(
             SceneSamples(self.scenes, recipe.augmentation),
-            batch_sampler=Plan(
-                self._shares, steps(recipe), recipe.seed, self._start, parts=recipe.optimiser.accumulate
-            ),
+            batch_sampler=Plan(self._shares, steps(recipe), recipe.seed, self._start),
             num_workers=self._workers,
             prefetch_factor=8 if self._workers else None,
             worker_init_fn=one_thread,

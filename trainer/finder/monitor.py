@@ -18,12 +18,11 @@ from edgepose.crops import apply, crop_affine, warp
 from edgepose.files import write_beside
 from edgepose.people.finder import Found
 from trainer.data.persons import read_image
-from trainer.finder.evaluate import look, of_network, quality
+from trainer.finder.evaluate import LEAST, look, of_network, quality
 from trainer.finder.scenes import Scene
 from trainer.grid import evenly, write_grid
 from trainer.pictures import curves
 
-LEAST = 0.3  # score at which recall and precision are stated
 _TILE = 256
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from edgepose.toml import read_toml, validate
 from trainer.augment import Share
@@ -30,6 +30,13 @@ class SceneAugmentation(Strict):
     colour: Annotated[float, Field(ge=0, le=1)] = 0.4
     blur: Share = 0.1
 
+    @field_validator("scale")
+    @classmethod
+    def _rising(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < scale[0] <= scale[1]:
+            raise ValueError("must be two factors above nought, the smaller first")
+        return scale
+
 
 class FinderRecipe(Course):
     """See the fields; :func:`load` reads one from TOML."""
@@ -45,13 +52,19 @@ class FinderRecipe(Course):
     def _fits(self) -> FinderRecipe:
         if self.model.kind != "stacked-hourglass" or self.model.stacks != 1 or self.model.attention is not None:
             raise ValueError("model of a finder must be one plain hourglass: kind stacked-hourglass, stacks 1")
-        step = 4 * 2**self.model.depth
+        if self.model.preprocessing != "imagenet":
+            raise ValueError("model.preprocessing of a finder must be imagenet; the others are measured on crops")
+        # Hourglass residual units pool once more, as in a pose network.
+        poolings = self.model.depth + (self.model.block == "hru")
+        step = 4 * 2**poolings
         for side in (*self.input_size, *(s.size for s in self.stages)):
             if side % step:
-                raise ValueError(f"size {side} must be a multiple of {step} (stride 4, {self.model.depth} poolings)")
+                raise ValueError(f"size {side} must be a multiple of {step} (stride 4, {poolings} poolings)")
         for number, stage in enumerate(self.stages):
-            if stage.images < stage.batch or stage.batch % self.optimiser.accumulate:
-                raise ValueError(f"stages.{number}: images must be one batch or more, batch a multiple of accumulate")
+            if stage.images < stage.batch:
+                raise ValueError(f"stages.{number}.images {stage.images} is less than one batch of {stage.batch}")
+        if self.optimiser.accumulate > 1:  # the loss is per person of a batch, and its parts have different numbers
+            raise ValueError("optimiser.accumulate must be 1 for a finder, whose loss counts the people of a batch")
         return self
 
 

@@ -50,15 +50,16 @@ class SceneSamples(Dataset[dict[str, NDArray[np.generic]]]):
         people: list[Boxes] = []
         unsure: list[Boxes] = []
         for place, index in self._places(rng, draw):
-            part, sure, doubtful = self._part(rng, self._scenes[index], place)
+            part, seen, doubtful = self._part(rng, self._scenes[index], place)
             picture[place.y0 : place.y1, place.x0 : place.x1] = part
-            people.append(sure)
+            people.append(seen)
             unsure.append(doubtful)
+        sure = np.concatenate(people)
         picture = colour_noise(self._colour, rng, picture)
         return {
             "image": np.ascontiguousarray(picture[:, :, ::-1].transpose(2, 0, 1)),
-            "people": _filled(np.concatenate(people)),
-            "unsure": _filled(np.concatenate(unsure)),
+            "people": _filled(sure),
+            "unsure": _filled(np.concatenate([sure[MOST:], *unsure])),
         }
 
     def _places(self, rng: np.random.Generator, draw: Draw) -> list[tuple[Rectangle, int]]:
@@ -90,8 +91,9 @@ class SceneSamples(Dataset[dict[str, NDArray[np.generic]]]):
         seen, visible = _clipped(moved(into, scene.people), place)
         small = (seen[:, 2:] - seen[:, :2]).max(axis=1, initial=0) < _SMALLEST
         kept = (visible >= _VISIBLE) & ~small
-        doubtful, _ = _clipped(moved(into, scene.unsure), place)
-        return warp(image, affine, size), seen[kept], np.concatenate([seen[~kept & (visible > 0)], doubtful])
+        doubtful, shown = _clipped(moved(into, scene.unsure), place)
+        unsure = np.concatenate([seen[~kept & (visible > 0)], doubtful[shown > 0]])
+        return warp(image, affine, size), seen[kept], unsure
 
 
 def moved(affine: Affine, boxes: Boxes) -> Boxes:

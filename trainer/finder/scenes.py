@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, FiniteFloat, RootModel
 
 from edgepose.errors import EdgeposeError
 from edgepose.people.association import iou
+from edgepose.toml import validate
 from trainer.data.persons import Person, load
 from trainer.data.splits import join_twins, take
 from trainer.finder.recipe import SceneSet
 
 Boxes = NDArray[np.float64]
+Row = tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]  # box and score
 _JOINTS = 10  # labelled joints from which their box is the whole person's
 _SURE = 0.6  # score of the detector's guess, which is of whole bodies
 _SEEN = 0.3  # score of the pose model's guess
@@ -39,8 +43,24 @@ class Scene:
     unsure: Boxes
 
 
+class _Pose(BaseModel):
+    box: Row
+
+
+class _Guess(BaseModel):
+    detector: list[Row]
+    multipose: list[_Pose]
+
+
+class _Guesses(RootModel[dict[str, _Guess]]):
+    """What two models saw, by the image's file name."""
+
+
 def read(spec: SceneSet, root: Path | None) -> list[Scene]:
-    """The scenes of one set's split. EdgeposeError: no such data, no such file of guesses, or nobody is left."""
+    """The scenes of one set's split.
+
+    EdgeposeError: no such data, a file of guesses that is absent or of another form, or nobody is left.
+    """
     persons = load(spec.data, root)
     chosen = persons if spec.split == "all" else take(join_twins(persons), spec.split)
     by_image: dict[Path, list[Person]] = defaultdict(list)
@@ -53,23 +73,21 @@ def read(spec: SceneSet, root: Path | None) -> list[Scene]:
     return [_scene(image, group, guesses.get(image.name)) for image, group in sorted(by_image.items())]
 
 
-def _guesses(path: Path) -> dict[str, dict[str, list[object]]]:
+def _guesses(path: Path) -> dict[str, _Guess]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise EdgeposeError(f"guesses {path} cannot be read ({error}); check the path or set --data-root") from error
-    if not isinstance(content, dict):
-        raise EdgeposeError(f"guesses {path} is not a table of image names; see docs/people.md for its form")
-    return content
+    return validate(_Guesses, content, f"guesses {path}").root
 
 
-def _scene(image: Path, persons: list[Person], guess: dict[str, list[object]] | None) -> Scene:
+def _scene(image: Path, persons: list[Person], guess: _Guess | None) -> Scene:
     whole = np.array([p.labelled.sum() >= _JOINTS for p in persons])
     labels = np.stack([p.box for p in persons])
     people, unsure = [labels[whole]], [labels[~whole]]
     if guess is not None:
-        bodies = _rows(guess["detector"])
-        poses = _rows([p["box"] for p in guess["multipose"]])  # type: ignore[index]
+        bodies = _rows(guess.detector)
+        poses = _rows([p.box for p in guess.multipose])
         bodies[:, :4] = _shrunk(bodies[:, :4])
         others = [g[_new(g[:, :4], labels)] for g in (bodies, poses)]
         agree = (iou(others[0][:, :4], others[1][:, :4]) >= _SAME) & (others[1][:, 4] >= _SEEN)
@@ -81,7 +99,7 @@ def _scene(image: Path, persons: list[Person], guess: dict[str, list[object]] | 
     return Scene(image, found, np.arange(len(found)) < whole.sum(), np.concatenate(unsure))
 
 
-def _rows(values: list[object]) -> Boxes:
+def _rows(values: Sequence[Row]) -> Boxes:
     """[N, 5]: boxes and scores."""
     return np.array(values, dtype=np.float64).reshape(-1, 5)
 

@@ -1,0 +1,80 @@
+"""What do more people cost? The whole loop's work on films with one person or several, against the pose network alone.
+
+    python tests/benchmarks/people.py --finder edgepose-finder --threads 2
+
+The films are real people from the shipped clip, set side by side; see tests/people/films.py. Rate and share of each
+part come from one run, the network alone from crops of the same batch in turns with it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from edgepose import bundle as bundles
+from edgepose import engines
+from edgepose.estimator import Estimator
+from edgepose.frame import Frame
+from edgepose.people.crowd import Everybody
+from edgepose.people.finder import Finder
+from edgepose.people.regions import Regions
+from edgepose.timing import Timings
+from tests.people.films import crossing, side_by_side
+
+_RATE = 25  # images per second of a film
+_WARM_UP = 10
+
+
+def main(
+    model: Annotated[str, typer.Option(help="The pose model.")] = "edgepose-first",
+    finder: Annotated[str, typer.Option(help="The person finder.")] = "edgepose-finder",
+    threads: Annotated[int, typer.Option(help="CPU threads of both.")] = 2,
+    images: Annotated[int, typer.Option(help="Length of each film.")] = 100,
+) -> None:
+    """Print a row for each number of people, then the ids of two people who cross."""
+    options = engines.Options(threads=threads)
+    bundle, finding = bundles.load(model, role="pose"), bundles.load(finder, role="person")
+    engine = engines.load(bundle, "auto", options)
+    estimator = Estimator(engine, bundle.manual)
+    looking = Finder(engines.load(finding, "auto", options), finding.manual)
+    typer.echo("| people | found, mean | fps | network alone, fps | share of it | finder's share of time | ids |")
+    typer.echo("|---|---|---|---|---|---|---|")
+    for count in (1, 2, 4):
+        film = side_by_side(count, images)
+        crowd = Everybody(estimator, looking, "run", {"film": Regions()})
+        timings, ids, found = Timings(), Counter[str](), []
+        whole, alone = [], []
+        crops = np.zeros((count, 3, *bundle.manual.input_size[::-1]), np.float32)
+        for number, shot in enumerate(film):
+            frame = Frame(shot.image, number * 10**9 // _RATE, number, "film")
+            start = time.perf_counter()
+            (people,) = crowd.update([frame], timings)
+            middle = time.perf_counter()
+            engine.infer(crops)
+            end = time.perf_counter()
+            timings.end_frame()
+            ids.update(people.ids)
+            if number >= _WARM_UP:
+                whole.append(middle - start)
+                alone.append(end - middle)
+                found.append(len(people))
+        look = timings.table(_WARM_UP).get("look for people", {"mean": 0.0})["mean"] / 1e3
+        typer.echo(
+            f"| {count} | {np.mean(found):.2f} | {1 / np.mean(whole):.1f} | {1 / np.mean(alone):.1f} | "
+            f"{np.mean(alone) / np.mean(whole):.2f} | {look / np.mean(whole):.2f} | {len(ids)} |"
+        )
+    crowd = Everybody(estimator, looking, "run", {"film": Regions()})
+    for number, shot in enumerate(crossing()):
+        (people,) = crowd.update([Frame(shot.image, number * 10**9 // _RATE, number, "film")])
+        if number % 15 == 0:
+            middles = {name: round(float(box[::2].mean())) for name, box in zip(people.ids, people.boxes, strict=True)}
+            typer.echo(f"crossing, image {number}: {middles}; truth "
+                       f"{ {n: round(float(b[::2].mean())) for n, b in shot.people.items()} }")  # fmt: skip
+
+
+if __name__ == "__main__":
+    typer.run(main)
