@@ -14,6 +14,7 @@ from edgepose.errors import EdgeposeError
 from edgepose.messages import Message, encode
 from edgepose.timing import Timings
 
+NETWORKS = ("infer", "look for people")  # stages that are inference
 WARM_UP = 30  # frames: the first ones compile, allocate and search
 
 
@@ -46,11 +47,10 @@ def bench(settings: Settings) -> dict[str, Any]:
         parts.loop.run(settings.max_frames, timings, timings.end_frame)
         engine, model = parts.engine, parts.bundle.manual
     stages = {**alone.table(WARM_UP), **timings.table(WARM_UP)}
-    if "infer" not in stages:
+    if not any(network in stages for network in NETWORKS):
         raise EdgeposeError(f"{uri} has too few frames; bench needs more than {WARM_UP}")
-    networks = ("infer", "look for people")
-    infer = max(sum(stages[stage]["mean"] for stage in networks if stage in stages), 1e-6)
-    rest = sum(row["mean"] for stage, row in stages.items() if stage not in (*networks, "wait for frame"))
+    infer = max(sum(stages[stage]["mean"] for stage in NETWORKS if stage in stages), 1e-6)
+    rest = sum(row["mean"] for stage, row in stages.items() if stage not in (*NETWORKS, "wait for frame"))
     frames, seconds = timings.span(WARM_UP)
     return {
         "model": model.name,

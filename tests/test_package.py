@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HEAVY = ("torch", "lightning", "trainer", "calibration", "scipy", "matplotlib")
+HEAVY = ("torch", "lightning", "trainer", "calibration", "matplotlib")
 
 
 def imports(path):

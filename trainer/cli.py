@@ -108,6 +108,9 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of predictions to this PNG.")] = None,
     limit: Annotated[int, typer.Option(min=0, help="At most so many persons, evenly drawn; 0: all.")] = 0,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write how far scores and ellipses keep their word to a PNG.")
+    ] = None,
     guesses: Guesses = None,
 ) -> None:
     """Accuracy on labelled persons, their box given; of a person finder, recall and precision on whole images."""
@@ -120,7 +123,7 @@ def evaluate(
     from trainer.data.module import select
     from trainer.data.splits import SPLITS
     from trainer.evaluate import Predictions, figures, open_estimator, predict
-    from trainer.pictures import contact_sheet
+    from trainer.pictures import contact_sheet, reliability_plot
     from trainer.recipe import DataSet
     from trainer.uncertainty import reliability
 
@@ -144,6 +147,8 @@ def evaluate(
     }
     if sheet is not None:
         contact_sheet(predictions, estimator.skeleton, sheet)
+    if plot is not None:
+        reliability_plot(found["reliability"], plot)
     if as_json:
         typer.echo(json.dumps(found))
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -57,6 +58,36 @@ def curves(folder: Path, figures: Mapping[str, str] = POSE_FIGURES) -> None:
     right.grid(alpha=0.3)
     right.legend()
     with write_beside(folder / "curve.png") as beside:
+        figure.savefig(beside, dpi=110)
+    pyplot.close(figure)
+
+
+def reliability_plot(kept: Mapping[str, Any], path: Path) -> None:
+    """What :func:`trainer.uncertainty.reliability` found: scores against what they promise, and ellipses by joint."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.5), constrained_layout=True)
+    rows = kept["table"]
+    left.plot([0, 1], [0, 1], color="#bbb", linewidth=0.8)
+    most = max(row["joints"] for row in rows)
+    sizes = [20 + 180 * row["joints"] / most for row in rows]
+    left.scatter([row["score"] for row in rows], [row["within"] for row in rows], s=sizes, color="#258")
+    left.set(xlabel="score", ylabel="share of joints within half a head", xlim=(0, 1), ylim=(0, 1),
+             title=f"scores: expected calibration error {kept['ece']:.3f}")  # fmt: skip
+    joints = list(kept["ellipses_by_joint"])
+    for key, colour in (("ellipse_50", "#7ac"), ("ellipse_90", "#258"), ("ellipse_95", "#013")):
+        promised = float(key.rpartition("_")[2])
+        right.axvline(promised, color=colour, linewidth=0.8)
+        shares = [100 * kept["ellipses_by_joint"][joint][key] for joint in joints]
+        right.scatter(shares, joints, color=colour, s=18, label=f"{promised:.0f} % ellipse: {100 * kept[key]:.1f}")
+    right.set(xlabel="joints inside, %", xlim=(0, 101), title="ellipses")
+    right.legend(loc="lower left")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    with write_beside(path) as beside:
         figure.savefig(beside, dpi=110)
     pyplot.close(figure)
 

@@ -12,6 +12,7 @@ from edgepose.skeletons import Skeleton
 from trainer.evaluate import Predictions
 
 KNOTS = 12
+LEVELS = (0.5, 0.9, 0.95)  # of the ellipses that are checked
 _NINETY = 4.605170185988092  # 90 % quantile of chi-squared with 2 degrees of freedom: -2 ln 0.1
 
 
@@ -79,8 +80,8 @@ def reliability(predictions: Predictions, skeleton: Skeleton, bins: int = 10) ->
     """How far published scores and covariances keep their word on these persons.
 
     ``table``: per score bin the number of joints, their mean score and the share within half a head;
-    ``ece``: expected calibration error (Guo et al. 2017, eq. 3); ``ellipse_50`` and ``ellipse_90``: the share of joints
-    inside their 50 % and 90 % ellipses.
+    ``ece``: expected calibration error (Guo et al. 2017, eq. 3); ``ellipse_50``, ``_90``, ``_95``: the share of joints
+    inside their 50, 90 and 95 % ellipses, of all and, in ``ellipses_by_joint``, of each.
     """
     hits = correct(predictions.joints, predictions.truth, predictions.labelled, _reference(predictions, skeleton), 1.0)
     judged = np.isfinite(hits)
@@ -93,9 +94,22 @@ def reliability(predictions: Predictions, skeleton: Skeleton, bins: int = 10) ->
             score, share = float(scores[inside].mean()), float(hit[inside].mean())
             ece += abs(score - share) * float(inside.mean())
             table.append({"joints": int(inside.sum()), "score": round(score, 3), "within": round(share, 3)})
-    squared = mahalanobis(predictions)[predictions.labelled]
+    squared = mahalanobis(predictions)
+
+    def held(mask: NDArray[np.bool_]) -> dict[str, float]:
+        return {
+            f"ellipse_{round(100 * p)}": round(float((squared[mask] <= -2 * np.log(1 - p)).mean()), 3) for p in LEVELS
+        }
+
+    labelled = predictions.labelled
+    by_joint = {}
+    for k, joint in enumerate(skeleton.joints):
+        mine = labelled & (np.arange(len(skeleton)) == k)
+        if mine.any():
+            by_joint[joint] = held(mine)
     return {
         "ece": round(ece, 4),
         "table": table,
-        **{f"ellipse_{round(100 * p)}": round(float((squared <= -2 * np.log(1 - p)).mean()), 3) for p in (0.5, 0.9)},
+        **held(labelled),
+        "ellipses_by_joint": by_joint,
     }

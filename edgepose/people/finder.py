@@ -63,7 +63,7 @@ def decode(maps: NDArray[np.floating], least: float, most: int = 32) -> tuple[ND
 class Finder:
     """A finder ready to run. Not for use by two threads at once."""
 
-    def __init__(self, engine: Engine, manual: Manual, least: float = 0.3) -> None:
+    def __init__(self, engine: Engine, manual: Manual, least: float = 0.2) -> None:
         """``least``: score from which something counts as a person."""
         self.engine, self.manual, self.least = engine, manual, least
         width, height = manual.input_size

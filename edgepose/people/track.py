@@ -135,7 +135,7 @@ class Tracker:
 
     def __init__(self, run: str, skeleton: Skeleton, following: Following = Following()) -> None:
         self._run = run
-        self._k = constants(skeleton)
+        self._k, self._mirror = constants(skeleton), skeleton.mirror
         self._following = following
         self._tracks: list[_Track] = []
         self._named = 0
@@ -268,12 +268,15 @@ class Tracker:
         self, poses: Poses, answered: NDArray[np.float64], likeness: NDArray[np.float64]
     ) -> NDArray[np.bool_]:
         """Which answers [N] to keep so that no person is answered twice: those that fit their crop's track best."""
-        means = poses.person_scores
+        means, scale = poses.person_scores, body_scale(answered)
         bars = np.full(len(poses), self._following.keep)
         bars[self._in("tentative")] = self._following.accept
-        same = oks(
-            poses.joints, poses.joints, body_scale(answered), self._k, a_scores=poses.scores, b_scores=poses.scores
-        )
+        # Of one person seen from behind, one crop may take left for right and another not.
+        same = np.zeros((len(poses), len(poses)))
+        for order in (np.arange(len(self._k)), self._mirror):
+            joints, scores = poses.joints[:, order], poses.scores[:, order]
+            alike = oks(poses.joints, joints, scale, self._k, a_scores=poses.scores, b_scores=scores)
+            same = np.maximum(same, alike)
         kept = np.zeros(len(poses), dtype=bool)
         for index in np.argsort(-np.diagonal(likeness) * means, kind="stable"):
             kept[index] = means[index] >= bars[index] and not (same[index, kept] > SAME).any()

@@ -8,12 +8,16 @@ part come from one run, the network alone from crops of the same batch in turns 
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the tests are no installed package
 
 from edgepose import bundle as bundles
 from edgepose import engines
@@ -27,6 +31,7 @@ from tests.people.films import crossing, side_by_side
 
 _RATE = 25  # images per second of a film
 _WARM_UP = 10
+_CROSSING = 80  # images: they hide each other for less than a second
 
 
 def main(
@@ -68,7 +73,7 @@ def main(
             f"{np.mean(alone) / np.mean(whole):.2f} | {look / np.mean(whole):.2f} | {len(ids)} |"
         )
     crowd = Everybody(estimator, looking, "run", {"film": Regions()})
-    for number, shot in enumerate(crossing()):
+    for number, shot in enumerate(crossing(_CROSSING)):
         (people,) = crowd.update([Frame(shot.image, number * 10**9 // _RATE, number, "film")])
         if number % 15 == 0:
             middles = {name: round(float(box[::2].mean())) for name, box in zip(people.ids, people.boxes, strict=True)}

@@ -164,7 +164,7 @@ def test_nobody_is_beside_the_image(shape):
 def test_scores_fall_and_least_is_respected():
     boxes = [[x, 10, x + 12, 50] for x in (2, 26, 50, 74)]
     scores = [0.35, 0.9, 0.25, 0.6]
-    found = found_in((64, 96), boxes, scores)
+    found = found_in((64, 96), boxes, scores, least=0.3)
     assert found.scores == pytest.approx([0.9, 0.6, 0.35])
     assert np.allclose(found.boxes, [boxes[1], boxes[3], boxes[0]], atol=1e-3)
     assert len(found_in((64, 96), boxes, scores, least=0.5)) == 2

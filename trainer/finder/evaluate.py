@@ -19,7 +19,7 @@ from trainer.finder.scenes import Scene
 from trainer.progress import progress
 
 IOU = 0.5
-LEAST = 0.3  # score at which recall and precision are stated
+LEAST = 0.2  # score at which recall and precision are stated
 LOWEST = 0.05  # score down to which the curve of precision goes
 _COVERED = 0.5  # share of a box within an unsure place from which it is neither right nor wrong
 
