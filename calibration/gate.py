@@ -28,7 +28,8 @@ class BudgetError(EdgeposeError):
 class Outcome:
     """An INT8 model judged beside its float one; ``fault`` says what is over the budget, empty where nothing is."""
 
-    bundle: Bundle  # the float one
+    bundle: Bundle  # the float one that INT8 was made from
+    reference: Bundle  # the float one that accuracy is compared with; mostly the same
     chosen: CalibrationSet
     method: str  # of the ranges
     engine: str  # that INT8 was judged on
@@ -113,9 +114,10 @@ def calibrate(
         figures = {name: round(int8.percent(name), 2) for name in METRICS}
         row = Accuracy(data=data, split=split or "all", persons=len(persons), engine=run.engine, figures=dict(figures))
         published = save(model, manual.model_copy(update={"accuracy": [row]}), path)
+    reference = against or bundle
     return Outcome(
-        bundle, chosen, method, run.engine, judge, float_, int8, model, keep, ranked, fault, published
-    )  # fmt: skip
+        bundle, reference, chosen, method, run.engine, judge, float_, int8, model, keep, ranked, fault, published
+    )
 
 
 def rank(
@@ -167,9 +169,10 @@ def judged(
         keep = [name for name in layers(whole) if name not in layers(model)]
         ranked = sensitivities(whole, float_, judge, run) if search else []
     fault = (budget or Budget()).broken_by(float_, answers)
+    published = None if fault else int8
     return Outcome(
-        bundle, chosen, method, engine, judge, float_, answers, model, keep, ranked, fault, None if fault else int8
-    )  # fmt: skip
+        bundle, bundle, chosen, method, engine, judge, float_, answers, model, keep, ranked, fault, published
+    )
 
 
 def _float_answers(bundle: Bundle, judge: Judge, threads: int) -> Answers:

@@ -102,7 +102,7 @@ def compare_outcome(outcome: Outcome, *, repeats: int = 50, threads: int = 0) ->
         int8 = save(outcome.graph, manual, Path(folder) / "int8.onnx")
         pair = [
             Runner(name, engines.load(bundle, outcome.engine, options), bundle.manual)
-            for name, bundle in (("float", outcome.bundle), ("INT8", int8))
+            for name, bundle in (("float", outcome.reference), ("INT8", int8))
         ]
         found = compare(pair[0], pair[1], outcome.judge, repeats=repeats, threads=threads)
         for runner in pair:

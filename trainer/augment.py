@@ -10,11 +10,20 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from edgepose.crops import crop_affine
 
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _rising(scale: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < scale[0] <= scale[1]:
+        raise ValueError("must be two factors above nought, the smaller first")
+    return scale
+
+
+Scale = Annotated[tuple[float, float], AfterValidator(_rising)]
 
 
 class Augmentation(BaseModel):
@@ -22,20 +31,13 @@ class Augmentation(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    scale: tuple[float, float] = (0.7, 1.3)
+    scale: Scale = (0.7, 1.3)
     rotation: Annotated[float, Field(ge=0, le=180)] = 40.0  # degrees, +-
     upside_down: Share = 0.0  # share of samples turned by any angle at all
     shift: Annotated[float, Field(ge=0, le=0.3)] = 0.05  # fraction of the input, +-
     flip: Share = 0.5
     colour: Annotated[float, Field(ge=0, le=1)] = 0.3  # gain, contrast and brightness, +-
     blur: Share = 0.1  # share of samples that lose detail, as a small or badly focused person does
-
-    @field_validator("scale")
-    @classmethod
-    def _rising(cls, scale: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < scale[0] <= scale[1]:
-            raise ValueError("must be two factors above nought, the smaller first")
-        return scale
 
 
 def draw_affine(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,21 @@ from edgepose.files import write_beside
 from trainer.data.persons import Person
 from trainer.engine import TorchEngine, manual_of
 from trainer.evaluate import figures, predict
-from trainer.pictures import contact_sheet, curves
+from trainer.pictures import POSE_FIGURES, contact_sheet, curves
 
 
-class Monitor(Callback):
-    """Every ``every`` steps and at the end: evaluate, append to validation.csv, redraw curve.png and sheet.png."""
+class Periodic(Callback, ABC):
+    """Every ``every`` steps and at the end: measure, append to validation.csv, redraw curve.png."""
 
-    def __init__(self, folder: Path, persons: list[Person], every: int) -> None:
-        self._folder, self._persons, self._every = folder, persons, every
-        self._done = -1
+    drawn: Mapping[str, str]  # figure -> its label in the curve
+
+    def __init__(self, folder: Path, every: int) -> None:
+        self.folder = folder
+        self._every, self._done = every, -1
+
+    @abstractmethod
+    def measure(self, step: int, learner: Any) -> dict[str, Any]:
+        """The figures at ``step``, and pictures beside them; nothing where there is nobody to measure on."""
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any, **__: Any) -> None:
         if trainer.global_step % self._every == 0:
@@ -38,24 +46,17 @@ class Monitor(Callback):
         if not trainer.is_global_zero or step in (self._done, 0):
             return
         self._done = step
-        if self._persons:
-            recipe = module.recipe
-            # While a smaller stage is trained the network is judged at that stage's size.
-            estimator = Estimator(TorchEngine(module.best), manual_of(recipe.at(step)))
-            predictions = predict(estimator, self._persons, "validating")
-            skeleton = skeletons.get(recipe.skeleton)
-            found = figures(predictions, skeleton)
-            row = {"step": step, **{k: v for k, v in found.items() if isinstance(v, int | float)}}
+        if found := self.measure(step, module):
+            scalars = {k: v for k, v in found.items() if isinstance(v, int | float)}
             for logger in trainer.loggers:
-                logger.log_metrics({k: v for k, v in row.items() if k != "step"}, step)
-            self._append(row)
-            with write_beside(self._folder / "validation.json") as beside:
+                logger.log_metrics(scalars, step)
+            self._append({"step": step, **scalars})
+            with write_beside(self.folder / "validation.json") as beside:
                 beside.write_text(json.dumps({"step": step, **found}, indent=1))
-            contact_sheet(predictions, skeleton, self._folder / "sheet.png")
-        curves(self._folder)
+        curves(self.folder, self.drawn)
 
     def _append(self, row: dict[str, Any]) -> None:
-        path = self._folder / "validation.csv"
+        path = self.folder / "validation.csv"
         rows: list[dict[str, Any]] = []
         if path.exists():
             with path.open(newline="") as file:
@@ -64,3 +65,25 @@ class Monitor(Callback):
             writer = csv.DictWriter(file, fieldnames=list(row), extrasaction="ignore")
             writer.writeheader()
             writer.writerows([*rows, row])
+
+
+class Monitor(Periodic):
+    """A pose network's accuracy, and a sheet of predictions, sheet.png."""
+
+    drawn = POSE_FIGURES
+
+    def __init__(self, folder: Path, persons: list[Person], every: int) -> None:
+        super().__init__(folder, every)
+        self._persons = persons
+
+    def measure(self, step: int, learner: Any) -> dict[str, Any]:
+        """See :func:`trainer.evaluate.figures`."""
+        if not self._persons:
+            return {}
+        recipe = learner.recipe
+        # While a smaller stage is trained the network is judged at that stage's size.
+        estimator = Estimator(TorchEngine(learner.best), manual_of(recipe.at(step)))
+        predictions = predict(estimator, self._persons, "validating")
+        skeleton = skeletons.get(recipe.skeleton)
+        contact_sheet(predictions, skeleton, self.folder / "sheet.png")
+        return figures(predictions, skeleton)

@@ -14,7 +14,9 @@ from calibration.quantize import METHODS, quantize, quantized_graph
 from calibration.ranges import by_percentile, by_squared_error
 from calibration.sensitivity import Budget, Run, Sensitivity, cheapest, sensitivities
 from calibration.sets import CalibrationSet
+from calibration.verify import compare_outcome
 from edgepose import EdgeposeError, engines
+from edgepose.bundle import save
 
 
 def pair(name, scale):
@@ -247,6 +249,23 @@ def test_nothing_is_published_over_budget(learnt, tmp_path, monkeypatch, harmed)
     assert harmed[1] in str(error)
     page.write(outcome, tmp_path / "page.html", repeats=2)
     assert "Not published" in (tmp_path / "page.html").read_text()
+
+
+def test_the_page_compares_with_what_the_gate_compared_with(learnt, tmp_path):
+    """With ``against``, another float model: here one whose last layer answers nought."""
+    model = onnx.load(learnt.bundle.path)
+    last = [n for n in model.graph.node if n.op_type == "Conv"][-1]
+    for tensor in model.graph.initializer:
+        if tensor.name in last.input:
+            tensor.CopyFrom(numpy_helper.from_array(0 * numpy_helper.to_array(tensor), tensor.name))
+    other = save(model, learnt.bundle.manual, tmp_path / "other.onnx")
+    outcome = gate.calibrate(
+        learnt.bundle, learnt.chosen, learnt.persons, tmp_path / "int8.onnx", judged_on="x@all", against=other
+    )
+    assert outcome.float_.percent("pckh05") < outcome.int8.percent("pckh05") - 20
+    found = compare_outcome(outcome, repeats=1)
+    assert found.differences[0].a == pytest.approx(outcome.float_.percent("pckh05"))
+    assert found.differences[0].b == pytest.approx(outcome.int8.percent("pckh05"))
 
 
 def test_within_budget_is_published_with_its_proof(learnt, tmp_path):

@@ -191,12 +191,16 @@ def test_answers_that_changed_places_are_changed_back():
         assert iou(where[name][None], box[None]) > 0.8
 
 
-def test_two_crops_on_one_person_publish_it_once():
+@pytest.mark.parametrize("mirrored", [False, True], ids=["alike", "left for right"])
+def test_two_crops_on_one_person_publish_it_once(mirrored):
+    """Also where one of them takes the person's left for its right, as happens from behind."""
     world = World([stands(400), stands(520)], **QUIET)
     view = world.view(0)
     tracker, before = followed(world, view, [0, 1, 2])
     answers = world.estimate(view, tracker.boxes(3))
     twice = Poses(answers.joints[[0, 0]], answers.scores[[0, 0]], answers.covariance[[0, 0]])
+    if mirrored:
+        twice.joints[1] = twice.joints[1, MPII16.mirror]
     after = tracker.update(twice, 3)
     assert after.ids == [before.ids[0]]
     assert tracker.wants_finder()  # the other one is lost

@@ -2,70 +2,42 @@
 
 from __future__ import annotations
 
-import csv
-import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import cv2
-import lightning
 import numpy as np
-from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 
 from edgepose.crops import apply, crop_affine, warp
-from edgepose.files import write_beside
 from edgepose.people.finder import Found
 from trainer.data.persons import read_image
 from trainer.finder.evaluate import LEAST, look, of_network, quality
 from trainer.finder.scenes import Scene
 from trainer.grid import evenly, write_grid
-from trainer.pictures import curves
+from trainer.monitor import Periodic
 
 _TILE = 256
 
 
-class FinderMonitor(Callback):
-    """Every ``every`` steps and at the end: evaluate, append to validation.csv, redraw curve.png and sheet.png."""
+class FinderMonitor(Periodic):
+    """A finder's recall and precision, and a sheet of scenes, sheet.png."""
+
+    drawn: Mapping[str, str] = {"average_precision": "AP@0.5", "recall": "recall", "precision": "precision"}
 
     def __init__(self, folder: Path, scenes: list[Scene], every: int) -> None:
-        self._folder, self._scenes, self._every = folder, scenes, every
-        self._done = -1
+        super().__init__(folder, every)
+        self._scenes = scenes
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any, **__: Any) -> None:
-        if trainer.global_step % self._every == 0:
-            self._look(trainer, pl_module)
-
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        self._look(trainer, pl_module)
-
-    def _look(self, trainer: lightning.Trainer, learner: Any) -> None:
-        step = trainer.global_step
-        if step in (self._done, 0):
-            return
-        self._done = step
-        if self._scenes:
-            found = look(of_network(learner.recipe, learner.best), self._scenes, "validating")
-            row = {"step": step, **asdict(quality(self._scenes, found, LEAST))}
-            for logger in trainer.loggers:
-                logger.log_metrics({k: v for k, v in row.items() if k != "step"}, step)
-            self._append(row)
-            sheet(self._scenes, found, self._folder / "sheet.png")
-        curves(self._folder, {"average_precision": "AP@0.5", "recall": "recall", "precision": "precision"})
-
-    def _append(self, row: dict[str, Any]) -> None:
-        path = self._folder / "validation.csv"
-        rows: list[dict[str, Any]] = []
-        if path.exists():
-            with path.open(newline="") as file:
-                rows = [r for r in csv.DictReader(file) if int(r["step"]) < int(row["step"])]
-        with write_beside(path) as beside, beside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row), extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows([*rows, row])
-        with write_beside(self._folder / "validation.json") as beside:
-            beside.write_text(json.dumps(row, indent=1))
+    def measure(self, step: int, learner: Any) -> dict[str, Any]:
+        """See :func:`trainer.finder.evaluate.quality`."""
+        if not self._scenes:
+            return {}
+        found = look(of_network(learner.recipe, learner.best), self._scenes, "validating")
+        sheet(self._scenes, found, self.folder / "sheet.png")
+        return asdict(quality(self._scenes, found, LEAST))
 
 
 def sheet(scenes: list[Scene], found: list[Found], path: Path, rows: int = 4, columns: int = 6) -> None:

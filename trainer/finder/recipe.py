@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from edgepose.toml import read_toml, validate
-from trainer.augment import Share
+from trainer.augment import Scale, Share
 from trainer.recipe import Course, Model, Positive, Strict
 
 
@@ -24,18 +24,11 @@ class SceneSet(Strict):
 class SceneAugmentation(Strict):
     """How far scenes are varied; draws are uniform, of the scale's logarithm."""
 
-    scale: tuple[float, float] = (0.6, 1.6)  # of an image, relative to the size at which all of it is seen
+    scale: Scale = (0.6, 1.6)  # of an image, relative to the size at which all of it is seen
     mosaic: Share = 0.5  # share of samples that are made of four images
     flip: Share = 0.5
     colour: Annotated[float, Field(ge=0, le=1)] = 0.4
     blur: Share = 0.1
-
-    @field_validator("scale")
-    @classmethod
-    def _rising(cls, scale: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < scale[0] <= scale[1]:
-            raise ValueError("must be two factors above nought, the smaller first")
-        return scale
 
 
 class FinderRecipe(Course):
