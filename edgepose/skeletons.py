@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from edgepose.errors import unknown
 
+_LOWER = {"pelvis", "hip", "knee", "ankle"}
+
 
 @dataclass(frozen=True)
 class Skeleton:
@@ -43,6 +45,11 @@ class Skeleton:
     def limb_indices(self) -> tuple[tuple[int, int], ...]:
         """Limbs as pairs of joint indices."""
         return tuple((self.index(a), self.index(b)) for a, b in self.limbs)
+
+    @cached_property
+    def lower(self) -> NDArray[np.bool_]:
+        """Which joints [K] belong to the lower body: from the hips down."""
+        return np.array([j.split("_")[-1] in _LOWER for j in self.joints])
 
     @cached_property
     def mirror(self) -> NDArray[np.intp]:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from edgepose.crops import crop_affine
+from edgepose.crops import box_of_joints, crop_affine
+from trainer.data.persons import Person
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -38,6 +39,11 @@ class Augmentation(BaseModel):
     flip: Share = 0.5
     colour: Annotated[float, Field(ge=0, le=1)] = 0.3  # gain, contrast and brightness, +-
     blur: Share = 0.1  # share of samples that lose detail, as a small or badly focused person does
+    motion: Share = 0.0  # share of samples smeared along a random direction, as in a long exposure
+    dark: Share = 0.0  # share of samples in low light: less of it, and the sensor's noise in what is left
+    jpeg: Share = 0.0  # share of samples that were compressed hard
+    cut_out: Share = 0.0  # share of samples with one to three patches hidden; the joints under them stay asked for
+    half_body: Share = 0.0  # share of samples framed on the upper or the lower body alone, as a camera too near does
 
 
 def draw_affine(
@@ -60,6 +66,21 @@ def draw_affine(
     return affine, flip
 
 
+def framing(
+    augmentation: Augmentation, rng: np.random.Generator, person: Person, lower: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """The person's box [4], or the tight box of the labelled joints of one half; ``lower`` [K]: which are the legs'."""
+    if not augmentation.half_body or rng.random() >= augmentation.half_body:
+        return person.box
+    half = person.labelled & (lower if rng.random() < 0.5 else ~lower)
+    if half.sum() < 4:
+        return person.box
+    tight = box_of_joints(person.joints, half)
+    # A half seen end on is a few pixels wide: all that it would show is noise.
+    large_enough = np.ptp(tight.reshape(2, 2), axis=0).max() >= 0.3 * np.ptp(person.box.reshape(2, 2), axis=0).max()
+    return tight if large_enough else person.box
+
+
 def colour_noise(augmentation: Augmentation, rng: np.random.Generator, crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Per-channel gain, contrast and brightness as one look-up table; sometimes a loss of detail."""
     import cv2
@@ -78,3 +99,58 @@ def colour_noise(augmentation: Augmentation, rng: np.random.Generator, crop: NDA
         small = cv2.resize(crop, (int(width / factor), int(height / factor)), interpolation=cv2.INTER_AREA)
         crop = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
     return crop
+
+
+def degrade(augmentation: Augmentation, rng: np.random.Generator, crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What real cameras do to a BGR crop [H, W, 3], in their order: hidden, smeared, dark and noisy, compressed.
+
+    A share of nought draws no random number: recipes without these see the samples that they always saw.
+    """
+    # cut_out: DeVries & Taylor 2017, with rectangles.
+    steps = {"cut_out": _hide, "motion": _smear, "dark": _darken, "jpeg": _compress}
+    for name, step in steps.items():
+        share = getattr(augmentation, name)
+        if share and rng.random() < share:
+            crop = step(rng, crop)
+    return crop
+
+
+def _hide(rng: np.random.Generator, crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    height, width = crop.shape[:2]
+    hidden: NDArray[np.uint8] = crop.copy()
+    for _ in range(rng.integers(1, 4)):
+        h, w = (int(side * rng.uniform(0.1, 0.35)) for side in (height, width))
+        y, x = int(rng.integers(0, height - h)), int(rng.integers(0, width - w))
+        # One colour, or another place of the same picture: a network must not learn that hidden means grey.
+        if rng.random() < 0.5:
+            hidden[y : y + h, x : x + w] = rng.integers(0, 256, 3)
+        else:
+            v, u = int(rng.integers(0, height - h)), int(rng.integers(0, width - w))
+            hidden[y : y + h, x : x + w] = crop[v : v + h, u : u + w]
+    return hidden
+
+
+def _smear(rng: np.random.Generator, crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    import cv2
+
+    length = int(max(3, rng.uniform(0.02, 0.08) * crop.shape[1]))
+    kernel = np.zeros((length, length), np.float32)
+    kernel[length // 2] = 1
+    turn = cv2.getRotationMatrix2D(((length - 1) / 2, (length - 1) / 2), float(rng.uniform(0, 180)), 1)
+    line = cv2.warpAffine(kernel, turn, (length, length))
+    return np.asarray(cv2.filter2D(crop, -1, line / line.sum()), np.uint8)
+
+
+def _darken(rng: np.random.Generator, crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    light = crop * np.float32(rng.uniform(0.15, 0.7))
+    # Shot noise grows with the root of the light, read noise does not; the exposure is then partly made up for.
+    noise = rng.standard_normal(crop.shape, np.float32) * np.sqrt(np.float32(rng.uniform(0.5, 4)) + 0.3 * light)
+    exposed: NDArray[np.uint8] = np.clip((light + noise) * rng.uniform(1, 2.5), 0, 255).astype(np.uint8)
+    return exposed
+
+
+def _compress(rng: np.random.Generator, crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    import cv2
+
+    _, encoded = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(8, 50))])
+    return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), np.uint8)

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, Sampler
 
 from edgepose.crops import apply
 from edgepose.skeletons import Skeleton
-from trainer.augment import Augmentation, colour_noise, draw_affine
+from trainer.augment import Augmentation, colour_noise, degrade, draw_affine, framing
 from trainer.data.cache import CropCache
 from trainer.data.persons import Person
 
@@ -117,9 +117,11 @@ class Samples(Dataset[dict[str, NDArray[np.generic]]]):
         rng = np.random.default_rng(draw.seed)
         person = self._persons[draw.index]
         size = (draw.size, draw.size)
-        affine, flipped = draw_affine(self._augmentation, rng, person.box, size, self._padding)
+        box = framing(self._augmentation, rng, person, self._skeleton.lower)
+        affine, flipped = draw_affine(self._augmentation, rng, box, size, self._padding)
         first, cache = next((f, c) for f, c in reversed(self._caches) if draw.index >= f)
         crop = colour_noise(self._augmentation, rng, cache.sample(draw.index - first, affine, size))
+        crop = degrade(self._augmentation, rng, crop)
         joints, labelled = apply(affine, person.joints), person.labelled
         if flipped:
             joints, labelled = joints[self._skeleton.mirror], labelled[self._skeleton.mirror]

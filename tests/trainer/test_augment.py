@@ -1,0 +1,105 @@
+"""What real cameras do to pictures, and framings on half a body."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgepose.skeletons import MPII16
+from trainer.augment import Augmentation, degrade, framing
+from trainer.data.persons import Person, make_person
+
+
+def photograph() -> NDArray[np.uint8]:
+    """Smooth and textured, mid-grey in the mean: [96, 96, 3]."""
+    y, x = np.mgrid[:96, :96]
+    waves = 120 + 60 * np.sin(x / 7) * np.cos(y / 9)
+    return np.repeat(waves[..., None], 3, axis=2).astype(np.uint8)
+
+
+def standing() -> Person:
+    """Ankles at y = 100, hips at 60, head top at 0."""
+    height = {"ankle": 100, "knee": 80, "hip": 60, "pelvis": 60, "thorax": 25, "neck": 20, "top": 0,
+              "wrist": 60, "elbow": 40, "shoulder": 22}  # fmt: skip
+    joints = [
+        (50 + 10 * (j.startswith("left_") - j.startswith("right_")), height[j.split("_")[-1]]) for j in MPII16.joints
+    ]
+    return make_person(Path("drawn.png"), np.array(joints, float), np.ones(16, bool), "alone")
+
+
+def changed(name: str, seed: int = 0, share: float = 1.0) -> NDArray[np.uint8]:
+    return degrade(Augmentation.model_validate({name: share}), np.random.default_rng(seed), photograph())
+
+
+@pytest.mark.parametrize("name", ["cut_out", "motion", "dark", "jpeg"])
+def test_a_degradation_changes_the_picture_the_same_way_for_the_same_seed(name: str) -> None:
+    crop = changed(name)
+    assert crop.shape == (96, 96, 3)
+    assert crop.dtype == np.uint8
+    assert not np.array_equal(crop, photograph())
+    assert np.array_equal(crop, changed(name))
+    assert not np.array_equal(crop, changed(name, seed=1))
+
+
+def test_without_degradations_no_random_number_is_drawn() -> None:
+    """Otherwise runs begun before these existed would see other samples when they are resumed."""
+    rng, untouched = np.random.default_rng(5), np.random.default_rng(5)
+    assert np.array_equal(degrade(Augmentation(), rng, photograph()), photograph())
+    framing(Augmentation(), rng, standing(), MPII16.lower)
+    assert rng.random() == untouched.random()
+
+
+def test_a_share_is_the_share_of_samples() -> None:
+    hidden = [not np.array_equal(changed("cut_out", seed, 0.3), photograph()) for seed in range(400)]
+    assert np.mean(hidden) == pytest.approx(0.3, abs=0.06)
+
+
+def test_cut_out_leaves_most_of_the_picture_and_hides_whole_patches() -> None:
+    shares = [np.mean((changed("cut_out", seed) != photograph()).any(axis=2)) for seed in range(100)]
+    assert min(shares) > 0.005
+    assert 0.02 < np.mean(shares) < 0.2
+    assert max(shares) < 0.37
+
+
+def test_motion_smears_along_one_direction() -> None:
+    """A dot becomes a line: its light stays, and spreads along one axis far more than along the other."""
+    dot = np.zeros((96, 96, 3), np.uint8)
+    cv2.circle(dot, (48, 48), 2, (255, 255, 255), -1)
+    ratios = []
+    for seed in range(30):
+        line = degrade(Augmentation(motion=1), np.random.default_rng(seed), dot)[:, :, 0].astype(float)
+        assert line.sum() == pytest.approx(float(dot[:, :, 0].sum()), rel=0.1)
+        y, x = np.nonzero(line > 8)
+        spread = np.linalg.eigvalsh(np.cov(np.stack([x, y]), aweights=line[y, x]))
+        ratios.append(spread[1] / spread[0])
+    assert np.median(ratios) > 1.2
+
+
+def test_low_light_is_darker_and_noisier() -> None:
+    grey = np.full((96, 96, 3), 128, np.uint8)
+    dark = [degrade(Augmentation(dark=1), np.random.default_rng(seed), grey) for seed in range(40)]
+    assert np.mean([d.mean() for d in dark]) < 118
+    assert min(float(d.std()) for d in dark) > 0.5
+
+
+def test_half_a_body_is_framed_by_its_own_joints() -> None:
+    seen = {
+        tuple(framing(Augmentation(half_body=1), np.random.default_rng(seed), standing(), MPII16.lower))
+        for seed in range(20)
+    }
+    assert seen == {(40.0, 0.0, 60.0, 60.0), (40.0, 60.0, 60.0, 100.0)}
+
+
+def test_a_half_with_few_labels_or_no_extent_keeps_the_whole_person() -> None:
+    person = standing()
+    legs_unknown = make_person(person.image, person.joints, ~MPII16.lower, "alone")
+    folded = person.joints.copy()
+    folded[MPII16.lower] = (50, 60)
+    for other in (legs_unknown, make_person(person.image, folded, person.labelled, "alone")):
+        boxes = [framing(Augmentation(half_body=1), np.random.default_rng(s), other, MPII16.lower) for s in range(20)]
+        assert any(np.array_equal(box, other.box) for box in boxes)
+        assert {box[3] - box[1] for box in boxes} <= {60.0, other.box[3] - other.box[1]}
