@@ -70,7 +70,7 @@ def framing(
     augmentation: Augmentation, rng: np.random.Generator, person: Person, lower: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """The person's box [4], or the tight box of the labelled joints of one half; ``lower`` [K]: which are the legs'."""
-    if not augmentation.half_body or rng.random() >= augmentation.half_body:
+    if person.nobody or not augmentation.half_body or rng.random() >= augmentation.half_body:
         return person.box
     half = person.labelled & (lower if rng.random() < 0.5 else ~lower)
     if half.sum() < 4:

@@ -30,6 +30,16 @@ class DataSet(Strict):
     labels: bool = True  # false: its joints are hidden from training and the teacher alone teaches (distillation)
 
 
+class Background(Strict):
+    """Windows of photographs in which nobody is: the network learns to leave its heatmaps empty."""
+
+    data: str  # as for data
+    guesses: str = ""  # file of people that were found by other models: data label not everybody
+    split: Literal["train", "dev", "val", "all"] = "train"
+    windows: Positive = 5  # of one photograph, at most
+    share: Annotated[float, Field(gt=0)] = 1.0  # how often each window is drawn in a pass
+
+
 class Attention(Strict):
     """Multi-context attention (Chu et al. 2017); each flag is one ablation. See :mod:`trainer.models.attention`."""
 
@@ -158,6 +168,7 @@ class Recipe(Course):
     decode: str = "dark"
     mirror_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0  # see edgepose.heatmaps.Decoder; 0: off
     data: Annotated[list[DataSet], Field(min_length=1)]
+    background: list[Background] = []
     validation: list[DataSet] = []
     model: Model = Model()
     target: Target = Target()

@@ -15,6 +15,7 @@ from edgepose import skeletons
 from edgepose.crops import crop_affine
 from edgepose.errors import EdgeposeError
 from edgepose.skeletons import Skeleton
+from trainer.data.background import windows
 from trainer.data.cache import CropCache, open_cache
 from trainer.data.persons import Person, PersonSet, load, to_skeleton, unlabelled
 from trainer.data.samples import Plan, Samples
@@ -65,6 +66,12 @@ class PoseData(lightning.LightningDataModule):
             self._caches.append((len(self._persons), cache))
             self._persons += chosen.persons if spec.labels else [unlabelled(p) for p in chosen.persons]
             self._shares += [spec.share] * len(chosen.persons)
+        for background in self._recipe.background:
+            nobodies = windows(background, self.skeleton, self._recipe.padding, self._root)
+            cache = open_cache(nobodies, self._recipe.input_size, self._recipe.padding)
+            self._caches.append((len(self._persons), cache))
+            self._persons += nobodies.persons
+            self._shares += [background.share] * len(nobodies.persons)
 
     def _refuse_unlabelled(self, sets: list[PersonSet]) -> None:
         """EdgeposeError for joints that nobody labels: the network would learn that they are nowhere."""

@@ -32,6 +32,7 @@ class Person:
     box: NDArray[np.float64]  # [4] tight box of the labelled joints
     group: str  # persons of one group never fall on both sides of a split
     activity: str = ""
+    nobody: bool = False  # the box is of a place where nobody is: every joint is known to be nowhere
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from trainer.augment import Augmentation, colour_noise, degrade, draw_affine, fr
 from trainer.data.cache import CropCache
 from trainer.data.persons import Person
 
+NOWHERE = -1e4  # pixels: a joint there leaves every heatmap empty
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -123,6 +125,8 @@ class Samples(Dataset[dict[str, NDArray[np.generic]]]):
         crop = colour_noise(self._augmentation, rng, cache.sample(draw.index - first, affine, size))
         crop = degrade(self._augmentation, rng, crop)
         joints, labelled = apply(affine, person.joints), person.labelled
+        if person.nobody:
+            joints, labelled = np.full_like(joints, NOWHERE), np.ones_like(labelled)
         if flipped:
             joints, labelled = joints[self._skeleton.mirror], labelled[self._skeleton.mirror]
         return {

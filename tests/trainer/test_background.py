@@ -1,0 +1,152 @@
+"""Windows in which nobody is: where they lie, and what a network learns from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgepose.crops import crop_affine, warp
+from edgepose.errors import EdgeposeError
+from edgepose.people.association import inside
+from edgepose.skeletons import MPII16
+from tests.trainer.conftest import figure
+from trainer.augment import Augmentation
+from trainer.data.background import AROUND, SMALLEST, empty_windows, windows
+from trainer.data.cache import open_cache
+from trainer.data.samples import Draw, Samples
+from trainer.evaluate import open_estimator
+from trainer.finder.scenes import Scene
+from trainer.fit import fit
+from trainer.recipe import Background, Recipe
+
+PERSON, DOUBTFUL = (20.0, 40.0, 180.0, 380.0), (560.0, 200.0, 640.0, 400.0)
+
+
+def photograph(seed: int = 0, size: tuple[int, int] = (640, 400)) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+
+
+def scene(people: list[tuple[float, ...]], unsure: list[tuple[float, ...]], name: str = "a.png") -> Scene:
+    boxes = np.array(people, float).reshape(-1, 4)
+    return Scene(Path(name), boxes, np.ones(len(boxes), bool), np.array(unsure, float).reshape(-1, 4))
+
+
+def grown(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    middle, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2 * AROUND
+    return np.concatenate([middle - half, middle + half], axis=1)
+
+
+def test_windows_keep_away_from_people_and_from_doubtful_places() -> None:
+    found = np.concatenate([empty_windows(scene([PERSON], [DOUBTFUL], f"{i}.png"), photograph(), 5) for i in range(40)])
+    assert len(found) > 100
+    sides = found[:, 2:] - found[:, :2]
+    assert np.allclose(sides[:, 0], sides[:, 1])
+    assert sides.min() >= SMALLEST
+    around = grown(found)
+    assert inside(around, np.array([PERSON, DOUBTFUL])).max() <= 0.02
+    assert (around[:, :2] >= -1e-6).all()
+    assert (around[:, 2:] <= np.array([640, 400]) + 1e-6).all()
+
+
+def test_windows_are_the_same_each_time_and_no_more_than_asked_for() -> None:
+    one, two = (empty_windows(scene([PERSON], []), photograph(), 3) for _ in range(2))
+    assert np.array_equal(one, two)
+    assert len(one) == 3
+    assert not np.array_equal(one, empty_windows(scene([PERSON], [], "b.png"), photograph(), 3))
+
+
+@pytest.mark.parametrize(
+    ("image", "people"),
+    [
+        (np.full((400, 640, 3), 90, np.uint8), [PERSON]),  # nothing to see
+        (photograph(size=(60, 60)), []),  # no room
+        (photograph(), [(0.0, 0.0, 640.0, 400.0)]),  # somebody everywhere
+    ],
+)
+def test_there_may_be_no_window(image: NDArray[np.uint8], people: list[tuple[float, ...]]) -> None:
+    assert empty_windows(scene(people, []), image, 5).shape == (0, 4)
+
+
+@pytest.fixture
+def wide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Path]:
+    """Drawn persons at the left of wide, textured photographs; most of each is empty."""
+    import json
+
+    monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path / "cache"))
+    rng = np.random.default_rng(3)
+    (tmp_path / "wide").mkdir()
+    images, annotations = [], []
+    for i in range(6):
+        drawn, joints = figure(rng, MPII16)
+        ground = cv2.resize(rng.integers(40, 200, (20, 60, 3), dtype=np.uint8), (480, 160))
+        ground[:, :160] = drawn
+        cv2.imwrite(str(tmp_path / "wide" / f"{i}.png"), ground)
+        images.append({"id": i, "file_name": f"{i}.png", "group": i})
+        keypoints = [v for x, y in joints for v in (float(x), float(y), 2)]
+        annotations.append({"id": i, "image_id": i, "category_id": 1, "keypoints": keypoints, "iscrowd": 0})
+    category = {"id": 1, "name": "person", "keypoints": list(MPII16.joints), "skeleton": []}
+    text = json.dumps({"images": images, "annotations": annotations, "categories": [category]})
+    (tmp_path / "wide.json").write_text(text)
+    return "coco:wide.json:wide", tmp_path
+
+
+def test_a_crop_shows_its_window_and_says_that_every_joint_is_nowhere(wide: tuple[str, Path]) -> None:
+    data, root = wide
+    nobodies = windows(Background(data=data, split="all"), MPII16, 1.25, root)
+    assert len(nobodies.persons) > 6
+    first = nobodies.persons[0]
+    affine = crop_affine(first.box, (64, 64), 1.25)
+    window = empty_windows(
+        scene([tuple(box) for box in _people(data, root, first.image)], [], first.image.name), _read(first.image), 5
+    )[0]
+    assert np.allclose(affine @ np.append(window[:2], 1), (-0.5, -0.5))
+    still = Augmentation(scale=(1, 1), rotation=0, shift=0, flip=1, colour=0, blur=0, half_body=1)
+    samples = Samples(nobodies.persons, [(0, open_cache(nobodies, 64, 1.25))], MPII16, 1.25, still)
+    sample = samples[Draw(0, (1, 2, 3), 64)]
+    assert sample["labelled"].all()
+    assert (np.abs(sample["joints"]) > 1000).all()
+    seen = sample["image"].transpose(1, 2, 0)[:, ::-1, ::-1].astype(float)  # flip = 1 mirrors it
+    assert np.abs(seen - warp(_read(first.image), affine, (64, 64))).mean() < 6
+
+
+def _people(data: str, root: Path, image: Path) -> list[NDArray[np.float64]]:
+    from trainer.data.persons import load
+
+    return [p.box for p in load(data, root).persons if p.image == image]
+
+
+def _read(path: Path) -> NDArray[np.uint8]:
+    return np.asarray(cv2.imread(str(path)), np.uint8)
+
+
+def peaks_in_empty_windows(wide: tuple[str, Path], out: Path, background: list[Background]) -> float:
+    """Mean raw peak that a little network, trained with ``background``, sees where nobody is."""
+    data, root = wide
+    recipe = Recipe.model_validate(
+        {
+            "name": "little", "data": [{"data": data, "split": "all"}], "background": background,
+            "model": {"width": 32, "depth": 2, "stacks": 1, "order": "post"}, "precision": "float32",
+            "stages": [{"images": 800, "size": 64, "batch": 8}], "optimiser": {"rate": 5e-3, "warm_up": 10, "ema": 0.9},
+        }
+    )  # fmt: skip
+    estimator = open_estimator(str(fit(recipe, out, root=root, workers=0, threads=1)))
+    nobodies = windows(Background(data=data, split="all", windows=2), MPII16, 1.25, root).persons
+    return float(np.mean([estimator.estimate(_read(p.image), p.box[None]).scores.mean() for p in nobodies]))
+
+
+def test_a_network_learns_to_see_nobody_there(wide: tuple[str, Path], tmp_path: Path) -> None:
+    without = peaks_in_empty_windows(wide, tmp_path / "without", [])
+    with_them = peaks_in_empty_windows(wide, tmp_path / "with", [Background(data=wide[0], split="all")])
+    assert with_them < 0.5 * without
+
+
+def test_photographs_without_room_are_refused(wide: tuple[str, Path]) -> None:
+    data, root = wide
+    for path in (root / "wide").iterdir():
+        cv2.imwrite(str(path), np.full((160, 480, 3), 90, np.uint8))
+    with pytest.raises(EdgeposeError, match="no photograph has room for a window without anybody; leave it out"):
+        windows(Background(data=data, split="all"), MPII16, 1.25, root)
