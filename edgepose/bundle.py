@@ -9,6 +9,7 @@ bundle, or whose graph contradicts its manual, is refused with one sentence.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,6 +28,8 @@ FINDER_MAPS = 5
 MODELS = Path(__file__).parent / "models"
 
 Positive = Annotated[float, Field(gt=0)]
+LEVELS = (0.5, 0.9, 0.95)  # of the ellipses
+GAUSSIAN_RADII = (1.17741, 2.145966, 2.447747)  # sqrt(-2 ln(1 - level)): chi with 2 degrees of freedom
 
 
 class _Strict(BaseModel):
@@ -62,6 +65,29 @@ class ScoreMap(_Strict):
         return self
 
 
+class Ellipses(_Strict):
+    """How far a joint may lie from where we say, beyond what its heatmap's moments tell.
+
+    ``factor``, piecewise linear in the raw peak ``raw`` and constant outside, multiplies the moments: weak peaks are
+    further off than they look. ``radii``: the Mahalanobis distances from the published joint within which 50, 90 and
+    95 % of the joints lie. A Gaussian's are the default; real errors have more in the middle and longer tails.
+    """
+
+    raw: Annotated[list[float], Field(min_length=2)] = [0.0, 1.0]
+    factor: Annotated[list[Positive], Field(min_length=2)] = [1.0, 1.0]
+    radii: tuple[Positive, Positive, Positive] = GAUSSIAN_RADII
+    fitted_on: str = ""
+
+    @model_validator(mode="after")
+    def _rising(self) -> Ellipses:
+        if len(self.raw) != len(self.factor):
+            raise ValueError("ellipses.raw and ellipses.factor must be equally long")
+        for name, values in (("raw", self.raw), ("radii", self.radii)):
+            if any(b <= a for a, b in itertools.pairwise(values)):
+                raise ValueError(f"ellipses.{name} must rise")
+        return self
+
+
 class Accuracy(_Strict):
     """One measurement: on which persons, with what, and the figures in percent."""
 
@@ -85,6 +111,7 @@ class Manual(_Strict):
     decode: Decode = Decode()
     score: ScoreMap = ScoreMap()
     covariance_scale: list[Positive] = [1.0]  # one for all joints, or one per joint; multiplies the moments
+    ellipses: Ellipses = Ellipses()
     precision: Literal["float32", "float16", "int8"] = "float32"
     made_from: dict[str, str] = {}  # what -> sha256; of INT8 also ranges -> their method
     recipe: dict[str, Any] = {}

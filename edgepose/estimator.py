@@ -117,5 +117,6 @@ class Estimator:
                 joints[i] = apply(back, inputs[i])
                 covariance[i] = apply_covariance(back, decoded.covariance[i] * cells_to_pixels)
             covariance *= self._spread[:, None]
+            covariance *= np.interp(decoded.peak, self.manual.ellipses.raw, self.manual.ellipses.factor)[..., None]
             scores = np.interp(decoded.peak, self.manual.score.raw, self.manual.score.probability)
         return Poses(joints, scores, covariance)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from edgepose import __version__
-from edgepose.bundle import Bundle
+from edgepose.bundle import LEVELS, Bundle
 from edgepose.errors import EdgeposeError, unknown
 from edgepose.files import write_beside
 from edgepose.frame import Frame
@@ -138,6 +138,10 @@ class Info(_Strict):
     model: ModelInfo
     score: ScoreInfo
     covariance: str = COVARIANCE
+    ellipses: Annotated[
+        dict[str, float],
+        Field(description="percent of joints -> Mahalanobis distance from the published one within which they lie"),
+    ] = {}
     smoothing: Annotated[str, Field(description="of joints over time: off, one-euro or kalman")] = "off"
     predict_to: Annotated[
         Literal["acquired", "publish"], Field(description="the time that joints are of: the image's, or published_ns")
@@ -328,6 +332,7 @@ def info_message(
             accuracy=accuracy,
         ),
         score=score,
+        ellipses={f"{100 * p:.0f}": radius for p, radius in zip(LEVELS, manual.ellipses.radii, strict=True)},
         smoothing=smoothing,
         predict_to=predict_to,
     )

@@ -96,6 +96,8 @@ def _with_manual(path, text):
         ({"skeleton": "coco17"}, r"the manual says heatmaps is \[N, 17, 16, 16\]"),
         ({"schema": "edgepose.bundle/9"}, "schema"),
         ({"covariance_scale": [1.0, 2.0]}, "covariance_scale has 2 values for 16 joints"),
+        ({"ellipses": {"raw": [0.0, 0.5, 1.0], "factor": [1.0, 1.0]}}, "raw and ellipses.factor must be equally long"),
+        ({"ellipses": {"radii": [2.0, 1.0, 3.0]}}, "ellipses.radii must rise"),
         ({"score": {"raw": [0.0, 0.0], "probability": [0, 1]}}, "score.raw must rise"),
     ],
 )

@@ -143,7 +143,7 @@ def evaluate(
         "data": data,
         "split": split,
         **figures(predictions, estimator.skeleton),
-        "reliability": reliability(predictions, estimator.skeleton),
+        "reliability": reliability(predictions, estimator.skeleton, estimator.manual.ellipses.radii),
     }
     if sheet is not None:
         contact_sheet(predictions, estimator.skeleton, sheet)

@@ -24,7 +24,7 @@ from trainer.evaluate import figures, predict
 from trainer.models.compact import fold
 from trainer.models.hourglass import Final
 from trainer.recipe import DataSet, Recipe
-from trainer.uncertainty import covariance_scale, score_map
+from trainer.uncertainty import ellipses, score_map
 
 OPSET = 17
 TOLERANCE = 1e-3  # largest heatmap difference between torch and the exported graph
@@ -103,10 +103,10 @@ def _fit_uncertainty(
     persons = [p for spec in sets for p in select(spec, estimator.skeleton, root).persons]
     predictions = predict(estimator, persons, "fitting scores")
     names = ", ".join(f"{s.data} ({s.split})" for s in sets)
-    score: ScoreMap = score_map(predictions, estimator.skeleton, f"{len(persons)} persons: {names}")
-    return manual.model_copy(
-        update={"score": score, "covariance_scale": covariance_scale(predictions, estimator.skeleton)}
-    )
+    fitted_on = f"{len(persons)} persons: {names}"
+    score: ScoreMap = score_map(predictions, estimator.skeleton, fitted_on)
+    scale, held = ellipses(predictions, estimator.skeleton, fitted_on)
+    return manual.model_copy(update={"score": score, "covariance_scale": scale, "ellipses": held})
 
 
 def measure(bundle: Bundle, sets: list[DataSet], root: Path | None) -> list[Accuracy]:

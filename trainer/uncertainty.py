@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepose.bundle import ScoreMap
+from edgepose.bundle import GAUSSIAN_RADII, LEVELS, Ellipses, ScoreMap
 from edgepose.errors import EdgeposeError
 from edgepose.metrics import correct, segment_length
 from edgepose.skeletons import Skeleton
 from trainer.evaluate import Predictions
 
 KNOTS = 12
-LEVELS = (0.5, 0.9, 0.95)  # of the ellipses that are checked
+SPREAD_KNOTS = 8
 _NINETY = 4.605170185988092  # 90 % quantile of chi-squared with 2 degrees of freedom: -2 ln 0.1
 
 
@@ -66,18 +68,46 @@ def mahalanobis(predictions: Predictions) -> NDArray[np.float64]:
     return squared
 
 
-def covariance_scale(predictions: Predictions, skeleton: Skeleton) -> list[float]:
-    """Per joint, the factor on the heatmap moments with which 90 % ellipses hold 90 % of these persons' joints."""
-    squared = mahalanobis(predictions)
-    scales = []
+def ellipses(predictions: Predictions, skeleton: Skeleton, fitted_on: str) -> tuple[list[float], Ellipses]:
+    """Covariance scale per joint and the ellipses with which 50, 90 and 95 % of these persons' joints are held.
+
+    In this order, each on what the ones before leave: a factor that falls with the peak, isotonic over equally filled
+    bins; a factor per joint; then the radii, quantiles of the distances. The factors make 90 % ellipses hold 90 %.
+    Expects predictions whose scores are raw peaks and whose covariances are plain moments.
+    """
+    from scipy.optimize import isotonic_regression
+
+    labelled = predictions.labelled
+    squared, peaks = mahalanobis(predictions), predictions.scores
+    if labelled.sum() < SPREAD_KNOTS * 10:
+        raise EdgeposeError(f"covariances cannot be fitted on {fitted_on}: {int(labelled.sum())} labelled joints are "
+                            "too few; choose more persons")  # fmt: skip
+    order = np.argsort(peaks[labelled], kind="stable")
+    bins = np.array_split(order, SPREAD_KNOTS)
+    raw = np.array([peaks[labelled][b].mean() for b in bins])
+    needed = np.log([max(np.quantile(squared[labelled][b], 0.9) / _NINETY, 1e-3) for b in bins])
+    factor = np.exp(isotonic_regression(needed, increasing=False).x)
+    keep = np.concatenate([[True], np.diff(raw) > 1e-4])
+    raw, factor = raw[keep].round(5), factor[keep].round(5)
+    if len(raw) < 2:
+        raw, factor = np.array([0.0, 1.0]), np.repeat(factor[:1], 2)
+    squared = squared / np.interp(peaks, raw, factor)
+    scale = np.ones(len(skeleton))
     for k in range(len(skeleton)):
-        own = squared[predictions.labelled[:, k], k]
-        scales.append(round(max(float(np.quantile(own, 0.9)) / _NINETY, 1e-3), 4) if len(own) else 1.0)
-    return scales
+        own = squared[labelled[:, k], k]
+        if len(own):
+            scale[k] = round(max(float(np.quantile(own, 0.9)) / _NINETY, 1e-3), 4)
+    distance = np.sqrt((squared / scale)[labelled])
+    radii = tuple(round(float(np.quantile(distance, level)), 4) for level in LEVELS)
+    return scale.tolist(), Ellipses.model_validate(
+        {"raw": raw.tolist(), "factor": factor.tolist(), "radii": radii, "fitted_on": fitted_on}
+    )
 
 
-def reliability(predictions: Predictions, skeleton: Skeleton, bins: int = 10) -> dict[str, object]:
-    """How far published scores and covariances keep their word on these persons.
+def reliability(
+    predictions: Predictions, skeleton: Skeleton, radii: Sequence[float] = GAUSSIAN_RADII, bins: int = 10
+) -> dict[str, object]:
+    """How far published scores and covariances keep their word on these persons; ``radii`` as in the manual.
 
     ``table``: per score bin the number of joints, their mean score and the share within half a head;
     ``ece``: expected calibration error (Guo et al. 2017, eq. 3); ``ellipse_50``, ``_90``, ``_95``: the share of joints
@@ -98,7 +128,8 @@ def reliability(predictions: Predictions, skeleton: Skeleton, bins: int = 10) ->
 
     def held(mask: NDArray[np.bool_]) -> dict[str, float]:
         return {
-            f"ellipse_{round(100 * p)}": round(float((squared[mask] <= -2 * np.log(1 - p)).mean()), 3) for p in LEVELS
+            f"ellipse_{round(100 * level)}": round(float((squared[mask] <= radius**2).mean()), 3)
+            for level, radius in zip(LEVELS, radii, strict=True)
         }
 
     labelled = predictions.labelled

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import torch
 
 from edgepose import bundle as bundles
 from edgepose import engines
+from edgepose.bundle import GAUSSIAN_RADII
+from edgepose.errors import EdgeposeError
 from edgepose.skeletons import MPII16
 from trainer.data.persons import make_person
 from trainer.engine import TorchEngine, manual_of
@@ -16,7 +19,7 @@ from trainer.evaluate import Predictions
 from trainer.export import to_onnx
 from trainer.models.build import build
 from trainer.recipe import Recipe
-from trainer.uncertainty import covariance_scale, reliability, score_map
+from trainer.uncertainty import ellipses, mahalanobis, reliability, score_map
 
 RECIPE = {
     "name": "small",
@@ -78,9 +81,45 @@ def test_ninety_percent_ellipses_hold_ninety_percent():
     cov = a @ a.T / 2.5
     covariance = np.broadcast_to([cov[0, 0], cov[0, 1], cov[1, 1]], (3000, 16, 3))
     persons = [make_person(None, t, np.ones(16, bool), "0") for t in truth]
-    scales = covariance_scale(Predictions(persons, joints, np.ones((3000, 16)), covariance), MPII16)
+    scales, fitted = ellipses(Predictions(persons, joints, np.ones((3000, 16)), covariance), MPII16, "here")
     assert len(scales) == 16
-    assert np.allclose(scales, 2.5, rtol=0.08)
+    assert np.allclose(np.array(scales) * fitted.factor[0], 2.5, rtol=0.08)
+    assert np.allclose(fitted.radii, GAUSSIAN_RADII, rtol=0.02)
+    assert fitted.fitted_on == "here"
+
+
+def _heavy(n: int, seed: int) -> Predictions:
+    """Errors with long tails whose size falls with the peak; one joint is three times as far off as the others."""
+    rng = np.random.default_rng(seed)
+    truth, peaks = rng.uniform(50, 200, (n, 16, 2)), rng.uniform(0.1, 0.9, (n, 16))
+    deviation = 10 * (1 - peaks)
+    deviation[:, 0] *= 3
+    error = rng.standard_t(2, (n, 16, 2)) * deviation[..., None]
+    persons = [make_person(None, t, np.ones(16, bool), str(i)) for i, t in enumerate(truth)]
+    return Predictions(persons, truth + error, peaks, np.broadcast_to([4.0, 0.0, 4.0], (n, 16, 3)))
+
+
+def test_ellipses_hold_what_they_say_of_others_with_long_tails():
+    scales, fitted = ellipses(_heavy(500, 1), MPII16, "here")
+    others = _heavy(2000, 2)
+    factor = np.interp(others.scores, fitted.raw, fitted.factor) * np.array(scales)
+    others = dataclasses.replace(others, covariance=others.covariance * factor[..., None])
+    found = reliability(others, MPII16, fitted.radii)
+    for level in (50, 90, 95):
+        assert abs(found[f"ellipse_{level}"] - level / 100) < 0.02
+    # Nobody is favoured: neither the far joint nor weak or strong peaks.
+    assert abs(found["ellipses_by_joint"][MPII16.joints[0]]["ellipse_90"] - 0.9) < 0.03
+    for low, high in ((0.1, 0.3), (0.7, 0.9)):
+        mine = (others.scores >= low) & (others.scores < high)
+        assert abs((mahalanobis(others)[mine] <= fitted.radii[1] ** 2).mean() - 0.9) < 0.04
+    assert scales[0] / np.median(scales) == pytest.approx(9, rel=0.3)
+    # A Gaussian's radii would not do: too much lies in the middle.
+    assert reliability(others, MPII16)["ellipse_50"] > 0.55
+
+
+def test_too_few_joints_give_no_ellipses():
+    with pytest.raises(EdgeposeError, match="covariances cannot be fitted on here: 16 labelled joints are too few"):
+        ellipses(_heavy(1, 1), MPII16, "here")
 
 
 def test_reliability_by_hand():
