@@ -160,12 +160,12 @@ class Kalman(Smoother):
 
     ``fresh`` is the share of the given covariance that is new in each frame. The rest stays from frame to frame,
     cannot be averaged away, and is added back to what is published. The filter's own noises are all scaled by it:
-    it changes the gate and the published covariance, not the joints.
+    it changes the published covariance, not the joints. On the shipped clip 2 to 16 % was new, by joint.
     """
 
     _record = np.dtype([("mean", float, 4), ("covariance", float, (4, 4)), ("outliers", int)])
 
-    def __init__(self, still: float = 0.3, moving: float = 30.0, fresh: float = 1.0) -> None:
+    def __init__(self, still: float = 0.3, moving: float = 30.0, fresh: float = 0.2) -> None:
         super().__init__()
         self.still, self.moving, self.fresh = still, moving, fresh
 
@@ -175,7 +175,7 @@ class Kalman(Smoother):
         mean, covariance = self._predicted(records, dt, size)
         off = (poses.joints - mean[..., :2])[..., None]
         inverse = np.linalg.inv(covariance[..., :2, :2] + noise)
-        squared = (off.swapaxes(-1, -2) @ inverse @ off)[..., 0, 0]
+        squared = self.fresh * (off.swapaxes(-1, -2) @ inverse @ off)[..., 0, 0]  # the gate is of the whole noise
         outliers = np.where(squared > GATE, records["outliers"] + 1, 0)
         anew = new | (outliers >= MOST_OUTLIERS)
         gain = np.where((squared > GATE)[..., None, None], 0.0, covariance[..., :2] @ inverse)

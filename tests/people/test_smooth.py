@@ -111,7 +111,7 @@ def test_one_euro_is_the_reference_at_a_constant_rate():
 
 def test_kalman_by_hand():
     """One axis, R = 4 (the floor aside), first speed 0 +- 100 px/s, 0.1 s later seen at 6 px."""
-    kind = Kalman(still=0.0, moving=0.0)
+    kind = Kalman(still=0.0, moving=0.0, fresh=1)
     got = follow(kind, [0, 6], [START, START + SECOND // 10])[-1]
     r = 4 + smooth.FLOOR
     p = r + 0.01 * 100**2  # P + t^2 V
@@ -122,7 +122,7 @@ def test_kalman_by_hand():
 
 def test_process_noise_by_hand():
     """still = 0.5 / s^3 of a person of 100 px: q = 5000; at speed 20 and moving = 3: 1200 more."""
-    kind = Kalman(still=0.5, moving=3.0)
+    kind = Kalman(still=0.5, moving=3.0, fresh=1)
     records = np.zeros((1, 1), dtype=kind._record)
     records["mean"][0, 0] = [0, 0, 12, 16]
     mean, covariance = kind._predicted(records, np.array([[0.2]]), np.array([[100.0]]))
@@ -132,7 +132,7 @@ def test_process_noise_by_hand():
 
 
 def test_kalman_over_a_missed_frame_is_two_predictions_and_an_update():
-    kind, diagonal = Kalman(), (4.0, 3.0, 5.0)
+    kind, diagonal = Kalman(fresh=1), (4.0, 3.0, 5.0)
     last = follow(kind, [0, 3, 6, 9, 13], every(5), diagonal)[-1]
     records, half = kind._memory["a"][1][None].copy(), kind._memory["a"][1][None].copy()
     size, once = np.array([[100.0]]), np.array([[FRAME * 1e-9]])
@@ -216,11 +216,23 @@ def test_what_stays_beyond_the_gate_is_the_truth():
 
 def test_fresh_changes_what_is_published_and_not_the_joints():
     xs = np.cumsum(np.random.default_rng(6).normal(0, 1, 40))
-    whole = follow(Kalman(), xs, every(40), (100.0, 20.0, 90.0))
+    whole = follow(Kalman(fresh=1), xs, every(40), (100.0, 20.0, 90.0))
     part = follow(Kalman(fresh=0.25), xs, every(40), (100.0, 20.0, 90.0))
     assert np.allclose(first_x(whole), first_x(part), atol=0.02)  # the floor is not scaled
     expected = 0.25 * whole[-1].covariance + 0.75 * np.array([100.0, 20.0, 90.0])
     assert np.allclose(part[-1].covariance, expected, atol=0.05)
+
+
+def test_what_is_published_covers_an_error_that_stays():
+    """Nine tenths of the variance stay from frame to frame: averaging must not make the filter sure of them."""
+    rng = np.random.default_rng(8)
+    held, frames = 0, 200
+    for _ in range(frames):
+        stays, noise = rng.normal(0, np.sqrt(0.9) * 10), rng.normal(0, np.sqrt(0.1) * 10, 30)
+        got = follow(Kalman(), stays + noise, every(30), (100.0, 0.0, 100.0))[-1]
+        held += abs(got.joints[0, 0, 0] - person(0)[0, 0]) < 1.645 * np.sqrt(got.covariance[0, 0, 0])  # 90 %
+    assert held / frames > 0.85
+    assert follow(Kalman(fresh=1), [0] * 30, every(30), (100.0, 0.0, 100.0))[-1].covariance[0, 0, 0] < 40  # is too sure
 
 
 @pytest.mark.parametrize("away", [FORGET + 0.1, -10])  # unseen for long, or the clock was set back
