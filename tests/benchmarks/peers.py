@@ -11,11 +11,11 @@ FACTORS that suits it best on the split dev. Latency is of the network alone on 
 from __future__ import annotations
 
 import json
-import platform
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, field
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the tests are no installed package
 
+from calibration.judge import Answers
+from calibration.verify import Difference, difference
 from edgepose import console
 from edgepose.errors import EdgeposeError, unknown
 from edgepose.files import write_beside
@@ -41,7 +43,7 @@ from trainer.recipe import DataSet
 
 SHARED = Path(__file__).parents[3] / "shared"
 SETS = ["mpii_sports", "lspet"]
-FACTORS = (1.0, 1.1, 1.25, 1.5)  # crop side / longer side of the box, that a peer may have
+FACTORS = (1.0, 1.1, 1.25, 1.5, 1.75)  # crop side / longer side of the box, that a peer may have
 THREADS = (1, 2)
 SETTLE = 0.05  # s; a thread pool spins for a while after its last job, which the next model must not pay for
 BURST = 5  # timed runs in a turn, of which the median counts
@@ -63,12 +65,12 @@ class Accuracy:
     low: float
     high: float
     per_joint: dict[str, float]
-    by_activity: dict[str, float]
+    by_activity: dict[str, float]  # 'activity (persons)' -> share
 
 
 @dataclass
 class Row:
-    """One model's results; accuracy by set, milliseconds by number of threads."""
+    """One model's results; those of accuracy by set, those of time by number of threads."""
 
     name: str
     kind: str  # a key of COLOURS
@@ -78,6 +80,18 @@ class Row:
     crop_factor: float
     accuracy: dict[str, Accuracy] = field(default_factory=dict)
     milliseconds: dict[int, Timing] = field(default_factory=dict)
+    hits: dict[str, Floats] = field(default_factory=dict)  # [N, 12], see judge
+    seconds: dict[int, Floats] = field(default_factory=dict)  # [repeats], in turns with the other rows'
+
+
+@dataclass(frozen=True)
+class Duel:
+    """One of ours against a peer: points gained with their 95 % interval by set, time : the peer's by threads."""
+
+    ours: str
+    peer: str
+    gain: dict[str, Difference]
+    time: dict[int, float]  # median over the turns
 
 
 def draw(data: str, split: str, count: int, root: Path, skeleton: Skeleton = LIMBS) -> list[Person]:
@@ -127,6 +141,7 @@ def interval(hits: Floats, seed: int = 0) -> tuple[float, float]:
 def accuracy(hits: Floats, persons: list[Person]) -> Accuracy:
     """All figures from ``hits`` [N, 12]."""
     activities = np.array([p.activity for p in persons])
+    counts = Counter(activities.tolist())
     low, high = interval(hits)
     return Accuracy(
         persons=len(persons),
@@ -135,7 +150,7 @@ def accuracy(hits: Floats, persons: list[Person]) -> Accuracy:
         low=low,
         high=high,
         per_joint={joint: percent(hits[:, k]) for k, joint in enumerate(LIMBS.joints)},
-        by_activity={name: percent(hits[activities == name]) for name in sorted(set(activities) - {""})},
+        by_activity={f"{a} ({counts[a]})": percent(hits[activities == a]) for a in sorted(counts) if a},
     )
 
 
@@ -176,7 +191,7 @@ def measure_latency(rows: list[Row], openers: list[Opener], repeats: int) -> Non
         contestants = [opened(threads) for opened in openers]
         for row, seconds in zip(rows, take_turns(contestants, repeats).T, strict=True):
             low, median, high = (float(v) for v in np.percentile(seconds * 1e3, [25, 50, 75]))
-            row.milliseconds[threads] = Timing(median, low, high)
+            row.milliseconds[threads], row.seconds[threads] = Timing(median, low, high), seconds
         for contestant in contestants:
             contestant.close()
 
@@ -190,15 +205,30 @@ def measure_accuracy(contestant: Contestant, ours: bool, sets: dict[str, list[Pe
     kind = ("INT8" if contestant.precision == "int8" else "float") if ours else "peer"
     row = Row(contestant.name, kind, contestant.precision, round(contestant.macs / 1e9, 3),
               round(contestant.file.stat().st_size / 1e6, 2), contestant.padding)  # fmt: skip
-    row.accuracy = {name: accuracy(judge(contestant, persons), persons) for name, persons in sets.items()}
+    row.hits = {name: judge(contestant, persons) for name, persons in sets.items()}
+    row.accuracy = {name: accuracy(row.hits[name], persons) for name, persons in sets.items()}
     return row
 
 
+def duels(rows: list[Row]) -> list[Duel]:
+    """Each of ours against each peer, pair by pair: what is hard for both, or slow for both, cancels."""
+    none = np.zeros(0)  # the joints themselves are not compared
+    found = []
+    for mine, peer in product((r for r in rows if r.kind != "peer"), [r for r in rows if r.kind == "peer"]):
+        gain = {
+            name: difference("pck", Answers(none, {"pck": peer.hits[name]}), Answers(none, {"pck": mine.hits[name]}))
+            for name in mine.hits
+        }
+        ratio = {n: float(np.median(mine.seconds[n] / peer.seconds[n])) for n in mine.seconds}
+        found.append(Duel(mine.name, peer.name, gain, ratio))
+    return found
+
+
 def markdown(rows: list[Row], split: str) -> str:
-    """Tables: the whole, each joint, each activity."""
+    """Tables: the whole, ours against each peer, each joint, each activity."""
     sets = list(rows[0].accuracy)
     head = ["model", "weights", *(f"{s} {split}, {rows[0].accuracy[s].persons} persons" for s in sets)]
-    head += ["GMAC", "MB", *(f"ms, {n} thread{'s' * (n > 1)}" for n in THREADS), "crop factor"]
+    head += ["GMAC", "MB", *(f"ms, {_threads(n)}" for n in THREADS), "crop factor"]
     body = []
     for row in rows:
         shares = [f"{a.pck:.1f} ({a.low:.1f} .. {a.high:.1f})" for a in row.accuracy.values()]
@@ -207,11 +237,21 @@ def markdown(rows: list[Row], split: str) -> str:
                      f"{row.crop_factor:g}"])  # fmt: skip
     text = ("PCK@0.2 torso over 12 limb joints in percent with its 95 % interval; median milliseconds of one crop, "
             f"network alone, with quartiles.\n\n{_table(head, body)}")  # fmt: skip
+    head = ["ours", "peer", *(f"{s}, points gained" for s in sets), *(f"time : peer's, {_threads(n)}" for n in THREADS)]
+    body = []
+    for duel in duels(rows):
+        gains = [f"{d.gain:+.1f} ({d.low:+.1f} .. {d.high:+.1f})" for d in duel.gain.values()]
+        body.append([duel.ours, duel.peer, *gains, *(f"{ratio:.2f}" for ratio in duel.time.values())])
+    text += f"\nOurs against each peer\n\n{_table(head, body)}" if body else ""
     for name in sets:
         text += f"\n{name} by joint\n\n" + _matrix(rows, {r.name: r.accuracy[name].per_joint for r in rows})
         if rows[0].accuracy[name].by_activity:
             text += f"\n{name} by activity\n\n" + _matrix(rows, {r.name: r.accuracy[name].by_activity for r in rows})
     return text
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
 
 
 def _matrix(rows: list[Row], figures: dict[str, dict[str, float]]) -> str:
@@ -231,12 +271,13 @@ def plot(rows: list[Row], split: str, path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import LogLocator
 
     threads = max(THREADS)
     sets = list(rows[0].accuracy)
-    labels = {"INT8": "edgepose, INT8", "float": "edgepose, float", "peer": "others"}
+    labels = {"INT8": "edgepose, INT8", "float": "edgepose, float", "peer": "MoveNet, BlazePose"}
     markers = {"INT8": "o", "float": "D", "peer": "s"}
-    figure, panels = pyplot.subplots(1, len(sets), figsize=(5.2 * len(sets), 4.2), squeeze=False, layout="constrained")
+    figure, panels = pyplot.subplots(1, len(sets), figsize=(5.5 * len(sets), 4.5), squeeze=False, layout="constrained")
     for axes, name in zip(panels[0], sets, strict=True):
         for kind, colour in COLOURS.items():
             mine = [r for r in rows if r.kind == kind]
@@ -246,24 +287,26 @@ def plot(rows: list[Row], split: str, path: Path) -> None:
             spread = [[r.accuracy[name].pck - r.accuracy[name].low for r in mine],
                       [r.accuracy[name].high - r.accuracy[name].pck for r in mine]]  # fmt: skip
             axes.errorbar(x, y, yerr=spread, fmt=markers[kind], color=colour, elinewidth=0.8, label=labels[kind])
-            for row, here, there in zip(mine, x, y, strict=True):
-                at, place = ((5, 5), "left") if kind == "INT8" else ((5, -11), "left")
-                axes.annotate(_short(row.name), (here, there), at, textcoords="offset points", ha=place, fontsize=8,
-                              color=colour)  # fmt: skip
+            for number, row in enumerate(sorted(mine, key=lambda r: r.milliseconds[threads].median)):
+                here, side = (row.milliseconds[threads].median, row.accuracy[name].pck), (-1) ** (number + 1)
+                axes.annotate(_short(row.name), here, (6 * side, 6 * side), textcoords="offset points", va="center",
+                              ha="left" if side > 0 else "right", fontsize=8, color="#333333")  # fmt: skip
         axes.set(xscale="log", xlabel=f"ms per crop, {threads} threads", ylabel="PCK@0.2 torso, 12 limb joints, %",
                  title=f"{name}, {split}, {rows[0].accuracy[name].persons} persons")  # fmt: skip
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter("{x:g}")
-        axes.margins(x=0.25)
-        axes.grid(which="both", alpha=0.25)
-    panels[0][0].legend(loc="lower right")
+        axes.xaxis.set_minor_formatter("")
+        axes.margins(x=0.3)
+        axes.grid(alpha=0.3)
+    handles, names = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
     with write_beside(path) as beside:
         figure.savefig(beside, dpi=120)
     pyplot.close(figure)
 
 
 def _short(name: str) -> str:
-    return name.replace("edgepose-", "").replace("movenet_", "MoveNet ").replace("_", " ")
+    return name.replace("edgepose-", "").replace("movenet_", "").replace("pose_landmark", "BlazePose").replace("_", " ")
 
 
 def main(
@@ -278,6 +321,8 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder of results.json, table.md and pareto.png.")] = Path("runs/peers"),
 ) -> None:
     """Measure every model and print the tables."""
+    from openvino import Core
+
     if repeats < 1:
         raise EdgeposeError(f"--repeats is {repeats}; latency needs one turn at least")
     ours, theirs = openers_of_ours(models or [], engine), openers_of_rivals(peers)
@@ -290,8 +335,10 @@ def main(
         contestant.close()
     measure_latency(rows, [*ours, *theirs], repeats)
     table = markdown(rows, split)
-    about = {"metric": "PCK@0.2 torso, 12 limb joints, percent", "split": split, "machine": platform.processor(),
-             "engine": engine, "repeats": repeats, "models": [asdict(row) for row in rows]}  # fmt: skip
+    models_found = [{k: v for k, v in asdict(row).items() if k not in ("hits", "seconds")} for row in rows]
+    about = {"metric": "PCK@0.2 torso, 12 limb joints, percent", "split": split, "engine": engine, "repeats": repeats,
+             "processor": str(Core().get_property("CPU", "FULL_DEVICE_NAME")), "models": models_found,
+             "duels": [asdict(duel) for duel in duels(rows)]}  # fmt: skip
     for name, text in (("results.json", json.dumps(about, indent=1)), ("table.md", table)):
         with write_beside(out / name) as beside:
             beside.write_text(text)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from edgepose import bundle as bundles
 from edgepose import engines
+from edgepose.bundle import Bundle
 from edgepose.crops import apply, crop_affine, invert, warp
 from edgepose.errors import EdgeposeError, missing
 from edgepose.estimator import Estimator
@@ -59,9 +60,8 @@ class Contestant(Protocol):
 class Ours:
     """A bundle, through the code that runs on the device."""
 
-    def __init__(self, model: str, engine: str, threads: int) -> None:
-        """EdgeposeError: no such pose bundle, or an engine that cannot run it."""
-        bundle = bundles.load(model, role="pose")
+    def __init__(self, bundle: Bundle, engine: str, threads: int) -> None:
+        """EdgeposeError: an engine that is not here or cannot run it."""
         self._engine = engines.load(bundle, engine, engines.Options(threads=threads))
         self._estimator = Estimator(self._engine, bundle.manual)
         self._input = random_images(bundle.manual, 1)
@@ -120,14 +120,10 @@ class Rival:
 
     def __init__(self, file: Path, threads: int) -> None:
         """EdgeposeError: LiteRT is not installed, or the file is none that it can run and we can read."""
-        try:
-            from ai_edge_litert.interpreter import Interpreter
-        except ImportError:
-            raise missing("ai-edge-litert", f"to run {file}", "pip install ai-edge-litert") from None
         if not file.is_file():
             raise EdgeposeError(f"model file {file} does not exist; name a .tflite file that does")
         try:
-            self._network = Interpreter(str(file), num_threads=threads)
+            self._network = _interpreter()(str(file), num_threads=threads)
             self._network.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise EdgeposeError(f"LiteRT cannot load {file}: {str(error).splitlines()[0]}") from error
@@ -165,6 +161,15 @@ class Rival:
         del self._network
 
 
+def _interpreter() -> Any:
+    """LiteRT's class; EdgeposeError: it is not installed."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        raise missing("ai-edge-litert", "to run other people's .tflite files", "pip install ai-edge-litert") from None
+    return Interpreter
+
+
 def counted(file: Path) -> tuple[int, str]:
     """Multiply-accumulates of one input, counted as in :mod:`trainer.profile.graph`, and the weights' precision."""
     from ai_edge_litert import schema_py_generated as schema
@@ -199,15 +204,18 @@ def _output(graph: Any, node: Any) -> list[int]:
 
 
 def openers_of_ours(models: list[str], engine: str) -> list[Opener]:
-    """What opens the bundles that are named, or all shipped pose bundles where none is."""
-    poses = models or [n for n in bundles.shipped() if bundles.load(n).manual.role == "pose"]
-    return [partial(Ours, model, engine) for model in poses]
+    """What opens the bundles that are named, or all shipped pose bundles where none is.
+
+    EdgeposeError: there is no such bundle, or it is no pose model.
+    """
+    chosen = [bundles.load(m, role="pose") for m in models] or [bundles.load(m) for m in bundles.shipped()]
+    return [partial(Ours, bundle, engine) for bundle in chosen if bundle.manual.role == "pose"]
 
 
 def openers_of_rivals(folder: Path) -> list[Opener]:
     """What opens the TFLite files in ``folder``, and BlazePose's where a mediapipe that brings it (0.10.21) is here.
 
-    EdgeposeError: there is no such folder.
+    EdgeposeError: there is no such folder, or a file and no LiteRT to run it.
     """
     if not folder.is_dir():
         raise EdgeposeError(f"folder {folder} does not exist; name one with --peers, an empty one for no peers")
@@ -215,4 +223,6 @@ def openers_of_rivals(folder: Path) -> list[Opener]:
     mediapipe = importlib.util.find_spec("mediapipe")
     for place in (mediapipe and mediapipe.submodule_search_locations) or ():
         files += sorted(Path(place).glob("modules/pose_landmark/*.tflite"))
+    if files:
+        _interpreter()
     return [partial(Rival, file) for file in files]
