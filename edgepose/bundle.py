@@ -29,7 +29,8 @@ MODELS = Path(__file__).parent / "models"
 
 Positive = Annotated[float, Field(gt=0)]
 LEVELS = (0.5, 0.9, 0.95)  # of the ellipses
-GAUSSIAN_RADII = (1.17741, 2.145966, 2.447747)  # sqrt(-2 ln(1 - level)): chi with 2 degrees of freedom
+Radii = tuple[Positive, Positive, Positive]  # of LEVELS
+GAUSSIAN_RADII: Radii = (1.17741, 2.145966, 2.447747)  # sqrt(-2 ln(1 - level)): chi with 2 degrees of freedom
 
 
 class _Strict(BaseModel):
@@ -70,19 +71,20 @@ class Ellipses(_Strict):
 
     ``factor``, piecewise linear in the raw peak ``raw`` and constant outside, multiplies the moments: weak peaks are
     further off than they look. ``radii``: the Mahalanobis distances from the published joint within which 50, 90 and
-    95 % of the joints lie. A Gaussian's are the default; real errors have more in the middle and longer tails.
+    95 % of the joints lie, one row for all joints or one per joint. A Gaussian's are the default; real errors have more
+    in the middle and longer tails.
     """
 
     raw: Annotated[list[float], Field(min_length=2)] = [0.0, 1.0]
     factor: Annotated[list[Positive], Field(min_length=2)] = [1.0, 1.0]
-    radii: tuple[Positive, Positive, Positive] = GAUSSIAN_RADII
+    radii: Annotated[list[Radii], Field(min_length=1)] = [GAUSSIAN_RADII]
     fitted_on: str = ""
 
     @model_validator(mode="after")
     def _rising(self) -> Ellipses:
         if len(self.raw) != len(self.factor):
             raise ValueError("ellipses.raw and ellipses.factor must be equally long")
-        for name, values in (("raw", self.raw), ("radii", self.radii)):
+        for name, values in (("raw", self.raw), *(("radii", row) for row in self.radii)):
             if any(b <= a for a, b in itertools.pairwise(values)):
                 raise ValueError(f"ellipses.{name} must rise")
         return self
@@ -134,6 +136,8 @@ class Manual(_Strict):
             return self
         if len(self.covariance_scale) not in (1, self.maps):
             raise ValueError(f"covariance_scale has {len(self.covariance_scale)} values for {self.maps} joints")
+        if len(self.ellipses.radii) not in (1, self.maps):
+            raise ValueError(f"ellipses.radii has {len(self.ellipses.radii)} rows for {self.maps} joints")
         return self
 
     @property

@@ -115,7 +115,7 @@ class Settings(_Strict):
     """Everything ``edgepose run`` can be told."""
 
     device: Annotated[str, Field(default_factory=_device, pattern=r"^[A-Za-z0-9_.-]+$")]
-    model: str = "edgepose-first"
+    model: str = "edgepose-s"
     max_frames: Annotated[int, Field(ge=0)] = 0  # 0: until the source ends
     source: Source = Source()
     engine: EngineSettings = EngineSettings()

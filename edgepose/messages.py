@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from edgepose import __version__
-from edgepose.bundle import LEVELS, Bundle
+from edgepose.bundle import LEVELS, Bundle, Manual
 from edgepose.errors import EdgeposeError, unknown
 from edgepose.files import write_beside
 from edgepose.frame import Frame
@@ -139,8 +139,8 @@ class Info(_Strict):
     score: ScoreInfo
     covariance: str = COVARIANCE
     ellipses: Annotated[
-        dict[str, float],
-        Field(description="percent of joints -> Mahalanobis distance from the published one within which they lie"),
+        dict[str, list[float]],
+        Field(description="percent -> for each joint, the Mahalanobis distance within which it lies in so many cases"),
     ] = {}
     smoothing: Annotated[str, Field(description="of joints over time: off, one-euro or kalman")] = "off"
     predict_to: Annotated[
@@ -332,10 +332,16 @@ def info_message(
             accuracy=accuracy,
         ),
         score=score,
-        ellipses={f"{100 * p:.0f}": radius for p, radius in zip(LEVELS, manual.ellipses.radii, strict=True)},
+        ellipses={f"{100 * level:.0f}": radii for level, radii in zip(LEVELS, _radii(manual), strict=True)},
         smoothing=smoothing,
         predict_to=predict_to,
     )
+
+
+def _radii(manual: Manual) -> list[list[float]]:
+    """For each level of the ellipses the radius of each joint."""
+    rows = manual.ellipses.radii
+    return [[rows[k % len(rows)][i] for k in range(manual.maps)] for i in range(len(LEVELS))]
 
 
 def without_secrets(source: str) -> str:

@@ -41,7 +41,7 @@ def clip() -> Path:
 @pytest.fixture(scope="session")
 def shipped() -> Bundle:
     """The shipped model."""
-    return bundles.load("edgepose-first")
+    return bundles.load("edgepose-s")
 
 
 def tiny_graph(size: int = 64, joints: int = 16, stride: int = 4) -> object:

@@ -97,7 +97,8 @@ def _with_manual(path, text):
         ({"schema": "edgepose.bundle/9"}, "schema"),
         ({"covariance_scale": [1.0, 2.0]}, "covariance_scale has 2 values for 16 joints"),
         ({"ellipses": {"raw": [0.0, 0.5, 1.0], "factor": [1.0, 1.0]}}, "raw and ellipses.factor must be equally long"),
-        ({"ellipses": {"radii": [2.0, 1.0, 3.0]}}, "ellipses.radii must rise"),
+        ({"ellipses": {"radii": [[2.0, 1.0, 3.0]]}}, "ellipses.radii must rise"),
+        ({"ellipses": {"radii": [[1.0, 2.0, 3.0]] * 2}}, "ellipses.radii has 2 rows for 16 joints"),
         ({"score": {"raw": [0.0, 0.0], "probability": [0, 1]}}, "score.raw must rise"),
     ],
 )

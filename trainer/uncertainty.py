@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepose.bundle import GAUSSIAN_RADII, LEVELS, Ellipses, ScoreMap
+from edgepose.bundle import GAUSSIAN_RADII, LEVELS, Ellipses, Radii, ScoreMap
 from edgepose.errors import EdgeposeError
 from edgepose.metrics import correct, segment_length
 from edgepose.skeletons import Skeleton
@@ -72,7 +72,7 @@ def ellipses(predictions: Predictions, skeleton: Skeleton, fitted_on: str) -> tu
     """Covariance scale per joint and the ellipses with which 50, 90 and 95 % of these persons' joints are held.
 
     In this order, each on what the ones before leave: a factor that falls with the peak, isotonic over equally filled
-    bins; a factor per joint; then the radii, quantiles of the distances. The factors make 90 % ellipses hold 90 %.
+    bins; then, per joint, a factor and the radii, quantiles of the distances. The factors make 90 % ellipses hold 90 %.
     Expects predictions whose scores are raw peaks and whose covariances are plain moments.
     """
     from scipy.optimize import isotonic_regression
@@ -92,20 +92,19 @@ def ellipses(predictions: Predictions, skeleton: Skeleton, fitted_on: str) -> tu
     if len(raw) < 2:
         raw, factor = np.array([0.0, 1.0]), np.repeat(factor[:1], 2)
     squared = squared / np.interp(peaks, raw, factor)
-    scale = np.ones(len(skeleton))
+    scale, radii = np.ones(len(skeleton)), np.tile(GAUSSIAN_RADII, (len(skeleton), 1))
     for k in range(len(skeleton)):
         own = squared[labelled[:, k], k]
         if len(own):
             scale[k] = round(max(float(np.quantile(own, 0.9)) / _NINETY, 1e-3), 4)
-    distance = np.sqrt((squared / scale)[labelled])
-    radii = tuple(round(float(np.quantile(distance, level)), 4) for level in LEVELS)
+            radii[k] = np.quantile(np.sqrt(own / scale[k]), LEVELS).round(4)
     return scale.tolist(), Ellipses.model_validate(
-        {"raw": raw.tolist(), "factor": factor.tolist(), "radii": radii, "fitted_on": fitted_on}
+        {"raw": raw.tolist(), "factor": factor.tolist(), "radii": radii.tolist(), "fitted_on": fitted_on}
     )
 
 
 def reliability(
-    predictions: Predictions, skeleton: Skeleton, radii: Sequence[float] = GAUSSIAN_RADII, bins: int = 10
+    predictions: Predictions, skeleton: Skeleton, radii: Sequence[Radii] = (GAUSSIAN_RADII,), bins: int = 10
 ) -> dict[str, object]:
     """How far published scores and covariances keep their word on these persons; ``radii`` as in the manual.
 
@@ -125,11 +124,12 @@ def reliability(
             ece += abs(score - share) * float(inside.mean())
             table.append({"joints": int(inside.sum()), "score": round(score, 3), "within": round(share, 3)})
     squared = mahalanobis(predictions)
+    rows = np.broadcast_to(np.square(radii), (len(skeleton), len(LEVELS)))
 
     def held(mask: NDArray[np.bool_]) -> dict[str, float]:
         return {
-            f"ellipse_{round(100 * level)}": round(float((squared[mask] <= radius**2).mean()), 3)
-            for level, radius in zip(LEVELS, radii, strict=True)
+            f"ellipse_{round(100 * level)}": round(float((squared <= rows[:, i])[mask].mean()), 3)
+            for i, level in enumerate(LEVELS)
         }
 
     labelled = predictions.labelled

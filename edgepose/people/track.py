@@ -33,7 +33,6 @@ from edgepose.estimator import Poses
 from edgepose.people import People
 from edgepose.people.association import assign, body_scale, constants, inside, iou, nearness, oks
 from edgepose.people.find import joints_box
-from edgepose.people.follow import ACCEPT, CONFIDENT, KEEP
 from edgepose.skeletons import Skeleton
 
 State = Literal["tentative", "confirmed", "lost", "gone"]
@@ -47,12 +46,19 @@ POOR = 0.3  # IoU from which it may, if that track is not well seen itself
 LOST = 0.1  # nearness from which it may be a lost person
 LOST_REACH, LOST_SPEED = 0.1, 0.5  # how far from its prediction a lost person may be: box heights, and more per second
 COVERED = 0.7  # share of a found box within a track's box from which it shows nobody new
-SAME = 0.7  # OKS from which two answers show one person
+SAME = 0.45  # OKS from which two answers show one person: of two people who merely overlap it is near nought
 
 SMOOTHING = 0.15  # seconds over which velocity is averaged
+# The finder vouches for a person, so these stand lower than where the pose network searches alone (people/follow.py).
+ACCEPT = 0.58  # mean joint score from which a found person counts
+KEEP = 0.5  # mean joint score below which the person counts as unseen
+CONFIDENT = 0.4  # joint score from which a joint shapes the box
+
+RESHAPING = 0.15  # seconds in which the crop takes on the shape of the joints
 MEMORY = 1.0  # seconds for which an unsure joint is carried along
 DAMPING = 1.5  # seconds in which an unseen person is thought to stop; prediction never goes further than this
 FASTEST = 3.0  # box heights (longer sides) per second: a sprint
+FIRST_PAUSE, LONGEST_PAUSE = 0.3, 5.0  # seconds for which a place where nobody was is left alone; doubled each time
 
 
 @dataclass(frozen=True)
@@ -108,12 +114,15 @@ class _Track:
         self._measure(joints, sure & (self.sure_ns == self.seen_ns), (now_ns - self.seen_ns) / 1e9)
         carried = ~sure & np.isfinite(self.ahead[:, 0]) & (now_ns - self.sure_ns <= MEMORY * 1e9)
         both = sure & np.isfinite(self.ahead[:, 0])
-        off = (joints[both] - self.ahead[both]).mean(axis=0) if both.any() else np.zeros(2)
+        off = np.median(joints[both] - self.ahead[both], axis=0) if both.any() else np.zeros(2)
         self.joints = np.where(sure[:, None], joints, np.where(carried[:, None], self.ahead + off, np.nan))
         self.scores = np.where(sure, scores, self.scores)
         self.sure_ns = np.where(sure, now_ns, self.sure_ns)
         known = sure | carried
-        self.box = box_of_joints(self.joints, known) if known.sum() >= 4 else self.crop
+        around = box_of_joints(self.joints, known) if known.sum() >= 4 else self.crop
+        # A wrist that is seen in the furniture for a frame or two must not stretch the crop.
+        fresh = 1 - math.exp(-(now_ns - self.seen_ns) / 1e9 / RESHAPING) if self.sights else 1.0
+        self.box = self.crop + fresh * (around - self.crop)
         self.seen_ns, self.mean = now_ns, float(scores.mean())
         self.sights += 1
 
@@ -121,10 +130,24 @@ class _Track:
         """Velocity from the joints [K, 2] that were sure in ``both`` [K] the last sight and this one."""
         if both.sum() < 4 or seconds <= 0:
             return
-        moved = (joints[both] - self.joints[both]).mean(axis=0) / seconds
+        # The median: a leg taken for the other one is no motion.
+        moved = np.median(joints[both] - self.joints[both], axis=0) / seconds
         self.velocity = self.velocity + (1 - math.exp(-seconds / SMOOTHING)) * (moved - self.velocity)
         limit = FASTEST * max(float(max(self.box[2:] - self.box[:2])), 1.0)
         self.velocity *= min(1.0, limit / max(float(np.hypot(*self.velocity)), 1e-6))
+
+
+@dataclass
+class _Refusal:
+    """A place in which the finder saw somebody and the pose network did not: a coat, a chair, a poster."""
+
+    box: NDArray[np.float64]  # [4]
+    since_ns: int
+    pause: float  # seconds
+
+    def holds(self, now_ns: int) -> bool:
+        """Whether the place is still left alone. It is remembered for as long again, to know it when it comes back."""
+        return now_ns - self.since_ns <= self.pause * 1e9
 
 
 class Tracker:
@@ -138,6 +161,7 @@ class Tracker:
         self._k, self._mirror = constants(skeleton), skeleton.mirror
         self._following = following
         self._tracks: list[_Track] = []
+        self._refusals: list[_Refusal] = []
         self._named = 0
         self._since_look = following.every
         self._found: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
@@ -174,8 +198,11 @@ class Tracker:
                 track.see(poses.joints[seen[i]], poses.scores[seen[i]], acquired_ns, self._following.confident)
                 if track.state == "lost" or track.sights >= self._following.confirm:
                     self._confirm(track)
+            elif track.state == "tentative":
+                track.state = "gone"
+                self._refuse(track.crop, acquired_ns)
             else:
-                track.state = "gone" if track.state == "tentative" else "lost"
+                track.state = "lost"
         here = [(track, seen[i]) for i, track in enumerate(self._tracks) if i in seen and track.state == "confirmed"]
         self._retire(acquired_ns)
         return self._people(poses, here)
@@ -197,6 +224,13 @@ class Tracker:
             if track.state == "lost" and now_ns - track.seen_ns > self._following.patience * 1e9:
                 track.state = "gone"
         self._tracks = [t for t in self._tracks if t.state != "gone"]
+
+    def _refuse(self, box: NDArray[np.float64], now_ns: int) -> None:
+        """Nobody was in ``box`` [4]: do not spend a crop on it at every look, and less and less often."""
+        self._refusals = [r for r in self._refusals if now_ns - r.since_ns <= 2 * r.pause * 1e9]
+        again = [r for r in self._refusals if iou(box[None], r.box[None])[0, 0] > WELL]
+        pause = min(2 * max((r.pause for r in again), default=FIRST_PAUSE / 2), LONGEST_PAUSE)
+        self._refusals = [r for r in self._refusals if not any(r is a for a in again)] + [_Refusal(box, now_ns, pause)]
 
     def _in(self, *states: State) -> NDArray[np.intp]:
         """Positions of the tracks in one of these states."""
@@ -224,7 +258,8 @@ class Tracker:
                 free[columns[column]] = False
         crops = self._crops()[seen]
         covered = ((inside(boxes, crops) > COVERED) | (iou(boxes, crops) > WELL)).any(axis=1)
-        newcomers = np.flatnonzero(free & ~covered)
+        refused = np.array([r.box for r in self._refusals if r.holds(now_ns)]).reshape(-1, 4)
+        newcomers = np.flatnonzero(free & ~covered & ~(iou(boxes, refused) > WELL).any(axis=1))
         newcomers = newcomers[np.argsort(-scores[newcomers], kind="stable")]
         k = len(self._k)
         for index in newcomers[: max(self._following.most - len(self._tracks), 0)]:

@@ -1,6 +1,6 @@
 """Do scores fall where a joint cannot be seen? Every joint in turn is covered by a grey patch, and its score looked at.
 
-    python tests/benchmarks/hidden_joints.py edgepose-first --data DATA@dev --data-root ../shared/data
+    python tests/benchmarks/hidden_joints.py edgepose-s --data DATA@dev --data-root ../shared/data
 
 The patch is a square of one head length around the label; the person's box stays.
 """

@@ -2,8 +2,9 @@
 
     python tests/benchmarks/people.py --finder edgepose-finder --threads 2
 
-The films are real people from the shipped clip, set side by side; see tests/people/films.py. Rate and share of each
-part come from one run, the network alone from crops of the same batch in turns with it.
+The films are real people from the shipped clip, set side by side; see tests/people/films.py. Everything is timed in
+turns in one run: the loop's work on an image, the network alone with one crop (whose rate divided by the people is
+"engine only"), and with a crop for each person as one batch.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _CROSSING = 80  # images: they hide each other for less than a second
 
 
 def main(
-    model: Annotated[str, typer.Option(help="The pose model.")] = "edgepose-first",
+    model: Annotated[str, typer.Option(help="The pose model.")] = "edgepose-s",
     finder: Annotated[str, typer.Option(help="The person finder.")] = "edgepose-finder",
     threads: Annotated[int, typer.Option(help="CPU threads of both.")] = 2,
     images: Annotated[int, typer.Option(help="Length of each film.")] = 100,
@@ -46,13 +47,14 @@ def main(
     engine = engines.load(bundle, "auto", options)
     estimator = Estimator(engine, bundle.manual)
     looking = Finder(engines.load(finding, "auto", options), finding.manual)
-    typer.echo("| people | found, mean | fps | network alone, fps | share of it | finder's share of time | ids |")
-    typer.echo("|---|---|---|---|---|---|---|")
+    typer.echo("| people | found, mean | loop, fps | engine only, fps / people | share of it | the batch alone, fps | "
+               "share of it | finder's share of time | ids |")  # fmt: skip
+    typer.echo("|---|---|---|---|---|---|---|---|---|")
     for count in (1, 2, 4):
         film = side_by_side(count, images)
         crowd = Everybody(estimator, looking, "run", {"film": Regions()})
         timings, ids, found = Timings(), Counter[str](), []
-        whole, alone = [], []
+        whole, alone, one = [], [], []
         crops = np.zeros((count, 3, *bundle.manual.input_size[::-1]), np.float32)
         for number, shot in enumerate(film):
             frame = Frame(shot.image, number * 10**9 // _RATE, number, "film")
@@ -61,16 +63,20 @@ def main(
             middle = time.perf_counter()
             engine.infer(crops)
             end = time.perf_counter()
+            engine.infer(crops[:1])
+            last = time.perf_counter()
             timings.end_frame()
             ids.update(people.ids)
             if number >= _WARM_UP:
                 whole.append(middle - start)
                 alone.append(end - middle)
+                one.append(last - end)
                 found.append(len(people))
         look = timings.table(_WARM_UP).get("look for people", {"mean": 0.0})["mean"] / 1e3
+        fps, batch, single = (1 / np.mean(t) for t in (whole, alone, one))
         typer.echo(
-            f"| {count} | {np.mean(found):.2f} | {1 / np.mean(whole):.1f} | {1 / np.mean(alone):.1f} | "
-            f"{np.mean(alone) / np.mean(whole):.2f} | {look / np.mean(whole):.2f} | {len(ids)} |"
+            f"| {count} | {np.mean(found):.2f} | {fps:.1f} | {single / count:.1f} | {fps / (single / count):.2f} | "
+            f"{batch:.1f} | {fps / batch:.2f} | {look / np.mean(whole):.2f} | {len(ids)} |"
         )
     crowd = Everybody(estimator, looking, "run", {"film": Regions()})
     for number, shot in enumerate(crossing(_CROSSING)):

@@ -13,20 +13,19 @@ from trainer.data.module import select
 from trainer.recipe import DataSet
 
 SPORTS = "coco:mpii_sports/annotations.json:mpii_sports/images"
-RUNNERS = [
-    ("edgepose-first-int8", "openvino"),
-    ("edgepose-first-int8-cpu", "openvino"),
-    ("edgepose-first-int8-cpu", "onnxruntime"),
-]
+FLOATS = ("edgepose-first", "edgepose-s")
+RUNNERS = [("int8", "openvino"), ("int8-cpu", "openvino"), ("int8-cpu", "onnxruntime")]
 
 
-@pytest.mark.parametrize("name", ["edgepose-first-int8", "edgepose-first-int8-cpu"])
-def test_they_are_made_from_what_is_shipped(name, shipped):
-    made = bundles.load(name)
-    assert made.manual.name == name
+@pytest.mark.parametrize("kind", ["int8", "int8-cpu"])
+@pytest.mark.parametrize("name", FLOATS)
+def test_they_are_made_from_what_is_shipped(name, kind):
+    shipped, made = bundles.load(name), bundles.load(f"{name}-{kind}")
+    assert made.manual.name == f"{name}-{kind}"
     assert made.manual.precision == "int8"
     assert made.manual.made_from["bundle"] == shipped.sha256
     assert made.manual.score == shipped.manual.score
+    assert made.manual.ellipses == shipped.manual.ellipses
     assert len(made.manual.accuracy) == 1
     model = onnx.load(made.path)
     quantised = [n for n in model.graph.node if n.name in graph.layers(model)]
@@ -34,10 +33,12 @@ def test_they_are_made_from_what_is_shipped(name, shipped):
     assert len([n for n in quantised if n.op_type == "Conv"]) == len(convolutions)  # none was left in float
 
 
-@pytest.mark.parametrize(("name", "engine"), RUNNERS)
-def test_they_keep_the_budget(name, engine, shipped, data_root):
+@pytest.mark.parametrize(("kind", "engine"), RUNNERS)
+@pytest.mark.parametrize("name", FLOATS)
+def test_they_keep_the_budget(name, kind, engine, data_root):
+    shipped = bundles.load(name)
     persons = select(DataSet(data=SPORTS, split="dev"), skeletons.get("mpii16"), data_root).persons
     judge = Judge(persons, shipped.manual)
-    answers = [judge.answer(engines.load(b, engine)) for b in (shipped, bundles.load(name))]
+    answers = [judge.answer(engines.load(b, engine)) for b in (shipped, bundles.load(f"{name}-{kind}"))]
     assert Budget().broken_by(*answers) == ""
     assert np.nanmedian(judge.shift(*answers)) < 0.02

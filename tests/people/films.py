@@ -6,6 +6,7 @@ stands in front.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 
 from edgepose import sources
 
-CLIP = Path(__file__).parents[2] / "deploy" / "demo" / "one_by_one_person.mp4"
+CLIPS = Path(__file__).parents[2] / "deploy" / "demo"
+CLIP = CLIPS / "one_by_one_person.mp4"
+SIGNER = CLIPS / "signer_eat.mkv"  # one person, from the hips up
 EMPTY = 20  # a frame without anybody
 _DIFFERS = 30  # grey levels from the empty room, from which a pixel is the person's
 STANDING = (120, 250, 600, 830, 1010, 1300)  # frames in which one person stands in full view
@@ -99,6 +102,30 @@ def crossing(count: int = 120, who: tuple[int, int] = (0, 3)) -> list[Shot]:
         }
         shots.append(Shot(picture, boxes))
     return shots
+
+
+@cache
+def clip(path: Path, first: int, count: int) -> list[NDArray[np.uint8]]:
+    """Frames ``first`` to ``first + count`` of a clip, or as many as it has."""
+    with sources.open_source(str(path)) as source:
+        return [f.image.copy() for f in itertools.takewhile(lambda f: f.seq < first + count, source) if f.seq >= first]
+
+
+def clips_beside(count: int = 60, first: int = 240) -> tuple[list[NDArray[np.uint8]], list[tuple[int, int]]]:
+    """The two shipped clips side by side, ``count`` images at 10 fps, and each clip's columns.
+
+    In each one person is there all the time: from frame ``first`` on in the room, signing in the other, which runs
+    to and fro as it is shorter.
+    """
+    room, signing = clip(CLIP, first, count), clip(SIGNER, 0, 1000)[::3]  # of 30 fps
+    there_and_back = signing + signing[-2:0:-1]
+    images = []
+    for number, left in enumerate(room):
+        right = there_and_back[number % len(there_and_back)]
+        padded = cv2.copyMakeBorder(left, 0, right.shape[0] - left.shape[0], 0, 0, cv2.BORDER_CONSTANT)
+        images.append(np.concatenate([padded, right], axis=1).astype(np.uint8))
+    middle, end = room[0].shape[1], images[0].shape[1]
+    return images, [(0, middle), (middle, end)]
 
 
 def side_by_side(people: int, count: int = 100) -> list[Shot]:

