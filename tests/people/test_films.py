@@ -23,7 +23,10 @@ FPS = 25
 def networks():
     settings = Settings()
     pose, finder = bundles.load(settings.model, role="pose"), bundles.load(settings.people.finder, role="person")
-    return Estimator(engines.load(pose), pose.manual), Finder(engines.load(finder), finder.manual)
+    running = [engines.load(pose), engines.load(finder)]
+    yield Estimator(running[0], pose.manual), Finder(running[1], finder.manual)
+    for engine in running:
+        engine.close()
 
 
 @pytest.fixture

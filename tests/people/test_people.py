@@ -138,6 +138,7 @@ def test_the_shipped_model_holds_the_person_through_the_shipped_clip(shipped, cl
             people = tracker.update(frame.image)
             seen.append(len(people))
             ids += people.ids
+    estimator.engine.close()
     assert len(seen) == FRAMES
     assert len(set(ids)) == len(FULLY_IN_VIEW)  # six people, one after another, each under one id
     for first, last in FULLY_IN_VIEW:
