@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import cast
 
 import lightning
 import numpy as np
@@ -16,7 +17,9 @@ from trainer import checkpoints, qat
 from trainer.data.module import PoseData, select
 from trainer.distil import Teacher
 from trainer.learner import Learner, beginning, train
+from trainer.models import movenet
 from trainer.models.build import build
+from trainer.models.mobile import Mobile, take_over
 from trainer.models.preprocess import Measured
 from trainer.monitor import Monitor
 from trainer.parts import composition_of
@@ -24,6 +27,7 @@ from trainer.recipe import Recipe
 from trainer.targets import heatmap_loss, output_loss, to_cells
 
 _MEASURED = 256  # crops that preprocessing is measured on
+_PRETRAINED = 96  # crops that a pretrained stem's batch norms are measured on
 
 
 class PoseModule(Learner):
@@ -64,11 +68,21 @@ class PoseModule(Learner):
         # The moving average copies the network at its first update, so it need not be told.
 
     def on_fit_start(self) -> None:
+        if self.fresh and self.recipe.pretrained:
+            self._begin_pretrained(Path(self.recipe.pretrained))
         # A cascade's image is normalised by a module of its regression, so look everywhere.
         for module in self.model.modules():
             if self.fresh and isinstance(module, Measured):
                 data: PoseData = self.trainer.datamodule  # type: ignore[attr-defined]
                 module.measure(data.view(_MEASURED).to(self.device))
+
+    def _begin_pretrained(self, path: Path) -> None:
+        """Take a stem's weights over from a published model; EdgeposeError where it is another."""
+        stem = next(m for m in self.model.modules() if isinstance(m, Mobile))
+        shapes = [tuple(conv.convolution.weight.shape) for conv in stem.published()]
+        data: PoseData = self.trainer.datamodule  # type: ignore[attr-defined]
+        normalise = cast(nn.Module, self.model.normalise)
+        take_over(stem, movenet.read(path, shapes), normalise(data.view(_PRETRAINED).to(self.device)))
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         # What is random in a network (dropout, fractional pooling) depends on the step alone: runs resume exactly.

@@ -73,13 +73,15 @@ class Model(Strict):
     width: Annotated[int, Field(ge=16, le=512, multiple_of=4)] = 256  # channels
     depth: Annotated[int, Field(ge=1, le=5)] = 4  # poolings within an hourglass
     stacks: Annotated[int, Field(ge=1, le=8)] = 8  # compositional: 1, 3 or 5, for 1, 2 or 3 semantic levels
-    stem: Literal["newell", "compact"] = "newell"
+    stem: Literal["newell", "compact", "mobile"] = "newell"
+    multiplier: Annotated[float, Field(ge=0.25, le=2)] = 1.0  # of the channels of stem mobile
+    frozen: Annotated[int, Field(ge=0, le=7)] = 0  # first stages of stem mobile that stay as they begin
     block: Literal[
         "residual", "hru", "prm-a", "prm-b", "prm-c", "prm-d", "narrow", "depthwise", "reparam"
     ] = "residual"  # fmt: skip
     side: Literal["same", "hru"] = "same"  # the blocks on an hourglass's side branches
     order: Literal["pre", "post"] = "pre"  # blocks residual and hru: where they put batch norm and ReLU
-    preprocessing: Literal["imagenet", "z-score", "mean-image", "pca-whitening"] = "imagenet"
+    preprocessing: Literal["imagenet", "symmetric", "z-score", "mean-image", "pca-whitening"] = "imagenet"
     norm: Literal["batch", "lrn", "l2", "none"] = "batch"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of feature maps dropped before each head
     initialisation: Literal["he", "xavier", "branches"] = "he"
@@ -166,6 +168,7 @@ class Recipe(Course):
     skeleton: str = "mpii16"
     padding: Annotated[float, Field(ge=1.0, le=3.0)] = 1.25  # crop side / longer side of the box
     decode: str = "dark"
+    pretrained: str = ""  # a MoveNet .tflite whose weights stem mobile begins with, from the current folder
     mirror_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0  # see edgepose.heatmaps.Decoder; 0: off
     data: Annotated[list[DataSet], Field(min_length=1)]
     background: list[Background] = []
@@ -213,6 +216,15 @@ class Recipe(Course):
         return self
 
     @model_validator(mode="after")
+    def _begins_once(self) -> Recipe:
+        if self.pretrained and (self.start_from or self.model.stem != "mobile"):
+            raise ValueError("pretrained weights are for a fresh network of stem mobile; "
+                             "set model.stem = 'mobile', and no start_from")  # fmt: skip
+        if self.model.frozen and not (self.pretrained or self.start_from):
+            raise ValueError("model.frozen keeps what a stem begins with; say by pretrained or start_from what that is")
+        return self
+
+    @model_validator(mode="after")
     def _parts_exist(self) -> Recipe:
         if self.model.kind == "compositional":
             skeleton = skeletons.get(self.skeleton)
@@ -227,6 +239,8 @@ class Recipe(Course):
     def _sizes_fit(self) -> Recipe:
         # Hourglass residual units pool once more, at the lowest resolution too where they are the block.
         poolings = self.model.depth + (self.model.block == "hru")
+        if self.model.stem == "mobile":  # goes down to stride 32 itself
+            poolings = max(poolings, 3)
         step = 4 * 2**poolings
         for number, stage in enumerate(self.stages):
             if stage.size % step:

@@ -62,6 +62,7 @@ VARIANTS = {
     "tang": {"kind": "compositional", "stacks": 5, "width": 32},
     "hru": {"block": "hru", "order": "post"},
     "edge-narrow": {"block": "narrow", "stem": "compact"},
+    "mobile": {"stem": "mobile", "multiplier": 0.25, "preprocessing": "symmetric"},
     "depthwise": {"block": "depthwise"},
     "reparam": {"block": "reparam"},
     "lrn": {"norm": "lrn"},

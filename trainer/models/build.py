@@ -10,8 +10,9 @@ from trainer.models.blocks import Block, Residual, compact_stem, newell_stem
 from trainer.models.cascade import Cascade
 from trainer.models.compact import depthwise, narrow, reparam
 from trainer.models.compositional import Compositional
-from trainer.models.hourglass import Parts, StackedHourglass
+from trainer.models.hourglass import Parts, StackedHourglass, Stem
 from trainer.models.initialise import initialise
+from trainer.models.mobile import Mobile
 from trainer.models.nested import HourglassResidual
 from trainer.models.network import Network
 from trainer.models.norms import with_norm
@@ -40,13 +41,20 @@ def _pyramid(model: Model, *, conv_skip: bool) -> Block:
     return partial(PyramidResidual, kind=kind, pyramid=model.pyramid, conv_skip=conv_skip)
 
 
+def stem_of(model: Model) -> Stem:
+    """What leads from the image to stride 4: (width, block, channels of the image) -> module."""
+    if model.stem == "mobile":
+        return lambda width, block, inputs: Mobile(width, model.multiplier, model.frozen, inputs)
+    return compact_stem if model.stem == "compact" else newell_stem
+
+
 def parts_of(model: Model, size: int) -> Parts:
     """The recipe's choice of parts; ``size`` is the exported input size."""
     return Parts(
         block=block_of(model),
         side=partial(HourglassResidual, order=model.order) if model.side == "hru" else None,
         rise=_pyramid(model, conv_skip=True) if model.block.startswith("prm") else None,
-        stem=compact_stem if model.stem == "compact" else newell_stem,
+        stem=stem_of(model),
         normalise=partial(preprocessing, model.preprocessing, size),
         attention=model.attention,
         dropout=model.dropout,

@@ -16,6 +16,8 @@ from trainer.models.preprocess import Normalise
 from trainer.recipe import Attention
 from trainer.targets import Kind
 
+Stem = Callable[[int, Block, int], nn.Module]
+
 
 class Output(NamedTuple):
     """What one stack predicts: maps of a kind of :mod:`trainer.targets`."""
@@ -31,7 +33,7 @@ class Parts:
     block: Block = Residual
     side: Block | None = None  # on the side branches; None: ``block``
     rise: Block | None = None  # before each upsampling; None: ``block``
-    stem: Callable[[int, Block, int], nn.Module] = newell_stem
+    stem: Stem = newell_stem
     normalise: Callable[[], nn.Module] = Normalise
     attention: Attention | None = None
     dropout: float = 0.0  # share of feature maps dropped before each head

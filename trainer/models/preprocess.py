@@ -1,8 +1,8 @@
 """What happens to an image's pixels first; part of the network, so of the exported graph (Ponti et al. 2017).
 
-RGB 0..255 -> values around zero. ``imagenet``: published channel statistics. The others are measured on the
-training crops before the first step and live in the checkpoint: ``z-score`` per channel, ``mean-image`` per
-pixel, ``pca-whitening`` of the colours.
+RGB 0..255 -> values around zero. ``imagenet``: published channel statistics; ``symmetric``: -1..1. The others are
+measured on the training crops before the first step and live in the checkpoint: ``z-score`` per channel,
+``mean-image`` per pixel, ``pca-whitening`` of the colours.
 """
 
 from __future__ import annotations
@@ -94,5 +94,7 @@ def preprocessing(kind: str, size: int) -> nn.Module:
     """The module for a recipe's ``model.preprocessing``; ``size`` is the exported input size."""
     if kind == "mean-image":
         return MeanImage(size)
+    if kind == "symmetric":
+        return Normalise((127.5,) * 3, (127.5,) * 3)
     made: dict[str, type[nn.Module]] = {"imagenet": Normalise, "z-score": ZScore, "pca-whitening": Whiten}
     return made[kind]()

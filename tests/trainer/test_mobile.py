@@ -1,0 +1,166 @@
+"""The stem that begins with MoveNet's weights: its shape, what it takes over, what it keeps."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from edgepose.errors import EdgeposeError
+from tests.trainer.conftest import make_coco
+from trainer.engine import manual_of
+from trainer.export import to_onnx
+from trainer.fit import PoseModule, fit
+from trainer.learner import Learner
+from trainer.models import movenet
+from trainer.models.build import build
+from trainer.models.mobile import Mobile, channels, take_over
+from trainer.recipe import Recipe
+
+PEERS = Path(__file__).parents[3] / "shared" / "peers"
+FILES = {"lightning": (1.0, 192), "thunder": (1.75, 256)}
+needs_peers = pytest.mark.skipif(not PEERS.is_dir(), reason="MoveNet's files are not on this machine")
+
+
+def recipe(root="", **changes):
+    model = {"stem": "mobile", "multiplier": 0.25, "width": 16, "depth": 2, "stacks": 1, "preprocessing": "symmetric"}
+    spec = {
+        "name": "tried",
+        "data": [{"data": "coco:figures/annotations.json:figures/images"}],
+        "stages": [{"images": 12, "size": 64, "batch": 4}],
+        "model": {**model, **changes.pop("model", {})},
+    }
+    return Recipe.model_validate({**spec, **changes})
+
+
+def shapes(stem):
+    return [tuple(conv.convolution.weight.shape) for conv in stem.published()]
+
+
+def weights_for(stem):
+    """Weights and biases of the right shapes, of a size that keeps values alive."""
+    generator = torch.Generator().manual_seed(3)
+
+    def draw(shape):
+        fan_in = int(np.prod(shape[1:]))
+        kernel = torch.randn(shape, generator=generator) * (2 / fan_in) ** 0.5
+        return kernel, 0.3 * torch.randn(shape[0], generator=generator)
+
+    return [draw(shape) for shape in shapes(stem)]
+
+
+def images(count=4, size=64):
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+@pytest.mark.parametrize(("count", "multiplier", "made"), [(32, 1.75, 56), (16, 1.75, 32), (24, 1.75, 40),
+                                                           (32, 1.0, 32), (16, 0.25, 8), (24, 0.25, 8)])  # fmt: skip
+def test_channels_are_multiples_of_eight(count, multiplier, made):
+    # 28 and 42 are as near to 24 and 40 as to 32 and 48: published networks have 32 and 40.
+    assert channels(count, multiplier) == made
+
+
+def test_what_is_taken_over_computes_the_same_as_convolutions_with_biases():
+    torch.manual_seed(0)
+    stem = Mobile(16, 0.25)
+    given = weights_for(stem)
+    take_over(stem, given, images())
+    plain = Mobile(16, 0.25)
+    plain.load_state_dict(stem.state_dict())
+    for conv, (weight, bias) in zip(plain.published(), given, strict=True):
+        conv.convolution.weight.data, conv.convolution.bias = weight.clone(), nn.Parameter(bias.clone())
+        conv[1] = nn.Identity()
+    unseen = images(8).flip(0)
+    assert torch.allclose(stem.eval()(unseen), plain.eval()(unseen), atol=1e-4)
+    assert float(stem(unseen).detach().std()) > 1e-3  # something arrives
+
+
+def test_in_training_it_begins_with_statistics_that_fit():
+    torch.manual_seed(0)
+    stem = Mobile(16, 0.25)
+    take_over(stem, weights_for(stem), images())
+    stem.out = nn.Identity()  # the one that is not published
+    trained = stem.train()(images())
+    assert torch.allclose(trained, stem.eval()(images()), atol=0.05 * float(trained.detach().abs().max()))
+
+
+def test_frozen_stages_stay_as_they_begin_and_the_others_learn(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path / "cache"))
+    make_coco(tmp_path, 4)
+    begun = {}
+    monkeypatch.setattr(movenet, "read", lambda path, shapes: weights_for(Mobile(16, 0.25)))
+    started = Learner.on_train_start
+
+    def remember(module):
+        begun.update({k: v.clone() for k, v in module.model.state_dict().items()})
+        started(module)
+
+    monkeypatch.setattr(PoseModule, "on_train_start", remember, raising=False)
+    fit(recipe(pretrained="somewhere.tflite", model={"frozen": 2}), tmp_path / "run", root=tmp_path, workers=0)
+    ended = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["state_dict"]
+    same = {k for k, v in begun.items() if k.startswith("stem.") and torch.equal(v, ended[f"model.{k}"])}
+    kept = {k for k in begun if k.startswith(("stem.first.", "stem.stages.0.", "stem.stages.1."))}
+    assert kept
+    assert same == kept
+
+
+@needs_peers
+@pytest.mark.parametrize("name", FILES)
+def test_the_published_features_come_out_of_our_stem(name):
+    """Every layer up to stride 4 of the pyramid, against the file run by OpenVINO."""
+    openvino = pytest.importorskip("openvino")
+    multiplier, size = FILES[name]
+    file = PEERS / f"movenet_{name}_fp16.tflite"
+    stem = Mobile(16, multiplier)
+    rng = np.random.default_rng(4)
+    coarse = rng.integers(0, 256, (1, size // 16, size // 16, 3)).astype(np.float32)
+    image = np.kron(coarse, np.ones((1, 16, 16, 1), np.float32))
+    ours = torch.from_numpy(image).permute(0, 3, 1, 2) / 127.5 - 1
+    take_over(stem, movenet.read(file, shapes(stem)), ours)
+    stem.out = nn.Identity()
+    core = openvino.Core()
+    graph = core.read_model(file)
+    features = [op for op in graph.get_ordered_ops() if op.get_type_name() == "Relu"][2]
+    part = core.compile_model(
+        openvino.Model([features.output(0)], graph.get_parameters()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    theirs = part(image.astype(part.input(0).element_type.to_dtype()))[0]
+    assert theirs.std() > 0.05
+    assert np.allclose(stem.eval()(ours).detach().numpy(), theirs, atol=1e-3)
+
+
+@needs_peers
+def test_a_file_of_another_width_is_refused():
+    with pytest.raises(EdgeposeError, match=r"model\.multiplier.*Thunder 1\.75"):
+        movenet.read(PEERS / "movenet_lightning_fp16.tflite", shapes(Mobile(16, 1.75)))
+
+
+def test_a_file_that_is_none_is_refused(tmp_path):
+    with pytest.raises(EdgeposeError, match="there is no file .*absent.tflite"):
+        movenet.read(tmp_path / "absent.tflite", [])
+    (tmp_path / "text.tflite").write_text("not a model")
+    with pytest.raises(EdgeposeError, match="is not a TFLite model"):
+        movenet.read(tmp_path / "text.tflite", [])
+
+
+def test_it_is_exported_as_plain_convolutions():
+    made = recipe(model={"order": "post"})
+    graph = to_onnx(build(made).eval(), manual_of(made)).graph
+    kinds = {node.op_type for node in graph.node} - {"Constant", "Identity"}
+    assert kinds == {"Sub", "Mul", "Conv", "Clip", "Relu", "Add", "Resize", "MaxPool"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"pretrained": "a.tflite", "model": {"stem": "newell"}}, "pretrained weights are for a fresh network"),
+        ({"pretrained": "a.tflite", "start_from": "b.ckpt"}, "pretrained weights are for a fresh network"),
+        ({"model": {"frozen": 1}}, "model.frozen keeps what a stem begins with"),
+        ({"stages": [{"images": 8, "size": 48, "batch": 4}]}, "must be a multiple of 32"),
+    ],
+)
+def test_recipes_that_cannot_be_are_refused(changes, says):
+    with pytest.raises(ValidationError, match=says):
+        recipe(**changes)
