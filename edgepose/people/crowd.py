@@ -19,6 +19,7 @@ from edgepose.frame import Frame
 from edgepose.people import People
 from edgepose.people.finder import Finder
 from edgepose.people.follow import SinglePerson
+from edgepose.people.looks import looks
 from edgepose.people.regions import Regions, keep, select
 from edgepose.people.smooth import Smoother, smoother
 from edgepose.people.track import Following, Tracker
@@ -48,7 +49,7 @@ class Everybody:
         """``regions``: camera -> which of its people count. ``run`` begins every id, see :class:`Tracker`."""
         self._estimator, self._finder, self._regions = estimator, finder, regions
         following = following or Following()
-        self._patience = following.patience
+        self._patience, self._confident = following.patience, following.confident
         self._outside: dict[str, dict[str, int]] = {}  # camera -> who is followed but does not count -> since when, ns
         self._trackers = {
             name: Tracker(
@@ -80,7 +81,8 @@ class Everybody:
 
     def _people(self, frame: Frame, poses: Poses) -> People:
         tracker = self._trackers[frame.camera]
-        people = tracker.update(poses, frame.acquired_ns)
+        seen = looks(frame.image, poses, self._estimator.skeleton, self._confident)
+        people = tracker.update(poses, frame.acquired_ns, seen)
         counts = keep(self._regions[frame.camera], people.boxes, size_of(frame))
         tracker.forget(self._long_outside(frame, people, counts))
         people = select(people, counts)

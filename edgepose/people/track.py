@@ -14,8 +14,8 @@ A track is in one of four states; only confirmed ones are published, and only in
 Seen means that one of the frame's answers was given to the track. The network answers once per crop, and where people
 meet it answers with whoever is in front: two crops may see one person, or each see the other's. So first all but one
 of the answers that show the same person are dropped (by OKS), then the rest are shared out by how well they agree with
-each track's prediction (OKS and IoU, Hungarian algorithm): confirmed tracks first, then lost ones, then tentative
-ones, as whoever was seen last knows best where to be.
+each track's prediction (OKS and IoU, Hungarian algorithm) and with what the person wore when last seen alone: confirmed
+tracks first, then lost ones, then tentative ones, as whoever was seen last knows best where to be.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from edgepose.estimator import Poses
 from edgepose.people import People
 from edgepose.people.association import assign, body_scale, constants, inside, iou, nearness, oks
 from edgepose.people.find import joints_box
+from edgepose.people.looks import REGIONS, alike
 from edgepose.skeletons import Skeleton
 
 State = Literal["tentative", "confirmed", "lost", "gone"]
@@ -47,6 +48,10 @@ LOST = 0.1  # nearness from which it may be a lost person
 LOST_REACH, LOST_SPEED = 0.1, 0.5  # how far from its prediction a lost person may be: box heights, and more per second
 COVERED = 0.7  # share of a found box within a track's box from which it shows nobody new
 SAME = 0.45  # OKS from which two answers show one person: of two people who merely overlap it is near nought
+
+ALONE = 0.1  # IoU with anybody else's box from which a person's look may be the other's
+LEARNING = 0.2  # of a look, per sight
+DRESS = 0.75  # share of an answer's agreement that its look decides
 
 SMOOTHING = 0.15  # seconds over which velocity is averaged
 # The finder vouches for a person, so these stand lower than where the pose network searches alone (people/follow.py).
@@ -94,6 +99,7 @@ class _Track:
     velocity: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))  # of the whole body, pixels per second
     crop: NDArray[np.float64] = field(default_factory=lambda: np.zeros(4))  # predicted box of the present frame
     ahead: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))  # [K, 2] predicted joints
+    look: NDArray[np.float64] = field(default_factory=lambda: np.full((len(REGIONS), 3), np.nan))  # when last alone
 
     def predict(self, now_ns: int) -> None:
         """Constant velocity that dies away: ``v T (1 - exp(-t / T))`` pixels in t seconds."""
@@ -125,6 +131,11 @@ class _Track:
         self.box = self.crop + fresh * (around - self.crop)
         self.seen_ns, self.mean = now_ns, float(scores.mean())
         self.sights += 1
+
+    def wear(self, look: NDArray[np.float64]) -> None:
+        """What the person looks like [R, 3], seen alone."""
+        mixed = np.where(np.isfinite(self.look), self.look + LEARNING * (look - self.look), look)
+        self.look = np.where(np.isfinite(look), mixed, self.look)
 
     def _measure(self, joints: NDArray[np.float64], both: NDArray[np.bool_], seconds: float) -> None:
         """Velocity from the joints [K, 2] that were sure in ``both`` [K] the last sight and this one."""
@@ -187,12 +198,17 @@ class Tracker:
             self._found = None
         return self._crops()
 
-    def update(self, poses: Poses, acquired_ns: int) -> People:
-        """The people seen in the frame, by the ``poses`` of exactly the boxes that ``boxes`` gave, in their order."""
+    def update(self, poses: Poses, acquired_ns: int, looks: NDArray[np.float64] | None = None) -> People:
+        """The people seen in the frame, by the ``poses`` of exactly the boxes that ``boxes`` gave, in their order.
+
+        ``looks`` [N, R, 3] of :mod:`edgepose.people.looks` tell people apart who meet; without, places alone do.
+        """
         if len(poses) != len(self._tracks):
             raise ValueError(f"{len(poses)} poses for {len(self._tracks)} boxes")
         self._since_look += 1
-        seen = self._share_out(poses)
+        if looks is None:
+            looks = np.full((len(poses), len(REGIONS), 3), np.nan)
+        seen = self._share_out(poses, looks)
         for i, track in enumerate(self._tracks):
             if i in seen:
                 track.see(poses.joints[seen[i]], poses.scores[seen[i]], acquired_ns, self._following.confident)
@@ -203,6 +219,7 @@ class Tracker:
                 self._refuse(track.crop, acquired_ns)
             else:
                 track.state = "lost"
+        self._remember(seen, looks)
         here = [(track, seen[i]) for i, track in enumerate(self._tracks) if i in seen and track.state == "confirmed"]
         self._retire(acquired_ns)
         return self._people(poses, here)
@@ -268,14 +285,22 @@ class Tracker:
             track.predict(now_ns)
             self._tracks.append(track)
 
-    def _share_out(self, poses: Poses) -> dict[int, int]:
+    def _remember(self, seen: dict[int, int], looks: NDArray[np.float64]) -> None:
+        """Learn the looks of the people who were ``seen``, {track: answer}, where nobody else is near."""
+        boxes = np.array([t.box for t in self._tracks]).reshape(-1, 4)
+        meets = iou(boxes, boxes) - np.eye(len(boxes)) > ALONE
+        for i, answer in seen.items():
+            if not meets[i].any():
+                self._tracks[i].wear(looks[answer])
+
+    def _share_out(self, poses: Poses, looks: NDArray[np.float64]) -> dict[int, int]:
         """Which answer each track that was seen is given: {track: answer}, both as positions."""
         if not self._tracks:
             return {}
         crops = self._crops()
         boxes = [joints_box(poses, i, self._following.confident) for i in range(len(poses))]
         answered = np.array([crop if box is None else box for box, crop in zip(boxes, crops, strict=True)])
-        likeness = self._likeness(poses, answered)
+        likeness = self._likeness(poses, answered, looks)
         free = self._one_each(poses, answered, likeness)
         given: dict[int, int] = {}
         for state in ORDER:
@@ -286,10 +311,11 @@ class Tracker:
                 free[columns[column]] = False
         return given
 
-    def _likeness(self, poses: Poses, answered: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _likeness(self, poses: Poses, answered: NDArray[np.float64], looks: NDArray[np.float64]) -> NDArray[np.float64]:
         """How well each answer agrees with each track's prediction [tracks, answers], 0..1.
 
         The mean of OKS and of IoU of the boxes ``answered`` [N, 4]; IoU alone for a newcomer, who has no joints yet.
+        Less where the ``looks`` [N, R, 3] of the answer are known not to be the track's.
         """
         crops = self._crops()
         boxes = iou(crops, answered)
@@ -297,7 +323,9 @@ class Tracker:
         scores = np.stack([t.scores for t in self._tracks])
         joints = oks(ahead, poses.joints, body_scale(crops), self._k, a_scores=scores, b_scores=poses.scores)
         new = np.array([t.sights == 0 for t in self._tracks])
-        return np.where(new[:, None], boxes, (boxes + joints) / 2)
+        dress = alike(np.stack([t.look for t in self._tracks]), looks)
+        worth = np.where(np.isfinite(dress), 1 - DRESS + DRESS * dress, 1.0)
+        return np.asarray(np.where(new[:, None], boxes, (boxes + joints) / 2) * worth)
 
     def _one_each(
         self, poses: Poses, answered: NDArray[np.float64], likeness: NDArray[np.float64]
