@@ -52,7 +52,7 @@ class PoseModule(Learner):
         """Take over the best weights of another run's checkpoint; EdgeposeError where they do not fit."""
         recipe, model = load_best(path)
         ours, theirs = self.recipe.model, recipe.model
-        for key in sorted(set(type(ours).model_fields) - {"dropout", "initialisation"}):
+        for key in sorted(set(type(ours).model_fields) - {"dropout", "initialisation", "frozen"}):
             if getattr(ours, key) != getattr(theirs, key):
                 raise EdgeposeError(
                     f"start_from: model.{key} is {getattr(theirs, key)} in {path} and {getattr(ours, key)} in the "

@@ -29,10 +29,10 @@ def pose(skeleton, x, y, height):
 def poses(*joints, score=0.9):
     stacked = np.stack(joints)
     count, k = stacked.shape[:2]
-    return Poses(stacked, np.full((count, k), score), np.tile(np.eye(2), (count, k, 1, 1)))
+    return Poses(stacked, np.full((count, k), score), np.tile([1.0, 0.0, 1.0], (count, k, 1)))
 
 
-NOBODY = Poses(np.zeros((0, 16, 2)), np.zeros((0, 16)), np.zeros((0, 16, 2, 2)))
+NOBODY = Poses(np.zeros((0, 16, 2)), np.zeros((0, 16)), np.zeros((0, 16, 3)))
 
 
 def draw(image, skeleton, joints, shirt, trousers):
