@@ -58,7 +58,7 @@ def assembled(settings: Settings, *, extra_sinks: tuple[Sink, ...] = ()) -> Iter
     bundle = bundles.load(settings.model, role="pose")
     with ExitStack() as stack:
         engine = _engine(settings, bundle, stack)
-        regions = {name: _regions(camera, settings.people.most) for name, (camera, _) in chosen.items()}
+        regions = {name: camera.regions for name, (camera, _) in chosen.items()}
         crowd = _crowd(settings, Estimator(engine, bundle.manual), regions, stack)
         sinks = _sinks(settings, extra_sinks, stack)
         speaking = Speaking(
@@ -106,12 +106,6 @@ def _cameras(settings: Settings) -> list[tuple[CameraSettings, SourceSpec]]:
     return [(camera, sources.parse(camera.uri, camera=camera.name or None)) for camera in require_cameras(settings)]
 
 
-def _regions(camera: CameraSettings, most: int) -> Regions:
-    """Who counts; a camera that does not say how many takes as many as there may be."""
-    regions = camera.regions
-    return regions if "most" in regions.model_fields_set else regions.model_copy(update={"most": most})
-
-
 def _engine(settings: Settings, bundle: Bundle, stack: ExitStack) -> Engine:
     chosen = settings.engine
     options = engines.Options(chosen.threads, chosen.precision, chosen.device, chosen.build)
@@ -122,7 +116,7 @@ def _engine(settings: Settings, bundle: Bundle, stack: ExitStack) -> Engine:
 
 def _crowd(settings: Settings, estimator: Estimator, regions: dict[str, Regions], stack: ExitStack) -> Crowd:
     people = settings.people
-    run = uuid.uuid4().hex[:4]
+    run = uuid.uuid4().hex[:8]
     if people.finder == "none":
         return OneEach(estimator, run, regions, smoothing=people.smoothing)
     bundle = bundles.load(people.finder, role="person")

@@ -131,7 +131,7 @@ class Settings(_Strict):
         if self.camera and self.source != Source():
             raise ValueError("there is both a source and [[camera]] tables; give either")
         if self.camera and (self.output.overlay or self.regions != Regions() or self.gate != Gate()):
-            raise ValueError("overlay, regions and gate belong into each [[camera]] table where there are several")
+            raise ValueError("overlay, regions and gate belong into each [[camera]] table where there is one")
         for a, b in itertools.combinations(self.camera, 2):
             if (topic := sanitise(a.name)) == sanitise(b.name):
                 raise ValueError(f"the [[camera]] tables '{a.name}' and '{b.name}' are both named '{topic}' in topics; "
@@ -139,6 +139,14 @@ class Settings(_Strict):
             if a.overlay not in ("", "window") and Path(a.overlay).resolve() == Path(b.overlay).resolve():
                 raise ValueError(f"the [[camera]] tables '{a.name}' and '{b.name}' both draw into the overlay "
                                  f"{a.overlay}; give each a file of its own")  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
+    def _follows_enough(self) -> Settings:
+        for regions in (self.regions, *(c.regions for c in self.camera)):
+            if regions.most is not None and regions.most > self.people.most:
+                raise ValueError(f"regions.most {regions.most} is more than the {self.people.most} people who are "
+                                 "followed at once; raise people.most too")  # fmt: skip
         return self
 
     @property
@@ -228,6 +236,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
     for name, value in environ.items():
         if not name.startswith(PREFIX) or name in OTHER_VARIABLES:
             continue
+        if name in {variable(key) for key in FILE_ONLY}:
+            raise EdgeposeError(f"{name} does not fit into a variable; set it in {FILE}")
         if name not in variables:
             raise unknown("environment variable", name, [*variables, *OTHER_VARIABLES])
         if value != "":

@@ -10,13 +10,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from edgepose.people import People
 
+ABSENT = 0.3  # seconds unseen from which somebody went: who is hidden for a frame or two neither goes nor comes
 SURE = 0.5  # joint score from which a movement counts; below it, it is mostly the network's own wandering
 
 
 class Gate(BaseModel):
     """How often one camera's poses are published; without settings, every frame.
 
-    ``rate`` is a ceiling also for what ``on_change`` and ``heartbeat`` would let through.
+    ``rate`` is a ceiling also for what ``on_change`` and ``heartbeat`` would let through. Only who comes or
+    goes is told at once; somebody went who was not seen for ABSENT seconds.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -30,7 +32,8 @@ class Gatekeeper:
     """Decides frame by frame what is published; counts all that it lets through as published.
 
     Coming and going passes at once, against ``rate`` and ``on_change``: whoever listens must not go on
-    believing in a person who left, or learn late of one who came. So does the first frame.
+    believing in a person who left, or learn late of one who came. So does the first frame. Who is out of sight for
+    less than ABSENT seconds has not gone and does not come back.
 
     All other messages keep to ``rate``: in any second fewer than rate + 2 pass, so at most one more than a whole
     rate. The average is met where frames come often enough: when messages are due does not move with the
@@ -43,6 +46,7 @@ class Gatekeeper:
         self._seen_ns: int | None = None  # of the last frame, passed or not
         # What was published last: joints [K, 2] and the box's longer side, both in pixels, by id.
         self._published: dict[str, tuple[NDArray[np.float64], float]] = {}
+        self._unseen: dict[str, float] = {}  # who is here -> seconds since its last sight
         self._wait = 0.0  # seconds until the next message is due; negative: overdue
         self._silence = 0.0  # seconds since the last message
 
@@ -59,7 +63,7 @@ class Gatekeeper:
         self._silence += elapsed
         # Early by up to half a frame is in time: this frame is nearer to when the message is due than the next.
         due = self._wait <= min(elapsed, self._period) / 2
-        came_or_went = set(people.ids) != self._published.keys()
+        came_or_went = self._count(people.ids, elapsed)
         if not (first or came_or_went or (due and self._worth_it(people))):
             return False
         # At most half a period is made up for, else a message after a long rest would bring a burst.
@@ -70,12 +74,22 @@ class Gatekeeper:
         self._published = dict(zip(people.ids, zip(people.poses.joints.copy(), sides, strict=True), strict=True))
         return True
 
+    def _count(self, ids: list[str], elapsed: float) -> bool:
+        """Whether somebody came, or somebody went of whom listeners still believe that it is here."""
+        came = any(name not in self._unseen for name in ids)
+        self._unseen = {name: unseen + elapsed for name, unseen in self._unseen.items()} | dict.fromkeys(ids, 0.0)
+        gone = {name for name, unseen in self._unseen.items() if unseen >= ABSENT}
+        self._unseen = {name: unseen for name, unseen in self._unseen.items() if name not in gone}
+        return came or not gone.isdisjoint(self._published)
+
     def _worth_it(self, people: People) -> bool:
         return self._gate.on_change == 0 or self._silence >= self._gate.heartbeat or self._moved(people)
 
     def _moved(self, people: People) -> bool:
-        """Whether a sure joint is far from where it was last published; for the same people, in any order."""
+        """Whether a sure joint is far from where it was last published, or somebody was not in that message."""
         for name, joints, scores in zip(people.ids, people.poses.joints, people.poses.scores, strict=True):
+            if name not in self._published:
+                return True
             published, side = self._published[name]
             distance = np.linalg.norm(joints - published, axis=1)  # [K] pixels
             if np.any(distance[scores >= SURE] > self._gate.on_change * side):

@@ -142,7 +142,7 @@ def test_four_cameras_and_one_is_not_there(networks, short, tmp_path):
                 assert (info["camera"], info["image"]) == (name, what)
                 people = at(seen, name, "poses")[-1]["people"]
                 assert len(people) == 1
-                assert re.fullmatch(rf"[0-9a-f]{{4}}-{name}-1", people[0]["id"])
+                assert re.fullmatch(rf"[0-9a-f]{{8}}-{name}-1", people[0]["id"])
             assert server.url.rpartition("/")[2] in at(seen, "front-door", "info")[0]["source"]
             assert at(seen, "mute", "info") == []
             wait_for(lambda: at(seen, "front-door", "stats"))

@@ -98,7 +98,7 @@ def test_several_cameras_or_one_source():
 
 
 def test_several_cameras_do_not_come_from_the_environment():
-    with pytest.raises(EdgeposeError, match="unknown environment variable 'EDGEPOSE_CAMERA'"):
+    with pytest.raises(EdgeposeError, match="EDGEPOSE_CAMERA does not fit into a variable; set it in edgepose.toml"):
         config.load(environ={"EDGEPOSE_CAMERA": "[]"})
     with pytest.raises(EdgeposeError, match="there is both a source and"):
         config.load(path=write(TWO), environ={"EDGEPOSE_SOURCE_URI": "c.mp4"})

@@ -78,7 +78,7 @@ def at_budget(recipe: Recipe, common: Recipe, budget: int) -> Recipe:
 
     def at(width: int) -> Recipe:
         if width not in made:
-            model = {**recipe.model.model_dump(mode="json"), "width": width}
+            model = {**recipe.model.model_dump(mode="json"), "width": width, "frozen": 0}  # all begin afresh
             values = {**common.model_dump(mode="json"), "name": recipe.name, "model": model}
             made[width] = validate(Recipe, values, f"recipe {recipe.name} at this size")
         return made[width]

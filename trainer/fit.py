@@ -27,7 +27,7 @@ from trainer.recipe import Recipe
 from trainer.targets import heatmap_loss, output_loss, to_cells
 
 _MEASURED = 256  # crops that preprocessing is measured on
-_PRETRAINED = 96  # crops that a pretrained stem's batch norms are measured on
+_PRETRAINED = 48  # crops that a pretrained stem's batch norms are measured on
 
 
 class PoseModule(Learner):
@@ -42,7 +42,12 @@ class PoseModule(Learner):
         self._sigmas = {s.size: s.sigma or recipe.target.sigma * s.size / recipe.input_size for s in recipe.stages}
 
     def setup(self, stage: str) -> None:
-        """Before a checkpoint is restored, so that a resumed run has the quantisers whose state it is given."""
+        """Before a checkpoint is restored, so that a resumed run has the quantisers whose state it is given.
+
+        And before several processes are given the first one's weights.
+        """
+        if self.fresh and self.recipe.pretrained:
+            self._begin_pretrained(Path(self.recipe.pretrained))
         if self.recipe.quantisation is not None:
             data: PoseData = self.trainer.datamodule  # type: ignore[attr-defined]
             qat.quantise(self.model, data.view(self.recipe.quantisation.crops))
@@ -68,8 +73,6 @@ class PoseModule(Learner):
         # The moving average copies the network at its first update, so it need not be told.
 
     def on_fit_start(self) -> None:
-        if self.fresh and self.recipe.pretrained:
-            self._begin_pretrained(Path(self.recipe.pretrained))
         # A cascade's image is normalised by a module of its regression, so look everywhere.
         for module in self.model.modules():
             if self.fresh and isinstance(module, Measured):
@@ -82,7 +85,7 @@ class PoseModule(Learner):
         shapes = [tuple(conv.convolution.weight.shape) for conv in stem.published()]
         data: PoseData = self.trainer.datamodule  # type: ignore[attr-defined]
         normalise = cast(nn.Module, self.model.normalise)
-        take_over(stem, movenet.read(path, shapes), normalise(data.view(_PRETRAINED).to(self.device)))
+        take_over(stem, movenet.read(path, shapes), normalise(data.view(_PRETRAINED)))
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         # What is random in a network (dropout, fractional pooling) depends on the step alone: runs resume exactly.
@@ -154,6 +157,8 @@ def fit(
     module.fresh = not recipe.start_from and checkpoint is None
     if recipe.start_from and checkpoint is None:
         module.begin_with(Path(recipe.start_from))
+    if recipe.pretrained and checkpoint is None:
+        movenet.require(Path(recipe.pretrained))  # before hours are spent on cutting crops
     data = PoseData(recipe, root, workers=workers, start=start)
     persons = [p for spec in recipe.validation for p in select(spec, data.skeleton, root).persons]
     monitor = Monitor(folder, persons, recipe.validate_every)

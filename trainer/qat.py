@@ -48,7 +48,8 @@ def plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _both(conv: Any) -> bool:
-    return bool(conv.input_quantizer.is_enabled and conv.weight_quantizer.is_enabled)
+    ours = [getattr(conv, name, None) for name in ("input_quantizer", "weight_quantizer")]
+    return all(quantizer is not None and quantizer.is_enabled for quantizer in ours)
 
 
 @torch.no_grad()

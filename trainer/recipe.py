@@ -75,7 +75,9 @@ class Model(Strict):
     stacks: Annotated[int, Field(ge=1, le=8)] = 8  # compositional: 1, 3 or 5, for 1, 2 or 3 semantic levels
     stem: Literal["newell", "compact", "mobile"] = "newell"
     multiplier: Annotated[float, Field(ge=0.25, le=2)] = 1.0  # of the channels of stem mobile
-    frozen: Annotated[int, Field(ge=0, le=7)] = 0  # first stages of stem mobile that stay as they begin
+    frozen: Annotated[int, Field(ge=0, le=7)] = (
+        0  # stages of stem mobile that stay as they begin, with its first convolution
+    )
     block: Literal[
         "residual", "hru", "prm-a", "prm-b", "prm-c", "prm-d", "narrow", "depthwise", "reparam"
     ] = "residual"  # fmt: skip
@@ -88,8 +90,17 @@ class Model(Strict):
     attention: Attention | None = None
     pyramid: Pyramid = Pyramid()
 
+    @property
+    def poolings(self) -> int:
+        """How often the resolution is halved from stride 4 on."""
+        # Hourglass residual units pool once more, at the lowest resolution too where they are the block; stem mobile
+        # goes down to stride 32 itself.
+        return max(self.depth + (self.block == "hru"), 3 if self.stem == "mobile" else 0)
+
     @model_validator(mode="after")
     def _composes(self) -> Model:
+        if self.stem != "mobile" and (self.frozen or self.multiplier != 1):
+            raise ValueError(f"frozen and multiplier belong to stem mobile, not to {self.stem}")
         if self.kind == "compositional" and self.stacks not in (1, 3, 5):
             raise ValueError("stacks of kind compositional must be 1, 3 or 5: up and down 1, 2 or 3 semantic levels")
         if self.kind != "stacked-hourglass" and self.attention is not None:
@@ -217,9 +228,13 @@ class Recipe(Course):
 
     @model_validator(mode="after")
     def _begins_once(self) -> Recipe:
-        if self.pretrained and (self.start_from or self.model.stem != "mobile"):
+        model = self.model
+        if self.pretrained and (self.start_from or model.stem != "mobile" or model.kind == "cascade"):
             raise ValueError("pretrained weights are for a fresh network of stem mobile; "
-                             "set model.stem = 'mobile', and no start_from")  # fmt: skip
+                             "set model.stem = 'mobile', no kind cascade, and no start_from")  # fmt: skip
+        if self.pretrained and (model.preprocessing, model.norm) != ("symmetric", "batch"):
+            raise ValueError("pretrained weights were learnt with model.preprocessing = 'symmetric' and norm = "
+                             "'batch'; set these")  # fmt: skip
         if self.model.frozen and not (self.pretrained or self.start_from):
             raise ValueError("model.frozen keeps what a stem begins with; say by pretrained or start_from what that is")
         return self
@@ -237,10 +252,7 @@ class Recipe(Course):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Recipe:
-        # Hourglass residual units pool once more, at the lowest resolution too where they are the block.
-        poolings = self.model.depth + (self.model.block == "hru")
-        if self.model.stem == "mobile":  # goes down to stride 32 itself
-            poolings = max(poolings, 3)
+        poolings = self.model.poolings
         step = 4 * 2**poolings
         for number, stage in enumerate(self.stages):
             if stage.size % step:

@@ -22,6 +22,7 @@ from edgepose.people.follow import SinglePerson
 from edgepose.people.looks import looks
 from edgepose.people.regions import Regions, keep, select
 from edgepose.people.smooth import Smoother, smoother
+from edgepose.people.steady import Steady
 from edgepose.people.track import Following, Tracker
 
 
@@ -51,11 +52,12 @@ class Everybody:
         following = following or Following()
         self._patience, self._confident = following.patience, following.confident
         self._outside: dict[str, dict[str, int]] = {}  # camera -> who is followed but does not count -> since when, ns
+        self._steady = {name: Steady() for name in regions}
         self._trackers = {
             name: Tracker(
                 run if len(regions) == 1 else f"{run}-{name}",
                 estimator.skeleton,
-                replace(following, most=min(following.most, of_camera.most)),
+                replace(following, most=min(following.most, of_camera.most or following.most)),
             )
             for name, of_camera in regions.items()
         }
@@ -73,16 +75,16 @@ class Everybody:
         tracker = self._trackers[frame.camera]
         if tracker.wants_finder():
             found = self._finder.find(frame.image, timer)
-            # Whoever does not count costs no crop.
-            counts = keep(self._regions[frame.camera], found.boxes, size_of(frame))
-            tracker.found(found.boxes[counts], found.scores[counts])
+            # Whoever does not count costs no crop. How many count is seen when the pose network has had its word.
+            counts = keep(self._regions[frame.camera], found.boxes, size_of(frame), all_of_them=True)
+            tracker.found(found.boxes[counts])
         with timer("follow"):
             return tracker.boxes(frame.acquired_ns)
 
     def _people(self, frame: Frame, poses: Poses) -> People:
         tracker = self._trackers[frame.camera]
-        seen = looks(frame.image, poses, self._estimator.skeleton, self._confident)
-        people = tracker.update(poses, frame.acquired_ns, seen)
+        worn = looks(frame.image, poses, self._estimator.skeleton, self._confident)
+        people = tracker.update(poses, frame.acquired_ns, worn)
         counts = keep(self._regions[frame.camera], people.boxes, size_of(frame))
         tracker.forget(self._long_outside(frame, people, counts))
         people = select(people, counts)
@@ -90,7 +92,7 @@ class Everybody:
 
     def _long_outside(self, frame: Frame, people: People, counts: NDArray[np.bool_]) -> list[str]:
         """Who has not counted for longer than a person may be unseen: they cost crops, and places that others need."""
-        before, now = self._outside.get(frame.camera, {}), frame.acquired_ns
+        before, now = self._outside.get(frame.camera, {}), self._steady[frame.camera](frame.acquired_ns)
         since = {name: before.get(name, now) for name, in_ in zip(people.ids, counts, strict=True) if not in_}
         self._outside[frame.camera] = since
         return [name for name, start in since.items() if now - start > self._patience * 1e9]

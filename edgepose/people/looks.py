@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from edgepose.estimator import Poses
 from edgepose.skeletons import Skeleton
 
-# Quadrilaterals of joints (first pair, second pair), and between which shares of the way from pair to pair they count.
+# From one pair of joints to another, and between which shares of the way a region lies. A thigh is a line: both joints
+# of its pairs are one.
 _TORSO = (("right_shoulder", "left_shoulder"), ("right_hip", "left_hip"))
 _RIGHT_THIGH = (("right_hip", "right_hip"), ("right_knee", "right_knee"))
 _LEFT_THIGH = (("left_hip", "left_hip"), ("left_knee", "left_knee"))
@@ -29,12 +30,13 @@ def looks(image: NDArray[np.uint8], poses: Poses, skeleton: Skeleton, confident:
     for number, ((first, second), begin, end) in enumerate(REGIONS):
         corners = [skeleton.index(joint) for joint in (*first, *second)]
         down = np.linspace(begin, end, _GRID)[:, None, None]
-        for person in np.flatnonzero((poses.scores[:, corners] >= confident).all(axis=1)):
+        sure = (poses.scores[:, corners] >= confident) & np.isfinite(poses.joints[:, corners, 0])
+        for person in np.flatnonzero(sure.all(axis=1)):
             a, b, c, d = poses.joints[person, corners]
             points = (1 - down) * ((1 - across) * a + across * b) + down * ((1 - across) * c + across * d)
             x, y = np.rint(points.reshape(-1, 2)).astype(int).T
             inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-            if inside.sum() >= _GRID:
+            if inside.mean() >= 0.5:
                 colours = image[y[inside], x[inside]].astype(np.float32)[None] / 255
                 found[person, number] = np.median(cv2.cvtColor(colours, cv2.COLOR_BGR2LAB)[0], axis=0)
     return found

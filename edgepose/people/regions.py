@@ -50,7 +50,7 @@ Polygon: TypeAlias = Annotated[list[Corner], AfterValidator(_has_area)]
 
 
 class Regions(BaseModel):
-    """Which people of one camera count; without settings, the eight largest.
+    """Which people of one camera count; without settings, all who are followed.
 
     ``only`` and ``ignore`` are polygons of three or more corners (x, y) in shares of the image's width and height.
     Edges may cross; the even-odd rule then says what is inside: what an odd number of edges separates from outside.
@@ -61,7 +61,7 @@ class Regions(BaseModel):
     only: list[Polygon] = []  # who stands in none of these does not count; empty: everywhere counts
     ignore: list[Polygon] = []  # who stands in one of these does not count, also within ``only``
     min_size: Annotated[float, Field(ge=0, le=1)] = 0  # a box's longer side, in shares of the image's height
-    most: Annotated[int, Field(ge=1)] = 8  # people at once; the largest win
+    most: Annotated[int, Field(ge=1)] | None = None  # people at once; the largest win; none: as many as are followed
 
 
 def inside(polygon: Floats, points: Floats) -> Mask:
@@ -82,13 +82,16 @@ def inside(polygon: Floats, points: Floats) -> Mask:
     return np.asarray((beside & left).sum(axis=1) % 2 == 1, dtype=np.bool_)
 
 
-def keep(regions: Regions, boxes: Floats, size: tuple[int, int], feet: Floats | None = None) -> Mask:
+def keep(
+    regions: Regions, boxes: Floats, size: tuple[int, int], feet: Floats | None = None, *, all_of_them: bool = False
+) -> Mask:
     """Which of N people count: mask [N], for ``boxes`` [N, 4] in pixels of an image of ``size`` (width, height).
 
     A person stands in the middle of the lower edge of its box, because zones are drawn on the floor and that is
     where the box meets it; ``feet`` [N, 2] in pixels replaces that where something knows better. Boxes alone
     are enough, so that a finder's boxes can be sorted out before the pose network pays for them.
-    Zones come first, then ``min_size``, then ``most``; of equally large people the earlier ones win.
+    Zones come first, then ``min_size``, then ``most``; of equally large people the earlier ones win. With
+    ``all_of_them`` there may be more than ``most``.
     """
     if feet is None:
         feet = np.column_stack([(boxes[:, 0] + boxes[:, 2]) / 2, boxes[:, 3]])
@@ -99,8 +102,9 @@ def keep(regions: Regions, boxes: Floats, size: tuple[int, int], feet: Floats | 
     if regions.only:
         kept &= _inside_any(regions.only, standing)
     kept &= ~_inside_any(regions.ignore, standing)
-    largest_first = np.argsort(np.where(kept, -sizes, np.inf), kind="stable")
-    kept[largest_first[regions.most :]] = False
+    if regions.most is not None and not all_of_them:
+        largest_first = np.argsort(np.where(kept, -sizes, np.inf), kind="stable")
+        kept[largest_first[regions.most :]] = False
     return kept
 
 

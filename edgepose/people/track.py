@@ -1,6 +1,7 @@
 """Everybody in one camera, followed: which crops to look at next, and who was seen in them.
 
 No engine, no clock and no camera in here. Per frame: ``wants_finder``, ``found`` if it did, ``boxes``, ``update``.
+Where frames' times run backwards, as after a clock was set, no time passes.
 
 A track is in one of four states; only confirmed ones are published, and only in frames in which they were seen.
 
@@ -34,6 +35,7 @@ from edgepose.people import People
 from edgepose.people.association import assign, body_scale, constants, inside, iou, nearness, oks
 from edgepose.people.find import joints_box
 from edgepose.people.looks import REGIONS, alike
+from edgepose.people.steady import Steady
 from edgepose.skeletons import Skeleton
 
 State = Literal["tentative", "confirmed", "lost", "gone"]
@@ -49,9 +51,9 @@ LOST_REACH, LOST_SPEED = 0.1, 0.5  # how far from its prediction a lost person m
 COVERED = 0.7  # share of a found box within a track's box from which it shows nobody new
 SAME = 0.45  # OKS from which two answers show one person: of two people who merely overlap it is near nought
 
-ALONE = 0.1  # IoU with anybody else's box from which a person's look may be the other's
-LEARNING = 0.2  # of a look, per sight
-DRESS = 0.75  # share of an answer's agreement that its look decides
+ALONE = 0.1  # share of a person's box in another's, or of the other's in it, from which its look may be the other's
+WEARING = 0.5  # seconds over which a look is averaged
+DRESS = 0.75  # share of an answer's agreement that is lost where it is dressed as somebody else here and not at all so
 
 SMOOTHING = 0.15  # seconds over which velocity is averaged
 # The finder vouches for a person, so these stand lower than where the pose network searches alone (people/follow.py).
@@ -132,9 +134,10 @@ class _Track:
         self.seen_ns, self.mean = now_ns, float(scores.mean())
         self.sights += 1
 
-    def wear(self, look: NDArray[np.float64]) -> None:
-        """What the person looks like [R, 3], seen alone."""
-        mixed = np.where(np.isfinite(self.look), self.look + LEARNING * (look - self.look), look)
+    def wear(self, look: NDArray[np.float64], seconds: float) -> None:
+        """What the person looks like [R, 3], seen alone, ``seconds`` after its last sight."""
+        share = 1 - math.exp(-seconds / WEARING)
+        mixed = np.where(np.isfinite(self.look), self.look + share * (look - self.look), look)
         self.look = np.where(np.isfinite(look), mixed, self.look)
 
     def _measure(self, joints: NDArray[np.float64], both: NDArray[np.bool_], seconds: float) -> None:
@@ -175,7 +178,8 @@ class Tracker:
         self._refusals: list[_Refusal] = []
         self._named = 0
         self._since_look = following.every
-        self._found: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+        self._found: NDArray[np.float64] | None = None
+        self._steady = Steady()
 
     def wants_finder(self) -> bool:
         """Whether to look for people in the coming frame: nobody is here, one is lost, or it is time again."""
@@ -183,18 +187,19 @@ class Tracker:
             return True
         return len(self._tracks) < self._following.most and self._since_look >= self._following.every
 
-    def found(self, boxes: NDArray[np.floating], scores: NDArray[np.floating]) -> None:
-        """The finder's answer for this frame, before ``boxes``: ``boxes`` [M, 4] in pixels with ``scores`` [M]."""
-        self._found = np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(scores, np.float64)
+    def found(self, boxes: NDArray[np.floating]) -> None:
+        """The finder's answer for this frame, before ``boxes``: ``boxes`` [M, 4] in pixels."""
+        self._found = np.asarray(boxes, np.float64).reshape(-1, 4)
         self._since_look = 0
 
     def boxes(self, acquired_ns: int) -> NDArray[np.float64]:
         """The boxes [N, 4] to estimate in the frame taken at ``acquired_ns`` (nanoseconds): tracks, then newcomers."""
-        self._retire(acquired_ns)
+        now_ns = self._steady(acquired_ns)
+        self._retire(now_ns)
         for track in self._tracks:
-            track.predict(acquired_ns)
+            track.predict(now_ns)
         if self._found is not None:
-            self._place_found(*self._found, acquired_ns)
+            self._place_found(self._found, now_ns)
             self._found = None
         return self._crops()
 
@@ -206,22 +211,24 @@ class Tracker:
         if len(poses) != len(self._tracks):
             raise ValueError(f"{len(poses)} poses for {len(self._tracks)} boxes")
         self._since_look += 1
+        now_ns = self._steady(acquired_ns)
         if looks is None:
             looks = np.full((len(poses), len(REGIONS), 3), np.nan)
         seen = self._share_out(poses, looks)
+        since = {i: (now_ns - self._tracks[i].seen_ns) / 1e9 for i in seen}
         for i, track in enumerate(self._tracks):
             if i in seen:
-                track.see(poses.joints[seen[i]], poses.scores[seen[i]], acquired_ns, self._following.confident)
+                track.see(poses.joints[seen[i]], poses.scores[seen[i]], now_ns, self._following.confident)
                 if track.state == "lost" or track.sights >= self._following.confirm:
                     self._confirm(track)
             elif track.state == "tentative":
                 track.state = "gone"
-                self._refuse(track.crop, acquired_ns)
+                self._refuse(track.crop, now_ns)
             else:
                 track.state = "lost"
-        self._remember(seen, looks)
+        self._remember(seen, looks, since)
         here = [(track, seen[i]) for i, track in enumerate(self._tracks) if i in seen and track.state == "confirmed"]
-        self._retire(acquired_ns)
+        self._retire(now_ns)
         return self._people(poses, here)
 
     def forget(self, ids: Iterable[str]) -> None:
@@ -256,7 +263,7 @@ class Tracker:
     def _crops(self) -> NDArray[np.float64]:
         return np.array([t.crop for t in self._tracks]).reshape(-1, 4)
 
-    def _place_found(self, boxes: NDArray[np.float64], scores: NDArray[np.float64], now_ns: int) -> None:
+    def _place_found(self, boxes: NDArray[np.float64], now_ns: int) -> None:
         """Found boxes [M, 4] go to the tracks that they fit; the rest are newcomers, unless somebody covers them."""
         crops = self._crops()
         seen, lost = self._in("confirmed", "tentative"), self._in("lost")
@@ -267,8 +274,8 @@ class Tracker:
             free[column] = shaky[row] = False
         unseen = np.array([now_ns - self._tracks[i].seen_ns for i in lost]) / 1e9
         reach = (LOST_REACH + LOST_SPEED * unseen) * (crops[lost, 2:] - crops[lost, :2]).max(axis=1, initial=1.0)
-        near, alike = nearness(crops[lost], boxes, reach), iou(crops[seen[shaky]], boxes)
-        for rows, likeness, least in ((lost, near, LOST), (seen[shaky], alike, POOR)):
+        near, shared = nearness(crops[lost], boxes, reach), iou(crops[seen[shaky]], boxes)
+        for rows, likeness, least in ((lost, near, LOST), (seen[shaky], shared, POOR)):
             columns = np.flatnonzero(free)
             for row, column in assign(likeness[:, columns], least):
                 self._tracks[rows[row]].place(boxes[columns[column]])
@@ -277,7 +284,9 @@ class Tracker:
         covered = ((inside(boxes, crops) > COVERED) | (iou(boxes, crops) > WELL)).any(axis=1)
         refused = np.array([r.box for r in self._refusals if r.holds(now_ns)]).reshape(-1, 4)
         newcomers = np.flatnonzero(free & ~covered & ~(iou(boxes, refused) > WELL).any(axis=1))
-        newcomers = newcomers[np.argsort(-scores[newcomers], kind="stable")]
+        # Where there is no place for all, the largest come first: mostly the nearest.
+        longer = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0.0)
+        newcomers = newcomers[np.argsort(-longer[newcomers], kind="stable")]
         k = len(self._k)
         for index in newcomers[: max(self._following.most - len(self._tracks), 0)]:
             joints, never = np.full((k, 2), np.nan), np.full(k, -1, dtype=np.int64)
@@ -285,13 +294,17 @@ class Tracker:
             track.predict(now_ns)
             self._tracks.append(track)
 
-    def _remember(self, seen: dict[int, int], looks: NDArray[np.float64]) -> None:
-        """Learn the looks of the people who were ``seen``, {track: answer}, where nobody else is near."""
-        boxes = np.array([t.box for t in self._tracks]).reshape(-1, 4)
-        meets = iou(boxes, boxes) - np.eye(len(boxes)) > ALONE
+    def _remember(self, seen: dict[int, int], looks: NDArray[np.float64], since: dict[int, float]) -> None:
+        """Learn the looks of the people who were ``seen``, {track: answer}, where nobody else is near.
+
+        ``since``: seconds from each one's last sight.
+        """
+        boxes = np.array([t.box if i in seen else t.crop for i, t in enumerate(self._tracks)]).reshape(-1, 4)
+        meets = np.maximum(inside(boxes, boxes), inside(boxes, boxes).T) > ALONE
+        np.fill_diagonal(meets, False)
         for i, answer in seen.items():
             if not meets[i].any():
-                self._tracks[i].wear(looks[answer])
+                self._tracks[i].wear(looks[answer], since[i])
 
     def _share_out(self, poses: Poses, looks: NDArray[np.float64]) -> dict[int, int]:
         """Which answer each track that was seen is given: {track: answer}, both as positions."""
@@ -315,7 +328,8 @@ class Tracker:
         """How well each answer agrees with each track's prediction [tracks, answers], 0..1.
 
         The mean of OKS and of IoU of the boxes ``answered`` [N, 4]; IoU alone for a newcomer, who has no joints yet.
-        Less where the ``looks`` [N, R, 3] of the answer are known not to be the track's.
+        Less where the ``looks`` [N, R, 3] of the answer are more like another track's: who is alone may step into
+        the shade.
         """
         crops = self._crops()
         boxes = iou(crops, answered)
@@ -324,7 +338,8 @@ class Tracker:
         joints = oks(ahead, poses.joints, body_scale(crops), self._k, a_scores=scores, b_scores=poses.scores)
         new = np.array([t.sights == 0 for t in self._tracks])
         dress = alike(np.stack([t.look for t in self._tracks]), looks)
-        worth = np.where(np.isfinite(dress), 1 - DRESS + DRESS * dress, 1.0)
+        best = np.nan_to_num(dress).max(axis=0)
+        worth = np.where(np.isfinite(dress), 1 - DRESS * (best - dress), 1.0)
         return np.asarray(np.where(new[:, None], boxes, (boxes + joints) / 2) * worth)
 
     def _one_each(
@@ -338,8 +353,7 @@ class Tracker:
         same = np.zeros((len(poses), len(poses)))
         for order in (np.arange(len(self._k)), self._mirror):
             joints, scores = poses.joints[:, order], poses.scores[:, order]
-            alike = oks(poses.joints, joints, scale, self._k, a_scores=poses.scores, b_scores=scores)
-            same = np.maximum(same, alike)
+            same = np.maximum(same, oks(poses.joints, joints, scale, self._k, a_scores=poses.scores, b_scores=scores))
         kept = np.zeros(len(poses), dtype=bool)
         for index in np.argsort(-np.diagonal(likeness) * means, kind="stable"):
             kept[index] = means[index] >= bars[index] and not (same[index, kept] > SAME).any()

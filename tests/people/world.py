@@ -130,8 +130,10 @@ def regular(frames: int, fps: float = FPS) -> list[int]:
     return [10**15 + round(i * 1e9 / fps) for i in range(frames)]
 
 
-def film(world: World, tracker: Tracker, times: Iterable[int]) -> list[Sight]:
-    """Run ``tracker`` over the frames taken at ``times`` (ns).
+def film(
+    world: World, tracker: Tracker, times: Iterable[int], clock: Callable[[int], int] = lambda now: now
+) -> list[Sight]:
+    """Run ``tracker`` over the frames taken at ``times`` (ns), which the camera's ``clock`` may see as other ones.
 
     Only people who are well visible are true ones. Who is hidden for a good part may be published or not: such a box
     is left out of the record, as benchmarks do with people whom they do not judge.
@@ -142,9 +144,9 @@ def film(world: World, tracker: Tracker, times: Iterable[int]) -> list[Sight]:
         start = now if start is None else start
         view = world.view((now - start) / 1e9)
         if tracker.wants_finder():
-            tracker.found(*world.find(view))
-        crops = tracker.boxes(now)
-        people = tracker.update(world.estimate(view, crops), now)
+            tracker.found(world.find(view)[0])
+        crops = tracker.boxes(clock(now))
+        people = tracker.update(world.estimate(view, crops), clock(now))
         true = world.visible(view)
         boxes = np.array([box_of_joints(j, s) for j, s in zip(view.joints, view.seen, strict=True)]).reshape(-1, 4)
         judged = np.ones(len(people), dtype=bool)

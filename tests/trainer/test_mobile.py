@@ -1,5 +1,6 @@
 """The stem that begins with MoveNet's weights: its shape, what it takes over, what it keeps."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -86,11 +87,22 @@ def test_in_training_it_begins_with_statistics_that_fit():
     assert torch.allclose(trained, stem.eval()(images()), atol=0.05 * float(trained.detach().abs().max()))
 
 
+def test_a_frozen_part_is_frozen_from_the_start():
+    """Also where a run begins with a checkpoint, or goes on with one."""
+    stem = Mobile(16, 0.25, frozen=2)
+    kept = [stem.first, *stem.stages[:2]]
+    assert not any(m.training for part in kept for m in part.modules())
+    assert not any(p.requires_grad for part in kept for p in part.parameters())
+    assert stem.stages[2].training
+    assert not any(m.training for part in copy.deepcopy(stem).train().frozen for m in part.modules())
+
+
 def test_frozen_stages_stay_as_they_begin_and_the_others_learn(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path / "cache"))
     make_coco(tmp_path, 4)
     begun = {}
     monkeypatch.setattr(movenet, "read", lambda path, shapes: weights_for(Mobile(16, 0.25)))
+    monkeypatch.setattr(movenet, "require", lambda path: None)
     started = Learner.on_train_start
 
     def remember(module):
@@ -98,12 +110,17 @@ def test_frozen_stages_stay_as_they_begin_and_the_others_learn(tmp_path, monkeyp
         started(module)
 
     monkeypatch.setattr(PoseModule, "on_train_start", remember, raising=False)
-    fit(recipe(pretrained="somewhere.tflite", model={"frozen": 2}), tmp_path / "run", root=tmp_path, workers=0)
+    made = recipe(pretrained="somewhere.tflite", model={"frozen": 2})
+    fit(made, tmp_path / "run", root=tmp_path, workers=0)
     ended = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["state_dict"]
     same = {k for k, v in begun.items() if k.startswith("stem.") and torch.equal(v, ended[f"model.{k}"])}
     kept = {k for k in begun if k.startswith(("stem.first.", "stem.stages.0.", "stem.stages.1."))}
     assert kept
     assert same == kept
+    fit(made, tmp_path / "halves", root=tmp_path, workers=0, max_steps=1)
+    fit(made, tmp_path / "halves", root=tmp_path, workers=0, resume=True)
+    resumed = torch.load(tmp_path / "halves" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, resumed[name]) for name, value in ended.items())
 
 
 @needs_peers
@@ -133,7 +150,7 @@ def test_the_published_features_come_out_of_our_stem(name):
 
 @needs_peers
 def test_a_file_of_another_width_is_refused():
-    with pytest.raises(EdgeposeError, match=r"model\.multiplier.*Thunder 1\.75"):
+    with pytest.raises(EdgeposeError, match=r"model\.multiplier.*Thunder 1\.75.*convolution 0 differs"):
         movenet.read(PEERS / "movenet_lightning_fp16.tflite", shapes(Mobile(16, 1.75)))
 
 
@@ -141,7 +158,7 @@ def test_a_file_that_is_none_is_refused(tmp_path):
     with pytest.raises(EdgeposeError, match="there is no file .*absent.tflite"):
         movenet.read(tmp_path / "absent.tflite", [])
     (tmp_path / "text.tflite").write_text("not a model")
-    with pytest.raises(EdgeposeError, match="is not a TFLite model"):
+    with pytest.raises(EdgeposeError, match="is not MoveNet's TFLite file"):
         movenet.read(tmp_path / "text.tflite", [])
 
 
@@ -155,9 +172,16 @@ def test_it_is_exported_as_plain_convolutions():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"pretrained": "a.tflite", "model": {"stem": "newell"}}, "pretrained weights are for a fresh network"),
+        (
+            {"pretrained": "a.tflite", "model": {"stem": "newell", "multiplier": 1}},
+            "pretrained weights are for a fresh network",
+        ),
         ({"pretrained": "a.tflite", "start_from": "b.ckpt"}, "pretrained weights are for a fresh network"),
+        ({"pretrained": "a.tflite", "model": {"kind": "cascade", "stacks": 2}}, "pretrained weights are for a fresh"),
+        ({"pretrained": "a.tflite", "model": {"preprocessing": "imagenet"}}, "learnt with model.preprocessing"),
+        ({"pretrained": "a.tflite", "model": {"norm": "lrn"}}, "learnt with model.preprocessing"),
         ({"model": {"frozen": 1}}, "model.frozen keeps what a stem begins with"),
+        ({"model": {"stem": "compact", "multiplier": 0.5}}, "belong to stem mobile, not to compact"),
         ({"stages": [{"images": 8, "size": 48, "batch": 4}]}, "must be a multiple of 32"),
     ],
 )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgepose.errors import EdgeposeError
 from edgepose.people.association import inside
 from edgepose.skeletons import Skeleton
-from trainer.data.persons import Person, PersonSet, read_image
+from trainer.data.persons import Person, PersonSet, load, read_image
 from trainer.finder.recipe import SceneSet
 from trainer.finder.scenes import Scene, read
 from trainer.progress import progress
@@ -31,10 +31,10 @@ def windows(background: Background, skeleton: Skeleton, padding: float, root: Pa
     """Nobodies, whose crops with ``padding`` show the windows; EdgeposeError when no photograph has room for one."""
     spec = SceneSet(data=background.data, guesses=background.guesses, split=background.split)
     scenes = read(spec, root)
-    name = f"background of {background.data.partition(':')[2].partition('/')[0].partition(':')[0] or 'scenes'}"
+    name = f"{load(background.data, root).name}-background"
     nobodies: list[Person] = []
     unknown = np.zeros((len(skeleton), 2)), np.zeros(len(skeleton), dtype=bool)
-    for scene in progress(scenes, len(scenes), f"looking for {name}"):
+    for scene in progress(scenes, len(scenes), "looking for empty places"):
         for window in empty_windows(scene, read_image(scene.image), background.windows):
             middle, half = (window[:2] + window[2:]) / 2, (window[2:] - window[:2]) / 2 / padding
             box = np.concatenate([middle - half, middle + half])
@@ -42,7 +42,7 @@ def windows(background: Background, skeleton: Skeleton, padding: float, root: Pa
     if not nobodies:
         raise EdgeposeError(f"background '{background.data}': no photograph has room for a window without anybody; "
                             "leave it out")  # fmt: skip
-    return PersonSet(name.replace(" ", "-"), skeleton, nobodies)
+    return PersonSet(name, skeleton, nobodies)
 
 
 def empty_windows(scene: Scene, image: NDArray[np.uint8], most: int) -> NDArray[np.float64]:

@@ -39,6 +39,14 @@ class _Rectified(torch.autograd.Function):
         return above.clamp(min=0)
 
 
+class _Rectified6(_Rectified):
+    """min(max(0, x), 6) forward, max(0, R) backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clamp(0, 6)
+
+
 class DeconvnetRule(TorchFunctionMode):
     """While active, every ReLU propagates by the deconvnet's rule; in-place ones give their result in a new tensor."""
 
@@ -52,6 +60,8 @@ class DeconvnetRule(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _RELUS:
             return _Rectified.apply(args[0] if args else kwargs["input"])  # type: ignore[no-untyped-call]
+        if func is functional.hardtanh:  # what ReLU6 is made of; no network here has another one
+            return _Rectified6.apply(args[0] if args else kwargs["input"])  # type: ignore[no-untyped-call]
         return func(*args, **kwargs)
 
 

@@ -33,7 +33,7 @@ def default_layers(network: nn.Module) -> list[str]:
         return [n for n in known if re.search(rf"(^|\.){pattern}$", n)]
 
     bottlenecks = sorted(called("inner"), key=lambda n: n.count("."))  # the deepest last; of equals, the later one
-    ends = [called(r"detection\.D4"), called(r"stem\.0"), called("stem"), bottlenecks, called(r"features\.\d+")]
+    ends = [called(r"detection\.D4"), called(r"stem\.(0|first)"), called("stem"), bottlenecks, called(r"features\.\d+")]
     return [found[-1] for found in ends if found]
 
 

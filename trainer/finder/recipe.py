@@ -45,10 +45,12 @@ class FinderRecipe(Course):
     def _fits(self) -> FinderRecipe:
         if self.model.kind != "stacked-hourglass" or self.model.stacks != 1 or self.model.attention is not None:
             raise ValueError("model of a finder must be one plain hourglass: kind stacked-hourglass, stacks 1")
-        if self.model.preprocessing != "imagenet":
-            raise ValueError("model.preprocessing of a finder must be imagenet; the others are measured on crops")
-        # Hourglass residual units pool once more, as in a pose network.
-        poolings = self.model.depth + (self.model.block == "hru")
+        if self.model.preprocessing not in ("imagenet", "symmetric"):
+            raise ValueError("model.preprocessing of a finder must be imagenet or symmetric; the others are measured "
+                             "on crops")  # fmt: skip
+        if self.model.frozen and not self.start_from:
+            raise ValueError("model.frozen keeps what a stem begins with; say by start_from what that is")
+        poolings = self.model.poolings
         step = 4 * 2**poolings
         for side in (*self.input_size, *(s.size for s in self.stages)):
             if side % step:

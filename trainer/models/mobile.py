@@ -16,7 +16,6 @@ _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3
 _SKIPS = (1, 2, 3)  # stages whose outputs, at strides 4, 8 and 16, go to the pyramid
 _TOP = 1280
 _PYRAMID = (64, 32, 24)  # channels at strides 16, 8 and 4
-STRIDE = 32
 
 
 def channels(count: int, multiplier: float) -> int:
@@ -44,11 +43,12 @@ class HalvingConv(nn.Conv2d):
     def __init__(self, inputs: int, outputs: int, groups: int) -> None:
         super().__init__(inputs, outputs, 3, 2, groups=groups, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    # Not forward: ModelOpt puts its quantisers before and after this (trainer.qat).
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if torch.onnx.is_in_onnx_export():
-            exported: Tensor = _Exported.apply(x, self.weight, self.groups)  # type: ignore[no-untyped-call]
+            exported: Tensor = _Exported.apply(x, weight, self.groups)  # type: ignore[no-untyped-call]
             return exported
-        return super().forward(functional.pad(x, (0, 1, 0, 1)))
+        return functional.conv2d(functional.pad(x, (0, 1, 0, 1)), weight, bias, stride=2, groups=self.groups)
 
 
 class Conv(nn.Sequential):
@@ -98,7 +98,7 @@ class InvertedResidual(nn.Module):
 class Mobile(nn.Module):
     """Image [N, 3, H, W], values -1..1 -> features [N, width, H/4, W/4]; H and W are multiples of 32.
 
-    The first convolution and the first ``frozen`` stages are not trained.
+    With ``frozen`` > 0 the first convolution and so many of the first stages are not trained, statistics included.
     """
 
     def __init__(self, width: int, multiplier: float = 1.0, frozen: int = 0, inputs: int = 3) -> None:
@@ -125,7 +125,7 @@ class Mobile(nn.Module):
         self.out = Conv(_PYRAMID[-1], width, act=nn.ReLU(inplace=True))
         self.frozen = [self.first, *self.stages[:frozen]] if frozen else []
         for part in self.frozen:
-            part.requires_grad_(False)
+            part.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Mobile:
         super().train(mode)
@@ -161,7 +161,7 @@ def take_over(stem: Mobile, weights: list[tuple[Tensor, Tensor]], images: Tensor
     adds the bias and does nothing else, and in training begins with statistics that fit.
     """
 
-    def fit(norm: nn.BatchNorm2d, bias: Tensor, x: Tensor) -> None:
+    def settle(norm: nn.BatchNorm2d, bias: Tensor, x: Tensor) -> None:
         variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3))
         norm.load_state_dict(
             {
@@ -169,16 +169,18 @@ def take_over(stem: Mobile, weights: list[tuple[Tensor, Tensor]], images: Tensor
                 "running_mean": mean,
                 "running_var": variance,
                 "weight": (variance + norm.eps).sqrt(),
-                "bias": mean + bias,
+                "bias": mean + bias.to(mean),
             }
         )
 
     hooks = []
     for conv, (weight, bias) in zip(stem.published(), weights, strict=True):
         conv.convolution.weight.copy_(weight)
-        hooks.append(conv.norm.register_forward_pre_hook(lambda norm, inputs, bias=bias: fit(norm, bias, inputs[0])))
+        hooks.append(conv.norm.register_forward_pre_hook(lambda norm, inputs, bias=bias: settle(norm, bias, inputs[0])))
     training = stem.training
-    stem.eval()(images)
-    stem.train(training)
-    for hook in hooks:
-        hook.remove()
+    try:
+        stem.eval()(images)
+    finally:
+        stem.train(training)
+        for hook in hooks:
+            hook.remove()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgepose.errors import EdgeposeError
+from edgepose.errors import EdgeposeError, missing
 
 
 def read(path: Path, shapes: list[tuple[int, ...]]) -> list[tuple[Tensor, Tensor]]:
@@ -20,27 +20,34 @@ def read(path: Path, shapes: list[tuple[int, ...]]) -> list[tuple[Tensor, Tensor
     try:
         import openvino
     except ImportError:
-        raise EdgeposeError("reading MoveNet's weights needs OpenVINO; pip install 'edgepose[openvino]'") from None
-    if not path.is_file():
-        raise EdgeposeError(f"pretrained: there is no file {path}; download MoveNet's TFLite file, or leave it out")
+        raise missing("openvino", "to read MoveNet's weights", "pip install 'edgepose[openvino]'") from None
+    require(path)
     core = openvino.Core()
     try:
         graph = core.read_model(path)
+        found = [op for op in graph.get_ordered_ops() if op.get_type_name() in ("Convolution", "GroupConvolution")]
+        sources = [source for op in found[: len(shapes)] for source in (op.input_value(1), _bias(op, path))]
+        constants = core.compile_model(openvino.Model(sources, []), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})()
     except RuntimeError as error:
-        raise EdgeposeError(f"pretrained: {path} is not a TFLite model ({str(error).splitlines()[0]})") from error
-    found = [op for op in graph.get_ordered_ops() if op.get_type_name() in ("Convolution", "GroupConvolution")]
-    sources = [source for op in found[: len(shapes)] for source in (op.input_value(1), _bias(op, path))]
-    constants = core.compile_model(openvino.Model(sources, []), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})()
+        raise EdgeposeError(
+            f"pretrained: {path} is not MoveNet's TFLite file ({str(error).splitlines()[0]})"
+        ) from error
     arrays = [np.array(constants[i], np.float32) for i in range(len(sources))]
     weights = [(_square(w), torch.from_numpy(b.reshape(-1))) for w, b in zip(arrays[::2], arrays[1::2], strict=True)]
     theirs = [tuple(w.shape) for w, _ in weights]
     if theirs != shapes:
         place = next((i for i, (a, b) in enumerate(zip(theirs, shapes, strict=False)) if a != b), len(theirs))
         raise EdgeposeError(
-            f"pretrained: {path} is not MoveNet of this model.multiplier: convolution {place} differs; "
-            "Lightning has 1.0, Thunder 1.75"
+            f"pretrained: {path} is not MoveNet, or not of this model.multiplier (Lightning has 1.0, Thunder 1.75): "
+            f"convolution {place} differs"
         )
     return weights
+
+
+def require(path: Path) -> None:
+    """EdgeposeError where there is no such file."""
+    if not path.is_file():
+        raise EdgeposeError(f"pretrained: there is no file {path}; download MoveNet's TFLite file, or leave it out")
 
 
 def _bias(op: Any, path: Path) -> Any:

@@ -25,8 +25,8 @@ from trainer.progress import progress
 
 CALIBRATION = 2  # random images; enough to get ranges, which is all that timing needs
 WARM_UP = 5  # runs of each: the first ones allocate and choose kernels
-# Relu and Add too: left in float they would undo the gain, with a conversion before and after every convolution.
-QUANTISED = ("Conv", "ConvTranspose", "Relu", "Add", "MaxPool", "Resize", "Concat", "Gemm", "MatMul")
+# Relu, Clip and Add too: left in float they would undo the gain, with a conversion before and after every convolution.
+QUANTISED = ("Conv", "ConvTranspose", "Relu", "Clip", "Add", "MaxPool", "Resize", "Concat", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
