@@ -64,13 +64,22 @@ Record = Annotated[str | None, typer.Option("--record", help="Append every messa
 Stdout = Annotated[bool | None, typer.Option("--stdout", help="Print every message as a JSON line.")]
 Qos = Annotated[int | None, typer.Option("--qos", help="MQTT QoS of poses: 0 or 1.")]
 Encoding = Annotated[str | None, typer.Option("--encoding", help="json or cbor.")]
-FinderName = Annotated[str | None, typer.Option("--finder", help="Finder's name or FILE.onnx; none: one person only.")]
-MostPeople = Annotated[int | None, typer.Option("--most", help="People at once, per camera.")]
-Smoothing = Annotated[str | None, typer.Option("--smoothing", help="off, one-euro, kalman.")]
-Velocity = Annotated[bool | None, typer.Option("--velocity", help="Publish how fast joints move, too.")]
-PredictTo = Annotated[str | None, typer.Option("--predict-to", help="acquired or publish: what time joints are of.")]
-Rate = Annotated[float | None, typer.Option("--rate", help="Messages per second at most; 0: every frame.")]
-OnChange = Annotated[float | None, typer.Option("--on-change", help="Publish movements above this share of a person.")]
+FinderName = Annotated[
+    str | None, typer.Option("--finder", help="Finder's name or FILE.onnx; none: one person only [edgepose-finder].")
+]
+MostPeople = Annotated[int | None, typer.Option("--most", help="People at once, per camera [8].")]
+Smoothing = Annotated[str | None, typer.Option("--smoothing", help="off, one-euro, kalman [off].")]
+Velocity = Annotated[bool | None, typer.Option("--velocity", help="Publish how fast joints move, too [no].")]
+PredictTo = Annotated[
+    str | None, typer.Option("--predict-to", help="acquired or publish: what time joints are of [acquired].")
+]
+Rate = Annotated[
+    float | None,
+    typer.Option("--rate", help="Messages per second at most, but for who comes or goes [0: every frame]."),
+]
+OnChange = Annotated[
+    float | None, typer.Option("--on-change", help="Publish movements above this share of a person [0: all].")
+]
 
 
 @app.command()

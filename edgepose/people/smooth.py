@@ -23,7 +23,7 @@ from edgepose.estimator import Poses
 
 Floats = NDArray[np.float64]
 
-FORGET = 1.0  # s; longer than a tracker keeps an unseen person, short enough that the old motion means something
+FORGET = 1.0  # s; as long as a tracker keeps an unseen person by default; an older motion means nothing
 MOST_AHEAD = 0.2  # s; limbs turn round within that time, so that a straight line no longer helps
 SURE = 0.4  # joint score from which a joint counts for the person's size, as for its box
 SMALLEST = 1.0  # px; keeps a person whose joints lie on one point from having no size

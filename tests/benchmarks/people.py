@@ -3,36 +3,64 @@
     python tests/benchmarks/people.py --finder edgepose-finder --threads 2
 
 The films are real people from the shipped clip, set side by side; see tests/people/films.py. Everything is timed in
-turns in one run: the loop's work on an image, the network alone with one crop (whose rate divided by the people is
-"engine only"), and with a crop for each person as one batch.
+turns in one run: finding, estimating and following on an image, the network alone with one crop (whose rate divided by
+the people is "engine only"), and with a crop for each person as one batch. Last, the two shipped clips side by side go,
+as a video file, through the whole loop, from decoding to messages, as in ``edgepose bench``.
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
+import cv2
 import numpy as np
 import typer
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the tests are no installed package
 
 from edgepose import bundle as bundles
-from edgepose import engines
+from edgepose import config, engines
+from edgepose.bench import bench
 from edgepose.estimator import Estimator
 from edgepose.frame import Frame
 from edgepose.people.crowd import Everybody
 from edgepose.people.finder import Finder
 from edgepose.people.regions import Regions
 from edgepose.timing import Timings
-from tests.people.films import crossing, side_by_side
+from tests.people.films import clips_beside, crossing, side_by_side
 
 _RATE = 25  # images per second of a film
 _WARM_UP = 10
 _CROSSING = 80  # images: they hide each other for less than a second
+
+
+def through_the_loop(model: str, finder: str, threads: int, images: int) -> tuple[float, float]:
+    """Images per second of the whole loop on the clips side by side, and of the network alone, one crop at a time."""
+    film, _ = clips_beside(images)
+    height, width = film[0].shape[:2]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "beside.mp4"
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10, (width, height))
+        for image in film:
+            writer.write(image)
+        writer.release()
+        flags = {"source.uri": str(path), "model": model, "people.finder": finder, "engine.threads": threads}
+        found = bench(config.load(flags, environ={}).settings)
+    bundle = bundles.load(model, role="pose")
+    engine = engines.load(bundle, "auto", engines.Options(threads=threads))
+    crop = np.zeros((1, 3, *bundle.manual.input_size[::-1]), np.float32)
+    times = []
+    for _ in range(100):
+        start = time.perf_counter()
+        engine.infer(crop)
+        times.append(time.perf_counter() - start)
+    engine.close()
+    return float(found["fps"]), float(1 / np.mean(times[_WARM_UP:]))
 
 
 def main(
@@ -47,8 +75,8 @@ def main(
     engine = engines.load(bundle, "auto", options)
     estimator = Estimator(engine, bundle.manual)
     looking = Finder(engines.load(finding, "auto", options), finding.manual)
-    typer.echo("| people | found, mean | loop, fps | engine only, fps / people | share of it | the batch alone, fps | "
-               "share of it | finder's share of time | ids |")  # fmt: skip
+    typer.echo("| people | found, mean | finding to following, fps | engine only, fps / people | share of it | "
+               "the batch alone, fps | share of it | finder's share of time | ids |")  # fmt: skip
     typer.echo("|---|---|---|---|---|---|---|---|---|")
     for count in (1, 2, 4):
         film = side_by_side(count, images)
@@ -85,6 +113,9 @@ def main(
             middles = {name: round(float(box[::2].mean())) for name, box in zip(people.ids, people.boxes, strict=True)}
             typer.echo(f"crossing, image {number}: {middles}; truth "
                        f"{ {n: round(float(b[::2].mean())) for n, b in shot.people.items()} }")  # fmt: skip
+    fps, single = through_the_loop(model, finder, threads, images)
+    typer.echo(f"the clips side by side, decoding and messages included: {fps:.1f} fps; engine only, fps / people "
+               f"{single / 2:.1f}; share of it {fps / (single / 2):.2f}")  # fmt: skip
 
 
 if __name__ == "__main__":
