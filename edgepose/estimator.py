@@ -35,8 +35,12 @@ class Poses:
 
     @property
     def person_scores(self) -> NDArray[np.float64]:
-        """Mean joint score [N]."""
-        return self.scores.mean(axis=1) if len(self) else np.zeros(0)
+        """How surely each is a person [N], 0..1: the mean of the surer half of its joints' scores.
+
+        Who is seen from the hips up, or stands behind a table, has the other half out of sight.
+        """
+        half = (self.scores.shape[1] + 1) // 2
+        return np.asarray(np.sort(self.scores, axis=1)[:, -half:].mean(axis=1) if len(self) else np.zeros(0))
 
 
 class StageTimer(Protocol):

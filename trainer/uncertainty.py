@@ -14,6 +14,7 @@ from edgepose.skeletons import Skeleton
 from trainer.evaluate import Predictions
 
 KNOTS = 12
+DRAWS, CAUTION = 200, 0.16
 SPREAD_KNOTS = 8
 _NINETY = 4.605170185988092  # 90 % quantile of chi-squared with 2 degrees of freedom: -2 ln 0.1
 
@@ -26,8 +27,11 @@ def _reference(predictions: Predictions, skeleton: Skeleton) -> NDArray[np.float
 
 
 def score_map(predictions: Predictions, skeleton: Skeleton, fitted_on: str) -> ScoreMap:
-    """Isotonic regression of 'within half a head' on the raw peak, thinned to a few knots.
+    """Isotonic regression of 'within half a head' on the raw peak, thinned to a few knots, on the cautious side.
 
+    The persons are a sample, and others may be harder. Of DRAWS samples drawn from them with replacement (bootstrap,
+    Efron & Tibshirani 1993, chapter 6) each knot takes the probability that all but CAUTION of them exceed: about one
+    standard error below the mean.
     Expects predictions whose scores are raw peaks (a manual with the identity score map).
     """
     from scipy.optimize import isotonic_regression
@@ -37,13 +41,21 @@ def score_map(predictions: Predictions, skeleton: Skeleton, fitted_on: str) -> S
     if judged.sum() < KNOTS:
         raise EdgeposeError(f"scores cannot be fitted on {fitted_on}: too few joints whose head or torso is labelled; "
                             "choose other data")  # fmt: skip
-    peaks, hit = predictions.scores[judged], hits[judged]
-    order = np.argsort(peaks, kind="stable")
-    peaks, fitted = peaks[order], isotonic_regression(hit[order]).x
-    # Knots are means over equally filled bins: smooth, and rising because the fit is.
-    bins = [b for b in np.array_split(np.arange(len(peaks)), KNOTS) if len(b)]
-    raw = np.array([peaks[b].mean() for b in bins])
-    probability = np.array([fitted[b].mean() for b in bins])
+    peaks = np.sort(predictions.scores[judged])
+    # Knots are means over equally filled bins: smooth.
+    raw = np.array([b.mean() for b in np.array_split(peaks, KNOTS) if len(b)])
+    rng, fits = np.random.default_rng(0), []
+    for _ in range(DRAWS):
+        drawn = rng.integers(len(hits), size=len(hits))
+        chosen = judged[drawn]
+        if chosen.sum() < KNOTS:
+            continue
+        peaks, hit = predictions.scores[drawn][chosen], hits[drawn][chosen]
+        order = np.argsort(peaks, kind="stable")
+        bins = np.array_split(isotonic_regression(hit[order]).x, KNOTS)
+        middles = [b.mean() for b in np.array_split(peaks[order], KNOTS)]
+        fits.append(np.interp(raw, middles, [b.mean() for b in bins]))
+    probability = np.maximum.accumulate(np.quantile(fits, CAUTION, axis=0))
     keep = np.concatenate([[True], np.diff(raw) > 1e-4])
     raw, probability = raw[keep], probability[keep]
     if len(raw) < 2:

@@ -77,7 +77,7 @@ class Everybody:
             found = self._finder.find(frame.image, timer)
             # Whoever does not count costs no crop. How many count is seen when the pose network has had its word.
             counts = keep(self._regions[frame.camera], found.boxes, size_of(frame), all_of_them=True)
-            tracker.found(found.boxes[counts])
+            tracker.found(found.boxes[counts], found.scores[counts])
         with timer("follow"):
             return tracker.boxes(frame.acquired_ns)
 

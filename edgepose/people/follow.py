@@ -11,8 +11,8 @@ from edgepose.people import People
 from edgepose.people.find import Search
 
 # On furniture the network says 0.4 to 0.6, on people 0.6 to 0.8; who was accepted is given more room than who is new.
-ACCEPT = 0.63  # mean joint score from which a found person counts
-KEEP = 0.45  # mean joint score below which the person counts as unseen
+ACCEPT = 0.78  # person score from which a found person counts
+KEEP = 0.7  # person score below which the person counts as unseen
 CONFIDENT = 0.4  # joint score from which a joint shapes the box
 PATIENCE = 8  # frames unseen in a row after which the search begins anew
 

@@ -19,26 +19,37 @@ _RIGHT_THIGH = (("right_hip", "right_hip"), ("right_knee", "right_knee"))
 _LEFT_THIGH = (("left_hip", "left_hip"), ("left_knee", "left_knee"))
 REGIONS = ((_TORSO, 0.1, 0.5), (_TORSO, 0.5, 0.9), (_RIGHT_THIGH, 0.2, 0.9), (_LEFT_THIGH, 0.2, 0.9))
 _GRID = 5  # points along each side of a region
+
+
+def _weights(begin: float, end: float) -> NDArray[np.float64]:
+    """What each of a region's four corners counts for in each of its points [P, 4]."""
+    across, down = np.meshgrid(np.linspace(0.2, 0.8, _GRID), np.linspace(begin, end, _GRID))  # not the rim: background
+    sides = [(1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across]
+    return np.stack([side.ravel() for side in sides], axis=1)
+
+
+_WEIGHTS = np.stack([_weights(begin, end) for _, begin, end in REGIONS])  # [R, P, 4]
 APART = 25.0  # CIELAB distance at which two looks are hardly alike (exp(-1/2)); different clothes are often 30 to 60
 
 
 def looks(image: NDArray[np.uint8], poses: Poses, skeleton: Skeleton, confident: float) -> NDArray[np.float64]:
     """The look [N, R, 3] of each of ``poses`` in ``image`` [H, W, 3], BGR; joints of a lower score are not sure."""
+    corners = np.array(
+        [[skeleton.index(joint) for pair in pairs for joint in pair] for pairs, _, _ in REGIONS]
+    )  # [R, 4]
+    joints = poses.joints[:, corners]  # [N, R, 4, 2]
+    sure = (poses.scores[:, corners] >= confident) & np.isfinite(joints[..., 0])
+    known: NDArray[np.bool_] = np.asarray(sure.all(axis=2))  # [N, R]
+    points = np.einsum("rpc,nrcd->nrpd", _WEIGHTS, np.where(known[..., None, None], joints, 0.0))
+    x, y = np.moveaxis(np.rint(points).astype(int), -1, 0)  # [N, R, P]
     height, width = image.shape[:2]
-    found = np.full((len(poses), len(REGIONS), 3), np.nan)
-    across = np.linspace(0.2, 0.8, _GRID)[None, :, None]  # not the rim, which is background
-    for number, ((first, second), begin, end) in enumerate(REGIONS):
-        corners = [skeleton.index(joint) for joint in (*first, *second)]
-        down = np.linspace(begin, end, _GRID)[:, None, None]
-        sure = (poses.scores[:, corners] >= confident) & np.isfinite(poses.joints[:, corners, 0])
-        for person in np.flatnonzero(sure.all(axis=1)):
-            a, b, c, d = poses.joints[person, corners]
-            points = (1 - down) * ((1 - across) * a + across * b) + down * ((1 - across) * c + across * d)
-            x, y = np.rint(points.reshape(-1, 2)).astype(int).T
-            inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-            if inside.mean() >= 0.5:
-                colours = image[y[inside], x[inside]].astype(np.float32)[None] / 255
-                found[person, number] = np.median(cv2.cvtColor(colours, cv2.COLOR_BGR2LAB)[0], axis=0)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    known &= inside.mean(axis=2) >= 0.5
+    found = np.full((*known.shape, 3), np.nan)
+    if known.any():
+        colours = image[y[known].clip(0, height - 1), x[known].clip(0, width - 1)].astype(np.float32) / 255
+        lab = cv2.cvtColor(colours, cv2.COLOR_BGR2LAB)
+        found[known] = np.nanmedian(np.where(inside[known][..., None], lab, np.nan), axis=1)
     return found
 
 

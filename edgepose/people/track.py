@@ -57,15 +57,17 @@ DRESS = 0.75  # share of an answer's agreement that is lost where it is dressed 
 
 SMOOTHING = 0.15  # seconds over which velocity is averaged
 # The finder vouches for a person, so these stand lower than where the pose network searches alone (people/follow.py).
-ACCEPT = 0.58  # mean joint score from which a found person counts
-KEEP = 0.5  # mean joint score below which the person counts as unseen
+ACCEPT = 0.78  # person score from which a found person counts
+KEEP = 0.7  # person score below which the person counts as unseen
+LOOSE = 0.6  # share of ACCEPT that a first sight needs: a finder's box may fit badly, the joints then place the crop
 CONFIDENT = 0.4  # joint score from which a joint shapes the box
 
 RESHAPING = 0.15  # seconds in which the crop takes on the shape of the joints
 MEMORY = 1.0  # seconds for which an unsure joint is carried along
 DAMPING = 1.5  # seconds in which an unseen person is thought to stop; prediction never goes further than this
 FASTEST = 3.0  # box heights (longer sides) per second: a sprint
-FIRST_PAUSE, LONGEST_PAUSE = 0.3, 5.0  # seconds for which a place where nobody was is left alone; doubled each time
+SURER = 1.3  # ratio of the finder's scores from which somebody may have stepped in front of what was refused
+FIRST_PAUSE, LONGEST_PAUSE = 0.3, 1.2  # seconds for which a place where nobody was is left alone; doubled each time
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,8 @@ class Following:
     every: int = 5  # frames between looks of the finder while everybody is seen
     confirm: int = 3  # sights until a person counts (tentative -> confirmed)
     patience: float = 1.0  # seconds unseen until a person is gone (lost -> gone)
-    accept: float = ACCEPT  # mean joint score, 0..1, that a new person needs in each sight until it counts
-    keep: float = KEEP  # mean joint score, 0..1, below which a followed person counts as unseen
+    accept: float = ACCEPT  # person score, 0..1, that a new person needs in each sight but the first until it counts
+    keep: float = KEEP  # person score, 0..1, below which a followed person counts as unseen
     confident: float = CONFIDENT  # joint score, 0..1, from which a joint shapes the box
     most: int = 8  # people at once: tracks, hence crops per frame
 
@@ -96,6 +98,7 @@ class _Track:
     sure_ns: NDArray[np.int64]  # [K] when each joint was last sure; -1 never
     seen_ns: int  # of the last sight; of the found box before the first
     id: str = ""  # named when confirmed, so that false starts use up no name
+    found: float = 0.0  # the finder's score of who is new
     sights: int = 0
     mean: float = 0.0  # score of the last sight
     velocity: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))  # of the whole body, pixels per second
@@ -156,6 +159,7 @@ class _Refusal:
     """A place in which the finder saw somebody and the pose network did not: a coat, a chair, a poster."""
 
     box: NDArray[np.float64]  # [4]
+    score: float  # the finder's
     since_ns: int
     pause: float  # seconds
 
@@ -178,7 +182,7 @@ class Tracker:
         self._refusals: list[_Refusal] = []
         self._named = 0
         self._since_look = following.every
-        self._found: NDArray[np.float64] | None = None
+        self._found: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
         self._steady = Steady()
 
     def wants_finder(self) -> bool:
@@ -187,9 +191,9 @@ class Tracker:
             return True
         return len(self._tracks) < self._following.most and self._since_look >= self._following.every
 
-    def found(self, boxes: NDArray[np.floating]) -> None:
-        """The finder's answer for this frame, before ``boxes``: ``boxes`` [M, 4] in pixels."""
-        self._found = np.asarray(boxes, np.float64).reshape(-1, 4)
+    def found(self, boxes: NDArray[np.floating], scores: NDArray[np.floating]) -> None:
+        """The finder's answer for this frame, before ``boxes``: ``boxes`` [M, 4] in pixels with ``scores`` [M]."""
+        self._found = np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(scores, np.float64)
         self._since_look = 0
 
     def boxes(self, acquired_ns: int) -> NDArray[np.float64]:
@@ -199,7 +203,7 @@ class Tracker:
         for track in self._tracks:
             track.predict(now_ns)
         if self._found is not None:
-            self._place_found(self._found, now_ns)
+            self._place_found(*self._found, now_ns)
             self._found = None
         return self._crops()
 
@@ -223,7 +227,7 @@ class Tracker:
                     self._confirm(track)
             elif track.state == "tentative":
                 track.state = "gone"
-                self._refuse(track.crop, now_ns)
+                self._refuse(track.crop, track.found, now_ns)
             else:
                 track.state = "lost"
         self._remember(seen, looks, since)
@@ -249,12 +253,14 @@ class Tracker:
                 track.state = "gone"
         self._tracks = [t for t in self._tracks if t.state != "gone"]
 
-    def _refuse(self, box: NDArray[np.float64], now_ns: int) -> None:
+    def _refuse(self, box: NDArray[np.float64], score: float, now_ns: int) -> None:
         """Nobody was in ``box`` [4]: do not spend a crop on it at every look, and less and less often."""
         self._refusals = [r for r in self._refusals if now_ns - r.since_ns <= 2 * r.pause * 1e9]
         again = [r for r in self._refusals if iou(box[None], r.box[None])[0, 0] > WELL]
         pause = min(2 * max((r.pause for r in again), default=FIRST_PAUSE / 2), LONGEST_PAUSE)
-        self._refusals = [r for r in self._refusals if not any(r is a for a in again)] + [_Refusal(box, now_ns, pause)]
+        self._refusals = [r for r in self._refusals if not any(r is a for a in again)] + [
+            _Refusal(box, score, now_ns, pause)
+        ]
 
     def _in(self, *states: State) -> NDArray[np.intp]:
         """Positions of the tracks in one of these states."""
@@ -263,7 +269,7 @@ class Tracker:
     def _crops(self) -> NDArray[np.float64]:
         return np.array([t.crop for t in self._tracks]).reshape(-1, 4)
 
-    def _place_found(self, boxes: NDArray[np.float64], now_ns: int) -> None:
+    def _place_found(self, boxes: NDArray[np.float64], scores: NDArray[np.float64], now_ns: int) -> None:
         """Found boxes [M, 4] go to the tracks that they fit; the rest are newcomers, unless somebody covers them."""
         crops = self._crops()
         seen, lost = self._in("confirmed", "tentative"), self._in("lost")
@@ -282,15 +288,17 @@ class Tracker:
                 free[columns[column]] = False
         crops = self._crops()[seen]
         covered = ((inside(boxes, crops) > COVERED) | (iou(boxes, crops) > WELL)).any(axis=1)
-        refused = np.array([r.box for r in self._refusals if r.holds(now_ns)]).reshape(-1, 4)
-        newcomers = np.flatnonzero(free & ~covered & ~(iou(boxes, refused) > WELL).any(axis=1))
+        refusals = [r for r in self._refusals if r.holds(now_ns)]
+        there = iou(boxes, np.array([r.box for r in refusals]).reshape(-1, 4)) > WELL
+        refused = there & (scores[:, None] < SURER * np.array([r.score for r in refusals]))
+        newcomers = np.flatnonzero(free & ~covered & ~refused.any(axis=1))
         # Where there is no place for all, the largest come first: mostly the nearest.
         longer = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0.0)
         newcomers = newcomers[np.argsort(-longer[newcomers], kind="stable")]
         k = len(self._k)
         for index in newcomers[: max(self._following.most - len(self._tracks), 0)]:
             joints, never = np.full((k, 2), np.nan), np.full(k, -1, dtype=np.int64)
-            track = _Track("tentative", boxes[index], joints, np.zeros(k), never, now_ns)
+            track = _Track("tentative", boxes[index], joints, np.zeros(k), never, now_ns, found=float(scores[index]))
             track.predict(now_ns)
             self._tracks.append(track)
 
@@ -316,13 +324,18 @@ class Tracker:
         likeness = self._likeness(poses, answered, looks)
         free = self._one_each(poses, answered, likeness)
         given: dict[int, int] = {}
+        likeness = np.where(poses.person_scores >= self._bars()[:, None], likeness, 0.0)
         for state in ORDER:
-            bar = self._following.accept if state == "tentative" else self._following.keep
-            rows, columns = self._in(state), np.flatnonzero(free & (poses.person_scores >= bar))
+            rows, columns = self._in(state), np.flatnonzero(free)
             for row, column in assign(likeness[np.ix_(rows, columns)], ANSWER_LEAST[state]):
                 given[int(rows[row])] = int(columns[column])
                 free[columns[column]] = False
         return given
+
+    def _bars(self) -> NDArray[np.float64]:
+        """The person score [N] that each track needs to count as seen."""
+        told = {"confirmed": self._following.keep, "lost": self._following.keep, "tentative": self._following.accept}
+        return np.array([told[t.state] * (1.0 if t.sights or t.state != "tentative" else LOOSE) for t in self._tracks])
 
     def _likeness(self, poses: Poses, answered: NDArray[np.float64], looks: NDArray[np.float64]) -> NDArray[np.float64]:
         """How well each answer agrees with each track's prediction [tracks, answers], 0..1.
@@ -346,9 +359,7 @@ class Tracker:
         self, poses: Poses, answered: NDArray[np.float64], likeness: NDArray[np.float64]
     ) -> NDArray[np.bool_]:
         """Which answers [N] to keep so that no person is answered twice: those that fit their crop's track best."""
-        means, scale = poses.person_scores, body_scale(answered)
-        bars = np.full(len(poses), self._following.keep)
-        bars[self._in("tentative")] = self._following.accept
+        means, scale, bars = poses.person_scores, body_scale(answered), self._bars()
         # Of one person seen from behind, one crop may take left for right and another not.
         same = np.zeros((len(poses), len(poses)))
         for order in (np.arange(len(self._k)), self._mirror):

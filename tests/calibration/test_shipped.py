@@ -14,7 +14,10 @@ from trainer.recipe import DataSet
 
 SPORTS = "coco:mpii_sports/annotations.json:mpii_sports/images"
 FLOATS = ("edgepose-first", "edgepose-s")
-RUNNERS = [("int8", "openvino"), ("int8-cpu", "openvino"), ("int8-cpu", "onnxruntime")]
+# int8-cpu is judged by onnxruntime when it is made; OpenVINO rounds otherwise, and may lose a little more.
+RUNNERS = [("int8", "openvino", Budget()), ("int8-cpu", "openvino", Budget(pckh01=1.25)),
+           ("int8-cpu", "onnxruntime", Budget())]  # fmt: skip
+FLOAT_LAYERS = {"edgepose-s-int8": 5}  # convolutions that were put back; see the card
 
 
 @pytest.mark.parametrize("kind", ["int8", "int8-cpu"])
@@ -30,15 +33,16 @@ def test_they_are_made_from_what_is_shipped(name, kind):
     model = onnx.load(made.path)
     quantised = [n for n in model.graph.node if n.name in graph.layers(model)]
     convolutions = [n for n in model.graph.node if n.op_type == "Conv"]
-    assert len([n for n in quantised if n.op_type == "Conv"]) == len(convolutions)  # none was left in float
+    left = len(convolutions) - len([n for n in quantised if n.op_type == "Conv"])
+    assert left == FLOAT_LAYERS.get(made.manual.name, 0)
 
 
-@pytest.mark.parametrize(("kind", "engine"), RUNNERS)
+@pytest.mark.parametrize(("kind", "engine", "budget"), RUNNERS)
 @pytest.mark.parametrize("name", FLOATS)
-def test_they_keep_the_budget(name, kind, engine, data_root):
+def test_they_keep_the_budget(name, kind, engine, budget, data_root):
     shipped = bundles.load(name)
     persons = select(DataSet(data=SPORTS, split="dev"), skeletons.get("mpii16"), data_root).persons
     judge = Judge(persons, shipped.manual)
     answers = [judge.answer(engines.load(b, engine)) for b in (shipped, bundles.load(f"{name}-{kind}"))]
-    assert Budget().broken_by(*answers) == ""
+    assert budget.broken_by(*answers) == ""
     assert np.nanmedian(judge.shift(*answers)) < 0.02

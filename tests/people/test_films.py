@@ -71,7 +71,11 @@ def test_people_in_clips_side_by_side_keep_one_id_each(follow):
 
 def test_people_who_pass_each_other_mostly_keep_their_ids(follow):
     """They hide each other for up to a second. Not every such film holds; docs/people.md says how many."""
-    films = [crossing(80, (0, 3)), crossing(60, (1, 2)), crossing(80, (0, 1)), crossing(120, (2, 4))]
+    films = [
+        *(crossing(80, who) for who in ((0, 3), (1, 4), (0, 1))),
+        *(crossing(120, who) for who in ((2, 4), (0, 3))),
+        crossing(60, (1, 2)),
+    ]
     held = []
     for film in films:
         sights = [
@@ -79,4 +83,4 @@ def test_people_who_pass_each_other_mostly_keep_their_ids(follow):
             for shot, people in zip(film, follow(shot.image for shot in film), strict=True)
         ]
         held.append(switches(sights, least=0.3) == 0 and len({name for sight in sights for name in sight.ids}) == 2)
-    assert sum(held) >= 3
+    assert sum(held) >= 4

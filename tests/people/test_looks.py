@@ -99,7 +99,7 @@ def meeting(shirts, *, crosses, with_looks):
             draw(image, MPII16, joints[person], shirts[person], shirts[person])
         here = joints if abs(away) > 20 else [joints[front]]
         if tracker.wants_finder():
-            tracker.found(np.array([[*j.min(axis=0), *j.max(axis=0)] for j in here]))
+            tracker.found(np.array([[*j.min(axis=0), *j.max(axis=0)] for j in here]), np.full(len(here), 0.9))
         boxes = tracker.boxes(number * 40_000_000)
         answers = [min(here, key=lambda j: abs(j[:, 0].mean() - box[::2].mean())) for box in boxes]
         seen = poses(*answers) if answers else NOBODY
@@ -120,7 +120,7 @@ def test_who_is_alone_may_step_into_another_light():
         shirt = RED if number < 20 else tuple(min(2 * c + 55, 255) for c in RED)
         draw(image, MPII16, joints, shirt, shirt)
         if tracker.wants_finder():
-            tracker.found(np.array([[*joints.min(axis=0), *joints.max(axis=0)]]))
+            tracker.found(np.array([[*joints.min(axis=0), *joints.max(axis=0)]]), np.ones(1))
         count = len(tracker.boxes(number * 40_000_000))
         seen = poses(*[joints] * count)
         people = tracker.update(seen, number * 40_000_000, looks(image, seen, MPII16, 0.4))

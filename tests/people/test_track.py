@@ -125,7 +125,7 @@ def test_no_more_than_most_are_followed():
     tracker = new(most=4)
     for now in regular(40):
         view = world.view(0)
-        tracker.found(world.find(view)[0])
+        tracker.found(*world.find(view))
         crops = tracker.boxes(now)
         assert len(crops) <= 4
         people = tracker.update(world.estimate(view, crops), now)
@@ -134,7 +134,7 @@ def test_no_more_than_most_are_followed():
 
 def test_the_largest_found_boxes_come_first():
     tracker = new(most=1)
-    tracker.found(np.array([[0.0, 0, 50, 100], [200, 0, 250, 120]]))
+    tracker.found(np.array([[0.0, 0, 50, 100], [200, 0, 250, 120]]), np.array([0.9, 0.3]))
     assert np.array_equal(tracker.boxes(0), [[200, 0, 250, 120]])
 
 
@@ -165,7 +165,7 @@ def test_the_finder_is_wanted_when_it_is_time():
         view = world.view(0) if n < 20 else World([]).view(0)
         if tracker.wants_finder():
             wanted.append(n)
-            tracker.found(world.find(view)[0])
+            tracker.found(*world.find(view))
         tracker.update(world.estimate(view, tracker.boxes(now)), now)
     assert wanted == [0, 5, 10, 15, 20, 21, 22, 23]  # from 21 on the person is lost
 
@@ -175,7 +175,7 @@ def test_a_full_house_wants_no_finder():
     for now in regular(5):
         if not len(tracker.boxes(now)):
             assert tracker.wants_finder()
-            tracker.found(world.find(world.view(0))[0])
+            tracker.found(*world.find(world.view(0)))
         tracker.update(world.estimate(world.view(0), tracker.boxes(now)), now)
     assert not tracker.wants_finder()
 
@@ -183,7 +183,7 @@ def test_a_full_house_wants_no_finder():
 def followed(world, view, times, **settings):
     """A tracker that has confirmed everybody in ``view``, and the order in which it asks for them."""
     tracker = new(**settings)
-    tracker.found(view.boxes)
+    tracker.found(view.boxes, np.ones(len(view.boxes)))
     for now in times:
         people = tracker.update(world.estimate(view, tracker.boxes(now)), now)
     assert len(people) == len(view.boxes)
@@ -231,7 +231,7 @@ def test_a_found_box_on_a_person_who_is_seen_starts_nobody():
     view = world.view(0)
     tracker, _ = followed(world, view, [0, 1, 2])
     x0, y0, x1, y1 = view.boxes[0]
-    tracker.found(np.array([[x0, y0, x1, y0 + 0.4 * (y1 - y0)], view.boxes[0] + 5]))
+    tracker.found(np.array([[x0, y0, x1, y0 + 0.4 * (y1 - y0)], view.boxes[0] + 5]), np.ones(2))
     assert len(tracker.boxes(3)) == 1
 
 
@@ -282,7 +282,7 @@ def test_one_unsure_leg_neither_shrinks_nor_moves_the_crop():
 def test_poses_come_with_their_covariance_and_any_skeleton():
     tracker = Tracker("x", LSP14, Following(confirm=1))
     joints = np.random.default_rng(0).uniform(100, 300, (1, 14, 2))
-    tracker.found(np.array([[100.0, 100, 300, 300]]))
+    tracker.found(np.array([[100.0, 100, 300, 300]]), np.ones(1))
     assert len(tracker.boxes(0)) == 1
     people = tracker.update(Poses(joints, np.full((1, 14), 0.9), np.full((1, 14, 3), 7.0)), 0)
     assert people.ids == ["x-1"]
@@ -300,7 +300,7 @@ def test_poses_must_be_those_of_the_boxes():
 def test_nobody_is_nobody():
     tracker = new()
     assert tracker.wants_finder()
-    tracker.found(np.zeros((0, 4)))
+    tracker.found(np.zeros((0, 4)), np.zeros(0))
     assert tracker.boxes(0).shape == (0, 4)
     people = tracker.update(Poses(np.zeros((0, 16, 2)), np.zeros((0, 16)), np.zeros((0, 16, 3))), 0)
     assert (people.ids, people.boxes.shape, people.poses.joints.shape) == ([], (0, 4), (0, 16, 2))
@@ -320,13 +320,13 @@ def test_ids_hold_in_busy_scenes(scene, identity, soon):
     assert mean[3] <= soon
 
 
-def _coat(frames, moves=0.0):
+def _coat(frames, moves=0.0, score=lambda number: 0.25):
     """Crops spent, frame by frame, on a coat that the finder takes for a person at every look, at 30 fps."""
     tracker, spent = new(), []
     for number, time in enumerate(regular(frames)):
         if tracker.wants_finder():
             x = 100 + moves * number
-            tracker.found(np.array([[x, 100.0, x + 100, 400]]))
+            tracker.found(np.array([[x, 100.0, x + 100, 400]]), np.array([score(number)]))
         crops = tracker.boxes(time)
         spent.append(len(crops))
         joints = crops[:, None, :2] + np.zeros((len(crops), 16, 2))
@@ -338,11 +338,20 @@ def test_a_place_where_nobody_was_is_looked_at_less_and_less():
     spent = _coat(900)
     looks = np.flatnonzero(spent)
     assert spent.max() == 1
-    assert 5 <= len(looks) <= 14
+    assert len(looks) <= 30
     waits = np.diff(looks) / 30
     assert waits[0] < 0.5
-    assert waits[-1] > 4
-    assert waits[-1] < 6  # never left alone for good: somebody may come and stand there
+    assert waits[-1] > 1
+    assert waits[-1] < 1.5  # never left alone for good: somebody may come and stand there
+
+
+def test_someone_who_steps_in_front_of_it_is_looked_at_at_once():
+    """The finder is surer of a person than of a coat."""
+    last = int(np.flatnonzero(_coat(300))[-1])  # and then it is left alone for a second
+    spent = _coat(400, score=lambda number: 0.45 if number >= last + 12 else 0.25)
+    assert not spent[last + 1 : last + 10].any()
+    assert spent[last + 12 : last + 18].any()
+    assert spent[last + 12 :].sum() < 5  # and if that is a coat too, it is left alone like the first
 
 
 def test_what_moves_is_not_the_same_place():

@@ -144,7 +144,7 @@ def film(
         start = now if start is None else start
         view = world.view((now - start) / 1e9)
         if tracker.wants_finder():
-            tracker.found(world.find(view)[0])
+            tracker.found(*world.find(view))
         crops = tracker.boxes(clock(now))
         people = tracker.update(world.estimate(view, crops), clock(now))
         true = world.visible(view)
