@@ -70,9 +70,9 @@ def test_bottleneck_features_by_hand(glass: Bundle, crops: np.ndarray) -> None:
 
 
 def test_bottleneck_of_the_shipped_model(shipped: Bundle) -> None:
-    """At the ground of the hourglass a 192 pixel input is 3 x 3 cells; the graph behind it is left out."""
+    """At the ground of the hourglass a 192 pixel input is 6 x 6 cells; the graph behind it is left out."""
     graph = features.up_to_bottleneck(shipped).graph
-    assert [d.dim_value for d in graph.output[0].type.tensor_type.shape.dim][2:] == [3, 3]
+    assert [d.dim_value for d in graph.output[0].type.tensor_type.shape.dim][2:] == [6, 6]
     assert len(graph.node) < len(onnx.load(shipped.path).graph.node)
     width, height = shipped.manual.input_size
     noise = np.random.default_rng(0).integers(0, 256, (3, 3, height, width), dtype=np.uint8)
