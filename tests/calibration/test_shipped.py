@@ -14,8 +14,8 @@ from trainer.recipe import DataSet
 
 SPORTS = "coco:mpii_sports/annotations.json:mpii_sports/images"
 FLOATS = ("edgepose-first", "edgepose-s")
-# int8-cpu kept the budget when it was made. Other runners, threads and releases round otherwise: a dozen of 2,560 joints
-# are near enough to the edge of PCKh@0.1 to fall on the other side.
+# int8-cpu kept the budget when it was made. Other runners, threads and releases round otherwise: a dozen of 2,560
+# joints are near enough to the edge of PCKh@0.1 to fall on the other side.
 ROUNDED = Budget(pckh01=1.25)
 RUNNERS = [("int8", "openvino", Budget()), ("int8-cpu", "openvino", ROUNDED), ("int8-cpu", "onnxruntime", ROUNDED)]
 FLOAT_LAYERS = {"edgepose-s-int8": 5}  # convolutions that were put back; see the card
