@@ -13,16 +13,13 @@ from trainer.data.module import select
 from trainer.recipe import DataSet
 
 SPORTS = "coco:mpii_sports/annotations.json:mpii_sports/images"
-FLOATS = ("edgepose-first", "edgepose-s")
-# int8-cpu kept the budget when it was made. Other runners, threads and releases round otherwise: a dozen of 2,560
-# joints are near enough to the edge of PCKh@0.1 to fall on the other side.
-ROUNDED = Budget(pckh01=1.25)
-RUNNERS = [("int8", "openvino", Budget()), ("int8-cpu", "openvino", ROUNDED), ("int8-cpu", "onnxruntime", ROUNDED)]
+SHIPPED = [("edgepose-first", "int8"), ("edgepose-first", "int8-cpu"), ("edgepose-s", "int8")]
+RUNNERS = [("edgepose-first", "int8", "openvino"), ("edgepose-first", "int8-cpu", "openvino"),
+           ("edgepose-first", "int8-cpu", "onnxruntime"), ("edgepose-s", "int8", "openvino")]  # fmt: skip
 FLOAT_LAYERS = {"edgepose-s-int8": 5}  # convolutions that were put back; see the card
 
 
-@pytest.mark.parametrize("kind", ["int8", "int8-cpu"])
-@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize(("name", "kind"), SHIPPED)
 def test_they_are_made_from_what_is_shipped(name, kind):
     shipped, made = bundles.load(name), bundles.load(f"{name}-{kind}")
     assert made.manual.name == f"{name}-{kind}"
@@ -38,12 +35,11 @@ def test_they_are_made_from_what_is_shipped(name, kind):
     assert left == FLOAT_LAYERS.get(made.manual.name, 0)
 
 
-@pytest.mark.parametrize(("kind", "engine", "budget"), RUNNERS)
-@pytest.mark.parametrize("name", FLOATS)
-def test_they_keep_the_budget(name, kind, engine, budget, data_root):
+@pytest.mark.parametrize(("name", "kind", "engine"), RUNNERS)
+def test_they_keep_the_budget(name, kind, engine, data_root):
     shipped = bundles.load(name)
     persons = select(DataSet(data=SPORTS, split="dev"), skeletons.get("mpii16"), data_root).persons
     judge = Judge(persons, shipped.manual)
     answers = [judge.answer(engines.load(b, engine)) for b in (shipped, bundles.load(f"{name}-{kind}"))]
-    assert budget.broken_by(*answers) == ""
+    assert Budget().broken_by(*answers) == ""
     assert np.nanmedian(judge.shift(*answers)) < 0.02
