@@ -216,15 +216,23 @@ class Stopper:
 
     def __init__(self) -> None:
         self._stop: Callable[[], None] | None = None
+        self._requested = False
 
     def running(self, loop: Loop) -> None:
-        """From now on a signal stops ``loop``."""
+        """From now on a signal stops ``loop``.
+
+        One that came before unwinds here at the latest: where it struck inside a callback, a finaliser or some
+        library's bare ``except``, what it raised was lost.
+        """
         self._stop = loop.stop
+        if self._requested:
+            raise _StopRequested
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """The signal handler."""
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_DFL)
+        self._requested = True
         if self._stop is None:
             raise _StopRequested
         # In a thread of its own: the main thread may hold, right now, the locks that stopping takes.

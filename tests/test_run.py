@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import jsonschema
 import pytest
 
+from edgepose.app import stopping_on_signals
 from edgepose.messages import schemas
 from edgepose.timing import STAGES
 from tests import rtsp
@@ -130,6 +132,18 @@ def test_a_signal_ends_a_run_that_waits_for_its_camera(tiny, tmp_path):
             p.send_signal(signal.SIGTERM)
             assert p.wait(20) == 0, p.errors()
         wait_for(lambda: states(seen)[-1:] == ["stopped"])
+
+
+def test_a_signal_whose_exception_is_swallowed_is_not_lost():
+    """It may strike while a library imports under a bare ``except``, or inside a callback."""
+    reached = []
+    with stopping_on_signals() as stopper:
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)  # the handler runs here at the latest
+        stopper.running(SimpleNamespace(stop=lambda: None))
+        reached.append("the loop")
+    assert not reached
 
 
 def test_a_live_camera_reports_latency(tiny, tmp_path):
