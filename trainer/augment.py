@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from edgepose.crops import box_of_joints, crop_affine
+from edgepose.crops import BORDER, box_of_joints, crop_affine
 from trainer.data.persons import Person
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -44,6 +44,7 @@ class Augmentation(BaseModel):
     jpeg: Share = 0.0  # share of samples that were compressed hard
     cut_out: Share = 0.0  # share of samples with one to three patches hidden; the joints under them stay asked for
     half_body: Share = 0.0  # share of samples framed on the upper or the lower body alone, as a camera too near does
+    truncated: Share = 0.0  # share of samples where the picture ends across the person; joints beyond leave maps empty
 
 
 def draw_affine(
@@ -113,6 +114,32 @@ def degrade(augmentation: Augmentation, rng: np.random.Generator, crop: NDArray[
         if share and rng.random() < share:
             crop = step(rng, crop)
     return crop
+
+
+def truncate(
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+    crop: NDArray[np.uint8],
+    joints: NDArray[np.float64],
+    labelled: NDArray[np.bool_],
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """A share of crops [H, W, 3] end across the person; also says which of ``joints`` [K, 2] lie beyond, [K].
+
+    At inference what lies outside a camera's picture is BORDER, and its joints are not to be guessed with confidence.
+    A share of nought draws no random number, as in ``degrade``.
+    """
+    nowhere = np.zeros(len(joints), bool)
+    if not augmentation.truncated or labelled.sum() < 2 or rng.random() >= augmentation.truncated:
+        return crop, nowhere
+    axis, far = int(rng.integers(2)), bool(rng.integers(2))
+    places = joints[labelled, axis]
+    share = rng.uniform(0.03, 0.4)
+    edge = np.quantile(places, [0, 1])[int(far)] + share * np.ptp(places) * (-1 if far else 1)
+    edge = int(np.clip(round(edge), 0, crop.shape[1 - axis]))
+    ended: NDArray[np.uint8] = crop.copy()
+    beyond = slice(edge, None) if far else slice(0, edge)
+    ended[(slice(None), beyond) if axis == 0 else (beyond, slice(None))] = BORDER
+    return ended, joints[:, axis] >= edge if far else joints[:, axis] < edge
 
 
 def _hide(rng: np.random.Generator, crop: NDArray[np.uint8]) -> NDArray[np.uint8]:

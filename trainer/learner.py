@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +68,30 @@ class Learner(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         spec = self.course.optimiser
-        # Norms and biases are not weights to shrink.
-        decayed = [p for p in self.model.parameters() if p.ndim > 1]
-        plain = [p for p in self.model.parameters() if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": spec.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        optimiser = make_optimiser(spec, groups, self.course.stages[0].batch)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda step: rate_factor(spec, step, self._total) * self._growth(step)
-        )
+        optimiser = make_optimiser(spec, self._groups(), self.course.stages[0].batch)
+
+        def course(share: float) -> Callable[[int], float]:
+            return lambda step: share * rate_factor(spec, step, self._total) * self._growth(step)
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, [course(g["share"]) for g in optimiser.param_groups])
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Parameters that share weight decay and rate; the stem apart where it has a rate of its own."""
+        spec, own = self.course.optimiser, self.course.optimiser.stem_rate < 1
+        stem = [p for name, p in self.model.named_parameters() if own and name.startswith("stem.")]
+        apart = {id(p) for p in stem}
+        rest = [p for p in self.model.parameters() if id(p) not in apart]
+        groups = []
+        for parameters, share in ((rest, 1.0), (stem, spec.stem_rate)):
+            # Norms and biases are not weights to shrink.
+            for chosen, decay in (
+                ([p for p in parameters if p.ndim > 1], spec.weight_decay),
+                ([p for p in parameters if p.ndim <= 1], 0.0),
+            ):
+                if chosen:
+                    groups.append({"params": chosen, "weight_decay": decay, "share": share})
+        return groups
 
     def _growth(self, step: int) -> float:
         """The batch at ``step`` over the first stage's, where rates follow batches (linear scaling)."""

@@ -78,6 +78,7 @@ class Model(Strict):
     frozen: Annotated[int, Field(ge=0, le=7)] = (
         0  # stages of stem mobile that stay as they begin, with its first convolution
     )
+    early: bool = False  # the stem's features give maps too, supervised, before the first hourglass
     block: Literal[
         "residual", "hru", "prm-a", "prm-b", "prm-c", "prm-d", "narrow", "depthwise", "reparam"
     ] = "residual"  # fmt: skip
@@ -101,6 +102,8 @@ class Model(Strict):
     def _composes(self) -> Model:
         if self.stem != "mobile" and (self.frozen or self.multiplier != 1):
             raise ValueError(f"frozen and multiplier belong to stem mobile, not to {self.stem}")
+        if self.early and self.kind != "stacked-hourglass":
+            raise ValueError(f"early belongs to kind stacked-hourglass, not to {self.kind}")
         if self.kind == "compositional" and self.stacks not in (1, 3, 5):
             raise ValueError("stacks of kind compositional must be 1, 3 or 5: up and down 1, 2 or 3 semantic levels")
         if self.kind != "stacked-hourglass" and self.attention is not None:
@@ -131,6 +134,7 @@ class Optimiser(Strict):
 
     kind: Literal["sgd", "momentum", "adagrad", "adadelta", "rmsprop", "adam", "adamw"] = "adamw"
     rate: Annotated[float, Field(gt=0)] = 2e-3
+    stem_rate: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the stem, as a share of ``rate``
     reference_batch: Annotated[int, Field(ge=0)] = 0  # the batch that ``rate`` is meant for; 0: the recipe's own
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # of kind momentum
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4

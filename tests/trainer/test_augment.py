@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgepose.crops import BORDER
 from edgepose.skeletons import MPII16
-from trainer.augment import Augmentation, degrade, framing
+from trainer.augment import Augmentation, degrade, framing, truncate
 from trainer.data.persons import Person, make_person
 
 
@@ -103,3 +104,24 @@ def test_a_half_with_few_labels_or_no_extent_keeps_the_whole_person() -> None:
         boxes = [framing(Augmentation(half_body=1), np.random.default_rng(s), other, MPII16.lower) for s in range(20)]
         assert any(np.array_equal(box, other.box) for box in boxes)
         assert {box[3] - box[1] for box in boxes} <= {60.0, other.box[3] - other.box[1]}
+
+
+def test_a_truncated_picture_ends_in_border_and_what_lies_beyond_is_nowhere() -> None:
+    joints = np.array([[20.0, 10], [30, 50], [44, 90], [80, 30]])
+    labelled = np.array([True, True, True, False])
+    picture = np.full((96, 96, 3), 7, np.uint8)
+    sides = set()
+    for seed in range(40):
+        crop, beyond = truncate(Augmentation(truncated=1), np.random.default_rng(seed), picture, joints, labelled)
+        gone = (crop == BORDER).all(axis=2)
+        assert gone.any()
+        assert (crop[~gone] == 7).all()
+        cells = np.round(joints).astype(int)
+        assert (gone[cells[:, 1], cells[:, 0]] == beyond).all()
+        assert 1 <= beyond[labelled].sum() <= 2  # somebody is left
+        sides.add((bool(gone[0].all()), bool(gone[-1].all()), bool(gone[:, 0].all()), bool(gone[:, -1].all())))
+    assert len(sides) == 4
+    assert (picture == 7).all()
+    crop, beyond = truncate(Augmentation(), np.random.default_rng(0), picture, joints, labelled)
+    assert crop is picture
+    assert not beyond.any()

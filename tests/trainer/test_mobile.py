@@ -126,20 +126,19 @@ def test_frozen_stages_stay_as_they_begin_and_the_others_learn(tmp_path, monkeyp
 @needs_peers
 @pytest.mark.parametrize("name", FILES)
 def test_the_published_features_come_out_of_our_stem(name):
-    """Every layer up to stride 4 of the pyramid, against the file run by OpenVINO."""
+    """Every layer up to those that the joints' heatmaps are made of, against the file run by OpenVINO."""
     openvino = pytest.importorskip("openvino")
     multiplier, size = FILES[name]
     file = PEERS / f"movenet_{name}_fp16.tflite"
-    stem = Mobile(16, multiplier)
+    stem = Mobile(96, multiplier)
     rng = np.random.default_rng(4)
     coarse = rng.integers(0, 256, (1, size // 16, size // 16, 3)).astype(np.float32)
     image = np.kron(coarse, np.ones((1, 16, 16, 1), np.float32))
     ours = torch.from_numpy(image).permute(0, 3, 1, 2) / 127.5 - 1
     take_over(stem, movenet.read(file, shapes(stem)), ours)
-    stem.out = nn.Identity()
     core = openvino.Core()
     graph = core.read_model(file)
-    features = [op for op in graph.get_ordered_ops() if op.get_type_name() == "Relu"][2]
+    features = [op for op in graph.get_ordered_ops() if op.get_type_name() == "Relu"][3]
     part = core.compile_model(
         openvino.Model([features.output(0)], graph.get_parameters()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )
@@ -162,6 +161,41 @@ def test_a_file_that_is_none_is_refused(tmp_path):
         movenet.read(tmp_path / "text.tflite", [])
 
 
+def test_early_maps_are_supervised_and_the_last_ones_exported(tmp_path):
+    made = recipe(model={"early": True})
+    network = build(made).eval()
+    assert network.supervision == ("joints", "joints")
+    first, last = network(127.5 * (images() + 1))
+    assert first.shape == last.shape == (4, 16, 16, 16)
+    assert not torch.equal(first, last)
+    graph = to_onnx(network, manual_of(made)).graph
+    assert [o.name for o in graph.output] == ["heatmaps"]
+
+
+def test_the_stem_has_a_rate_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path / "cache"))
+    make_coco(tmp_path, 4)
+    course = {"kind": "sgd", "rate": 1e-3, "stem_rate": 0.1, "warm_up": 0, "course": "constant", "weight_decay": 0}
+    moved = {}
+    for share in (1.0, 0.1):
+        made = recipe(optimiser={**course, "stem_rate": share}, stages=[{"images": 4, "size": 64, "batch": 4}])
+        begun = {}
+        with monkeypatch.context() as patched:
+            start = Learner.on_train_start
+
+            def remember(module, begun=begun, start=start):
+                begun.update({k: v.clone() for k, v in module.model.named_parameters()})
+                start(module)
+
+            patched.setattr(PoseModule, "on_train_start", remember, raising=False)
+            fit(made, tmp_path / str(share), root=tmp_path, workers=0)
+        ended = torch.load(tmp_path / str(share) / "last.ckpt", weights_only=True)["state_dict"]
+        moved[share] = {k: float((ended[f"model.{k}"] - v).norm()) for k, v in begun.items()}
+    for name, whole in moved[1.0].items():
+        expected = whole * (0.1 if name.startswith("stem.") else 1.0)
+        assert moved[0.1][name] == pytest.approx(expected, rel=0.02, abs=1e-6), name
+
+
 def test_it_is_exported_as_plain_convolutions():
     made = recipe(model={"order": "post"})
     graph = to_onnx(build(made).eval(), manual_of(made)).graph
@@ -182,6 +216,7 @@ def test_it_is_exported_as_plain_convolutions():
         ({"pretrained": "a.tflite", "model": {"norm": "lrn"}}, "learnt with model.preprocessing"),
         ({"model": {"frozen": 1}}, "model.frozen keeps what a stem begins with"),
         ({"model": {"stem": "compact", "multiplier": 0.5}}, "belong to stem mobile, not to compact"),
+        ({"model": {"early": True, "kind": "compositional"}}, "early belongs to kind stacked-hourglass"),
         ({"stages": [{"images": 8, "size": 48, "batch": 4}]}, "must be a multiple of 32"),
     ],
 )

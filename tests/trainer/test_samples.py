@@ -8,7 +8,7 @@ from edgepose.skeletons import MPII16
 from trainer.augment import Augmentation, colour_noise, draw_affine
 from trainer.data import load
 from trainer.data.cache import open_cache
-from trainer.data.samples import Plan, Samples, Stage
+from trainer.data.samples import NOWHERE, Plan, Samples, Stage
 
 STAGES = [Stage(5, 4, 64), Stage(3, 2, 128)]
 
@@ -74,6 +74,22 @@ def test_joints_lie_on_their_own_colour_after_every_augmentation(samples):
                     assert abs(int(hue) - hues[drawn]) <= 8, (k, hue, hues[drawn])
     assert seen > 200
     assert flips == {True, False}
+
+
+def test_joints_beyond_the_pictures_end_are_asked_for_nowhere(samples):
+    """Labelled still: their maps are to be empty. The others stay where they are."""
+    dataset, whole = samples(Augmentation(truncated=1)), samples(Augmentation())
+    for batch in Plan(np.ones(8), [Stage(4, 4, 96)], seed=5):
+        for draw in batch:
+            sample, plain = dataset[draw], whole[draw]
+            gone = sample["joints"][:, 0] == NOWHERE
+            assert gone.any()
+            assert not gone.all()
+            assert np.array_equal(sample["joints"][~gone], plain["joints"][~gone])
+            assert np.array_equal(sample["labelled"], plain["labelled"])
+            inside = gone & (plain["joints"] > 0).all(axis=1) & (plain["joints"] < 95).all(axis=1)
+            columns, rows = np.round(plain["joints"][inside]).astype(int).T
+            assert (sample["image"][:, rows, columns] == 114).all()
 
 
 def test_drawn_affines_stay_in_their_ranges():

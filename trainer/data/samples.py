@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, Sampler
 
 from edgepose.crops import apply
 from edgepose.skeletons import Skeleton
-from trainer.augment import Augmentation, colour_noise, degrade, draw_affine, framing
+from trainer.augment import Augmentation, colour_noise, degrade, draw_affine, framing, truncate
 from trainer.data.cache import CropCache
 from trainer.data.persons import Person
 
@@ -127,6 +127,9 @@ class Samples(Dataset[dict[str, NDArray[np.generic]]]):
         joints, labelled = apply(affine, person.joints), person.labelled
         if person.nobody:
             joints, labelled = np.full_like(joints, NOWHERE), np.ones_like(labelled)
+        else:
+            crop, beyond = truncate(self._augmentation, rng, crop, joints, labelled)
+            joints[beyond & labelled] = NOWHERE
         if flipped:
             joints, labelled = joints[self._skeleton.mirror], labelled[self._skeleton.mirror]
         return {

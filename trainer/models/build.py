@@ -78,7 +78,9 @@ def build(recipe: Recipe) -> Network:
             parts=parts,
         )
     else:
-        network = StackedHourglass(joints, width=model.width, depth=model.depth, stacks=model.stacks, parts=parts)
+        network = StackedHourglass(
+            joints, width=model.width, depth=model.depth, stacks=model.stacks, parts=parts, early=model.early
+        )
     with_norm(network, model.norm)
     if model.initialisation != "he":
         initialise(network, model.initialisation)

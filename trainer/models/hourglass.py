@@ -61,6 +61,20 @@ class Hourglass(nn.Module):
         return self.levels(x)[-1]
 
 
+class Early(nn.Module):
+    """The joints' maps as the stem's features alone give them, and their way back into the features (section 3.3)."""
+
+    def __init__(self, width: int, joints: int) -> None:
+        super().__init__()
+        self.head = Head(width, joints)
+        self.injection = nn.Conv2d(joints, width, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features -> maps, features to go on with."""
+        maps = self.head(x)
+        return maps, x + self.injection(maps)
+
+
 class StackedHourglass(Network):
     """Image [N, 3, H, W], RGB 0..255 -> a list of maps [N, M, H/4, W/4], one per stack; the last are the joints'.
 
@@ -77,14 +91,20 @@ class StackedHourglass(Network):
         parts: Parts | None = None,
         outputs: list[Output] | None = None,
         inputs: int = 3,
+        early: bool = False,
     ) -> None:
-        """``outputs``: what each stack predicts, where it is not the joints; ``inputs``: channels of the stem."""
+        """``outputs``: what each stack predicts, where it is not the joints; ``inputs``: channels of the stem.
+
+        With ``early`` the first output is the stem's own, on which the first hourglass builds.
+        """
         super().__init__()
         parts = parts or Parts()
         outputs = outputs or [Output("joints", joints)] * stacks
-        self.supervision = tuple(o.kind for o in outputs)
+        before: tuple[Kind, ...] = ("joints",) if early else ()
+        self.supervision = (*before, *(o.kind for o in outputs))
         self.normalise = parts.normalise()
         self.stem = parts.stem(width, parts.block, inputs)
+        self.early = Early(width, joints) if early else None
         self.hourglasses = nn.ModuleList(Hourglass(depth, width, parts) for _ in outputs)
         self.features = nn.ModuleList(
             nn.Sequential(parts.block(width, width), conv_bn(width, width, 1)) for _ in outputs
@@ -112,6 +132,9 @@ class StackedHourglass(Network):
         """As forward, of an image that is normalised already."""
         x = self.stem(x)
         outputs: list[Tensor] = []
+        if self.early is not None:
+            maps, x = self.early(x)
+            outputs.append(maps)
         for stack, (hourglass, feature, head) in enumerate(
             zip(self.hourglasses, self.features, self.heads, strict=True)
         ):

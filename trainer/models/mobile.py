@@ -16,6 +16,7 @@ _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3
 _SKIPS = (1, 2, 3)  # stages whose outputs, at strides 4, 8 and 16, go to the pyramid
 _TOP = 1280
 _PYRAMID = (64, 32, 24)  # channels at strides 16, 8 and 4
+_HEAD = 96  # channels that MoveNet's heatmaps of joints are made of
 
 
 def channels(count: int, multiplier: float) -> int:
@@ -122,7 +123,11 @@ class Mobile(nn.Module):
             nn.Sequential(Conv(i, i, 3, groups=i, act=None), Conv(i, o, act=nn.ReLU(inplace=True)))
             for i, o in zip(_PYRAMID, (*_PYRAMID[1:], _PYRAMID[-1]), strict=True)
         )
-        self.out = Conv(_PYRAMID[-1], width, act=nn.ReLU(inplace=True))
+        self.head = nn.Sequential(
+            Conv(_PYRAMID[-1], _PYRAMID[-1], 3, groups=_PYRAMID[-1], act=None),
+            Conv(_PYRAMID[-1], _HEAD, act=nn.ReLU(inplace=True)),
+        )
+        self.out = nn.Identity() if width == _HEAD else Conv(_HEAD, width, act=nn.ReLU(inplace=True))
         self.frozen = [self.first, *self.stages[:frozen]] if frozen else []
         for part in self.frozen:
             part.requires_grad_(False).eval()
@@ -136,7 +141,7 @@ class Mobile(nn.Module):
     def published(self) -> list[Conv]:
         """The convolutions that MoveNet has too, in its graph's order."""
         rises = [m for pair in zip(self.sides, self.ups, strict=True) for m in pair]
-        parts = [self.first, self.stages, self.top, *rises]
+        parts = [self.first, self.stages, self.top, *rises, self.head]
         return [m for part in parts for m in part.modules() if isinstance(m, Conv)]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -149,7 +154,7 @@ class Mobile(nn.Module):
         x = self.top(x)
         for skip, side, up in zip(reversed(skips), self.sides, self.ups, strict=True):
             x = up(functional.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False) + side(skip))
-        y: Tensor = self.out(x)
+        y: Tensor = self.out(self.head(x))
         return y
 
 
