@@ -59,8 +59,7 @@ def crop_affine(
 
 def invert(affine: Floats) -> NDArray[np.float64]:
     """The inverse map [2, 3]."""
-    linear = np.linalg.inv(affine[:, :2])
-    return np.column_stack([linear, -linear @ affine[:, 2]])
+    return np.asarray(cv2.invertAffineTransform(np.asarray(affine, np.float64)), np.float64)
 
 
 def compose(outer: Floats, inner: Floats) -> NDArray[np.float64]:

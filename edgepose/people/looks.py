@@ -5,6 +5,8 @@ A look is [R, 3]: the median CIELAB colour of each of the REGIONS, NaN where its
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +34,15 @@ _WEIGHTS = np.stack([_weights(begin, end) for _, begin, end in REGIONS])  # [R, 
 APART = 25.0  # CIELAB distance at which two looks are hardly alike (exp(-1/2)); different clothes are often 30 to 60
 
 
+@lru_cache
+def _corners(skeleton: Skeleton) -> NDArray[np.intp]:
+    """The joints [R, 4] at each region's corners."""
+    return np.array([[skeleton.index(joint) for pair in pairs for joint in pair] for pairs, _, _ in REGIONS])
+
+
 def looks(image: NDArray[np.uint8], poses: Poses, skeleton: Skeleton, confident: float) -> NDArray[np.float64]:
     """The look [N, R, 3] of each of ``poses`` in ``image`` [H, W, 3], BGR; joints of a lower score are not sure."""
-    corners = np.array(
-        [[skeleton.index(joint) for pair in pairs for joint in pair] for pairs, _, _ in REGIONS]
-    )  # [R, 4]
+    corners = _corners(skeleton)
     joints = poses.joints[:, corners]  # [N, R, 4, 2]
     sure = (poses.scores[:, corners] >= confident) & np.isfinite(joints[..., 0])
     known: NDArray[np.bool_] = np.asarray(sure.all(axis=2))  # [N, R]
@@ -49,8 +55,19 @@ def looks(image: NDArray[np.uint8], poses: Poses, skeleton: Skeleton, confident:
     if known.any():
         colours = image[y[known].clip(0, height - 1), x[known].clip(0, width - 1)].astype(np.float32) / 255
         lab = cv2.cvtColor(colours, cv2.COLOR_BGR2LAB)
-        found[known] = np.nanmedian(np.where(inside[known][..., None], lab, np.nan), axis=1)
+        found[known] = _median(np.where(inside[known][..., None], lab, np.nan))
     return found
+
+
+def _median(points: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Median [M, C] over the second axis of ``points`` [M, P, C], at least one of which is not NaN.
+
+    What ``np.nanmedian`` gives, at a tenth of its time for so few points.
+    """
+    ordered = np.sort(points, axis=1)  # NaNs come last
+    count = np.isfinite(ordered).sum(axis=1, keepdims=True)
+    middle = np.take_along_axis(ordered, (count - 1) // 2, axis=1) + np.take_along_axis(ordered, count // 2, axis=1)
+    return np.asarray(middle[:, 0] / 2)
 
 
 def alike(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
