@@ -19,7 +19,7 @@ from trainer.distil import Teacher
 from trainer.learner import Learner, beginning, train
 from trainer.models import movenet
 from trainer.models.build import build
-from trainer.models.mobile import Mobile, take_over
+from trainer.models.mobile import Mobile, begin
 from trainer.models.preprocess import Measured
 from trainer.monitor import Monitor
 from trainer.parts import composition_of
@@ -82,10 +82,9 @@ class PoseModule(Learner):
     def _begin_pretrained(self, path: Path) -> None:
         """Take a stem's weights over from a published model; EdgeposeError where it is another."""
         stem = next(m for m in self.model.modules() if isinstance(m, Mobile))
-        shapes = [tuple(conv.convolution.weight.shape) for conv in stem.published()]
         data: PoseData = self.trainer.datamodule  # type: ignore[attr-defined]
         normalise = cast(nn.Module, self.model.normalise)
-        take_over(stem, movenet.read(path, shapes), normalise(data.view(_PRETRAINED)))
+        begin(stem, path, normalise(data.view(_PRETRAINED)))
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         # What is random in a network (dropout, fractional pooling) depends on the step alone: runs resume exactly.

@@ -75,6 +75,7 @@ class Model(Strict):
     stacks: Annotated[int, Field(ge=1, le=8)] = 8  # compositional: 1, 3 or 5, for 1, 2 or 3 semantic levels
     stem: Literal["newell", "compact", "mobile"] = "newell"
     multiplier: Annotated[float, Field(ge=0.25, le=2)] = 1.0  # of the channels of stem mobile
+    shallow: bool = False  # stem mobile goes down to stride 16 instead of 32, with a third of the weights
     frozen: Annotated[int, Field(ge=0, le=7)] = (
         0  # stages of stem mobile that stay as they begin, with its first convolution
     )
@@ -96,12 +97,13 @@ class Model(Strict):
         """How often the resolution is halved from stride 4 on."""
         # Hourglass residual units pool once more, at the lowest resolution too where they are the block; stem mobile
         # goes down to stride 32 itself.
-        return max(self.depth + (self.block == "hru"), 3 if self.stem == "mobile" else 0)
+        stem = 0 if self.stem != "mobile" else 2 if self.shallow else 3
+        return max(self.depth + (self.block == "hru"), stem)
 
     @model_validator(mode="after")
     def _composes(self) -> Model:
-        if self.stem != "mobile" and (self.frozen or self.multiplier != 1):
-            raise ValueError(f"frozen and multiplier belong to stem mobile, not to {self.stem}")
+        if self.stem != "mobile" and (self.frozen or self.shallow or self.multiplier != 1):
+            raise ValueError(f"frozen, shallow and multiplier belong to stem mobile, not to {self.stem}")
         if self.early and self.kind != "stacked-hourglass":
             raise ValueError(f"early belongs to kind stacked-hourglass, not to {self.kind}")
         if self.kind == "compositional" and self.stacks not in (1, 3, 5):
@@ -171,10 +173,23 @@ class Course(Strict):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
     precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     start_from: str = ""  # a checkpoint whose weights to begin with, from the current folder; empty: fresh ones
+    pretrained: str = ""  # a MoveNet .tflite whose weights stem mobile begins with, from the current folder
     validate_every: Positive = 1000  # steps
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0
     stages: Annotated[list[StageSpec], Field(min_length=1)]
     optimiser: Optimiser = Optimiser()
+
+
+def begins_once(course: Course, model: Model) -> None:
+    """ValueError where what ``model`` begins with is missing, said twice or not for it."""
+    if course.pretrained and (course.start_from or model.stem != "mobile" or model.kind == "cascade"):
+        raise ValueError("pretrained weights are for a fresh network of stem mobile; "
+                         "set model.stem = 'mobile', no kind cascade, and no start_from")  # fmt: skip
+    if course.pretrained and (model.preprocessing, model.norm) != ("symmetric", "batch"):
+        raise ValueError("pretrained weights were learnt with model.preprocessing = 'symmetric' and norm = "
+                         "'batch'; set these")  # fmt: skip
+    if model.frozen and not (course.pretrained or course.start_from):
+        raise ValueError("model.frozen keeps what a stem begins with; say by pretrained or start_from what that is")
 
 
 class Recipe(Course):
@@ -183,7 +198,6 @@ class Recipe(Course):
     skeleton: str = "mpii16"
     padding: Annotated[float, Field(ge=1.0, le=3.0)] = 1.25  # crop side / longer side of the box
     decode: str = "dark"
-    pretrained: str = ""  # a MoveNet .tflite whose weights stem mobile begins with, from the current folder
     mirror_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0  # see edgepose.heatmaps.Decoder; 0: off
     data: Annotated[list[DataSet], Field(min_length=1)]
     background: list[Background] = []
@@ -232,15 +246,7 @@ class Recipe(Course):
 
     @model_validator(mode="after")
     def _begins_once(self) -> Recipe:
-        model = self.model
-        if self.pretrained and (self.start_from or model.stem != "mobile" or model.kind == "cascade"):
-            raise ValueError("pretrained weights are for a fresh network of stem mobile; "
-                             "set model.stem = 'mobile', no kind cascade, and no start_from")  # fmt: skip
-        if self.pretrained and (model.preprocessing, model.norm) != ("symmetric", "batch"):
-            raise ValueError("pretrained weights were learnt with model.preprocessing = 'symmetric' and norm = "
-                             "'batch'; set these")  # fmt: skip
-        if self.model.frozen and not (self.pretrained or self.start_from):
-            raise ValueError("model.frozen keeps what a stem begins with; say by pretrained or start_from what that is")
+        begins_once(self, self.model)
         return self
 
     @model_validator(mode="after")

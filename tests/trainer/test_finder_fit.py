@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from edgepose import EdgeposeError
 from edgepose.toml import validate
 from tests.trainer.conftest import make_coco
+from tests.trainer.test_mobile import weights_for
 from trainer import checkpoints
 from trainer import fit as poses
 from trainer.cli import RECIPES, app
@@ -22,6 +23,8 @@ from trainer.finder.evaluate import look, of_network, quality
 from trainer.finder.fit import fit, load_best
 from trainer.finder.recipe import FinderRecipe, load
 from trainer.finder.scenes import read
+from trainer.models import movenet
+from trainer.models.mobile import Mobile
 from trainer.recipe import Recipe
 
 NOBODY = np.zeros((0, 4))
@@ -218,6 +221,23 @@ def runs(drawn, tmp_path_factory):
     network = {"width": 16, "depth": 2, "stacks": 1}
     pose = Recipe.model_validate({"name": "pose", "precision": "float32", "model": network, **common})
     return finder, poses.fit(pose, folder / "pose", root=root, workers=0, threads=1)
+
+
+def test_a_finder_begins_with_published_weights(drawn, tmp_path, monkeypatch):
+    """Of MoveNet's file, here with drawn weights: what is frozen stays as it was given, the rest learns."""
+    given = weights_for(Mobile(16, 0.25))
+    monkeypatch.setattr(movenet, "read", lambda path, shapes: given)
+    file = tmp_path / "somewhere.tflite"
+    model = {"width": 16, "depth": 2, "stacks": 1, "stem": "mobile", "multiplier": 0.25, "shallow": True, "frozen": 2,
+             "preprocessing": "symmetric", "block": "narrow"}  # fmt: skip
+    made = recipe(drawn[0], pretrained=str(file), model=model, stages=[{"images": 8, "size": 64, "batch": 4}])
+    with pytest.raises(EdgeposeError, match="there is no file .*somewhere.tflite"):
+        fit(made, tmp_path / "none", root=drawn[1], workers=0)
+    file.touch()
+    ended = weights(fit(made, tmp_path / "run", root=drawn[1], workers=0))
+    assert torch.equal(ended["model.stem.first.0.weight"], given[0][0])
+    later = ended["model.stem.stages.3.0.branch.0.0.weight"]
+    assert any(w.shape == later.shape and 0 < float((w - later).norm() / w.norm()) < 0.5 for w, _ in given)
 
 
 def test_checkpoints_of_the_other_kind_are_refused(runs):

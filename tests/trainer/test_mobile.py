@@ -17,7 +17,7 @@ from trainer.fit import PoseModule, fit
 from trainer.learner import Learner
 from trainer.models import movenet
 from trainer.models.build import build
-from trainer.models.mobile import Mobile, channels, take_over
+from trainer.models.mobile import Mobile, begin, channels, take_over
 from trainer.recipe import Recipe
 
 PEERS = Path(__file__).parents[3] / "shared" / "peers"
@@ -76,6 +76,21 @@ def test_what_is_taken_over_computes_the_same_as_convolutions_with_biases():
     unseen = images(8).flip(0)
     assert torch.allclose(stem.eval()(unseen), plain.eval()(unseen), atol=1e-4)
     assert float(stem(unseen).detach().std()) > 1e-3  # something arrives
+
+
+def test_a_shallow_stem_takes_over_all_but_its_top(monkeypatch):
+    torch.manual_seed(0)
+    given = weights_for(Mobile(16, 0.25))
+    monkeypatch.setattr(movenet, "read", lambda path, shapes: given)
+    stem, whole = Mobile(16, 0.25, shallow=True), Mobile(16, 0.25)
+    fresh = {k: v.clone() for k, v in stem.state_dict().items()}
+    take_over(whole, given, images())
+    begin(stem, Path("somewhere.tflite"), images())
+    for key, value in stem.state_dict().items():
+        expected = fresh if key.startswith(("top.", "out.")) else whole.state_dict()
+        assert torch.equal(value, expected[key]), key
+    assert stem(images()).shape == whole(images()).shape
+    assert sum(p.numel() for p in stem.parameters()) < 0.5 * sum(p.numel() for p in whole.parameters())
 
 
 def test_in_training_it_begins_with_statistics_that_fit():
@@ -214,6 +229,7 @@ def test_it_is_exported_as_plain_convolutions():
         ({"pretrained": "a.tflite", "model": {"kind": "cascade", "stacks": 2}}, "pretrained weights are for a fresh"),
         ({"pretrained": "a.tflite", "model": {"preprocessing": "imagenet"}}, "learnt with model.preprocessing"),
         ({"pretrained": "a.tflite", "model": {"norm": "lrn"}}, "learnt with model.preprocessing"),
+        ({"model": {"stem": "compact", "multiplier": 1.0, "shallow": True}}, "belong to stem mobile, not to compact"),
         ({"model": {"frozen": 1}}, "model.frozen keeps what a stem begins with"),
         ({"model": {"stem": "compact", "multiplier": 0.5}}, "belong to stem mobile, not to compact"),
         ({"model": {"early": True, "kind": "compositional"}}, "early belongs to kind stacked-hourglass"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import numpy as np
@@ -15,19 +15,22 @@ from edgepose.errors import EdgeposeError
 from edgepose.toml import validate
 from trainer import checkpoints
 from trainer.data.module import one_thread
-from trainer.data.samples import Plan
+from trainer.data.samples import Draw, Plan
 from trainer.finder.monitor import FinderMonitor
 from trainer.finder.recipe import FinderRecipe
 from trainer.finder.samples import SceneSamples
 from trainer.finder.scenes import Scene, read
 from trainer.finder.targets import MAPS, losses
 from trainer.learner import Learner, beginning, steps, train
+from trainer.models import movenet
 from trainer.models.build import parts_of
 from trainer.models.hourglass import Output, StackedHourglass
 from trainer.models.initialise import initialise
+from trainer.models.mobile import Mobile, begin
 from trainer.models.norms import with_norm
 from trainer.targets import to_cells
 
+_PRETRAINED = 48  # images that a pretrained stem's batch norms are measured on
 _RARE = -2.19  # first bias of the centre's logit: one cell in ten is a person, as in the paper's code
 
 
@@ -98,6 +101,14 @@ class SceneData(lightning.LightningDataModule):
             multiprocessing_context="spawn" if self._workers else None,
         )
 
+    def view(self, count: int) -> Tensor:
+        """``count`` training images [N, 3, S, S], RGB 0..255, of the first stage's size, evenly drawn."""
+        samples = SceneSamples(self.scenes, self._recipe.augmentation)
+        chosen = np.linspace(0, len(samples) - 1, count).astype(int).tolist()
+        seed, size = self._recipe.seed, self._recipe.stages[0].size
+        images = [samples[Draw(index, (seed, 0, slot), size)]["image"] for slot, index in enumerate(chosen)]
+        return torch.from_numpy(np.stack(images)).float()
+
 
 def fit(
     recipe: FinderRecipe,
@@ -122,7 +133,13 @@ def fit(
         except RuntimeError as error:
             raise EdgeposeError(f"start_from: the network in {recipe.start_from} is not the recipe's; "
                                 "give them the same [model]") from error  # fmt: skip
+    if recipe.pretrained and checkpoint is None:
+        movenet.require(Path(recipe.pretrained))  # before the images are gone through
     data = SceneData(recipe, root, workers=workers, start=start)
+    if recipe.pretrained and checkpoint is None:
+        stem = next(m for m in learner.model.modules() if isinstance(m, Mobile))
+        normalise = cast(nn.Module, learner.model.normalise)
+        begin(stem, Path(recipe.pretrained), normalise(data.view(_PRETRAINED)))
     scenes = [scene for spec in recipe.validation for scene in read(spec, root)]
     monitor = FinderMonitor(folder, scenes, recipe.validate_every)
     return train(learner, data, folder, [monitor], checkpoint=checkpoint, start=start, max_steps=max_steps)

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from edgepose.toml import read_toml, validate
 from trainer.augment import Scale, Share
-from trainer.recipe import Course, Model, Positive, Strict
+from trainer.recipe import Course, Model, Positive, Strict, begins_once
 
 
 class SceneSet(Strict):
@@ -48,8 +48,7 @@ class FinderRecipe(Course):
         if self.model.preprocessing not in ("imagenet", "symmetric"):
             raise ValueError("model.preprocessing of a finder must be imagenet or symmetric; the others are measured "
                              "on crops")  # fmt: skip
-        if self.model.frozen and not self.start_from:
-            raise ValueError("model.frozen keeps what a stem begins with; say by start_from what that is")
+        begins_once(self, self.model)
         poolings = self.model.poolings
         step = 4 * 2**poolings
         for side in (*self.input_size, *(s.size for s in self.stages)):

@@ -44,7 +44,7 @@ def _pyramid(model: Model, *, conv_skip: bool) -> Block:
 def stem_of(model: Model) -> Stem:
     """What leads from the image to stride 4: (width, block, channels of the image) -> module."""
     if model.stem == "mobile":
-        return lambda width, block, inputs: Mobile(width, model.multiplier, model.frozen, inputs)
+        return lambda width, block, inputs: Mobile(width, model.multiplier, model.frozen, inputs, shallow=model.shallow)
     return compact_stem if model.stem == "compact" else newell_stem
 
 

@@ -5,15 +5,19 @@ Its shape is MoveNet's, whose published weights it can begin with: see :mod:`tra
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainer.models import movenet
+
 # Expansion, channels, blocks and stride of each stage (Sandler et al. 2018, table 2).
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 _SKIPS = (1, 2, 3)  # stages whose outputs, at strides 4, 8 and 16, go to the pyramid
+_SHALLOW = 5  # so many stages reach stride 16
 _TOP = 1280
 _PYRAMID = (64, 32, 24)  # channels at strides 16, 8 and 4
 _HEAD = 96  # channels that MoveNet's heatmaps of joints are made of
@@ -100,15 +104,20 @@ class Mobile(nn.Module):
     """Image [N, 3, H, W], values -1..1 -> features [N, width, H/4, W/4]; H and W are multiples of 32.
 
     With ``frozen`` > 0 the first convolution and so many of the first stages are not trained, statistics included.
+    ``shallow`` goes down to stride 16 alone, with a third of the weights: for networks that need not know one body from
+    another.
     """
 
-    def __init__(self, width: int, multiplier: float = 1.0, frozen: int = 0, inputs: int = 3) -> None:
+    def __init__(
+        self, width: int, multiplier: float = 1.0, frozen: int = 0, inputs: int = 3, *, shallow: bool = False
+    ) -> None:
         super().__init__()
+        self.width, self.multiplier, self.shallow = width, multiplier, shallow
         now = channels(32, multiplier)
         self.first = Conv(inputs, now, 3, stride=2, act=_relu6())
         self.stages = nn.ModuleList()
         skips = []
-        for number, (expansion, count, blocks, stride) in enumerate(_STAGES):
+        for number, (expansion, count, blocks, stride) in enumerate(_STAGES[: _SHALLOW if shallow else None]):
             made = channels(count, multiplier)
             layers = []
             for block in range(blocks):
@@ -117,7 +126,8 @@ class Mobile(nn.Module):
             self.stages.append(nn.Sequential(*layers))
             if number in _SKIPS:
                 skips.append(now)
-        self.top = nn.Sequential(Conv(now, _TOP, act=_relu6()), Conv(_TOP, _PYRAMID[0], act=None))
+        above = [] if shallow else [Conv(now, _TOP, act=_relu6())]
+        self.top = nn.Sequential(*above, Conv(now if shallow else _TOP, _PYRAMID[0], act=None))
         self.sides = nn.ModuleList(Conv(i, o, act=None) for i, o in zip(reversed(skips), _PYRAMID, strict=True))
         self.ups = nn.ModuleList(
             nn.Sequential(Conv(i, i, 3, groups=i, act=None), Conv(i, o, act=nn.ReLU(inplace=True)))
@@ -152,10 +162,26 @@ class Mobile(nn.Module):
             if number in _SKIPS:
                 skips.append(x)
         x = self.top(x)
-        for skip, side, up in zip(reversed(skips), self.sides, self.ups, strict=True):
-            x = up(functional.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False) + side(skip))
+        for level, (skip, side, up) in enumerate(zip(reversed(skips), self.sides, self.ups, strict=True)):
+            if level or not self.shallow:  # a shallow top is at stride 16 already
+                x = functional.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+            x = up(x + side(skip))
         y: Tensor = self.out(self.head(x))
         return y
+
+
+def begin(stem: Mobile, path: Path, images: Tensor) -> None:
+    """Begin ``stem`` with the weights of MoveNet's file at ``path``, as :func:`take_over` does; EdgeposeError.
+
+    A shallow stem's top has no counterpart and begins afresh.
+    """
+    whole = Mobile(stem.width, stem.multiplier)
+    take_over(whole, movenet.read(path, [tuple(c.convolution.weight.shape) for c in whole.published()]), images)
+    left_out = ("out.", "top.") if stem.shallow else ("out.",)
+    ours = stem.state_dict()
+    stem.load_state_dict(
+        {**ours, **{k: v for k, v in whole.state_dict().items() if k in ours and not k.startswith(left_out)}}
+    )
 
 
 @torch.no_grad()
