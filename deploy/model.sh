@@ -19,7 +19,8 @@ if [ "$1" = m ]; then "$0" s "$2"; fi  # it begins with the small one's weights
   --fit-on "$sports@dev" --fit-on "$lsp@dev" --measure-on "$sports@val" --measure-on "$lsp@val" \
   --description "One hourglass on a MobileNetV2 stem with a feature pyramid that began as MoveNet's; see the model card." \
   --terms "Trained on research data (LSPET; MPII Human Pose) from MoveNet's published weights (Apache-2.0). Read the model card before you use it in a product."
-[ -f "$run/set.npz" ] || "$bin/edgepose-calibrate" select "$run/$name.onnx" "$run/set.npz" --data "$sports@train" --count 128
+[ -f "$run/set.npz" ] || "$bin/edgepose-calibrate" select "$run/$name.onnx" "$run/set.npz" \
+  --data "$sports@train" --data "$lsp@train" --count 128
 [ -f "$run/$name-int8.onnx" ] || "$bin/edgepose-calibrate" quantize "$run/$name.onnx" "$run/$name-int8.onnx" \
   --set "$run/set.npz" --judge-on "$sports@dev" --report "$run/int8.html"
 ls -l "$run/$name.onnx" "$run/$name-int8.onnx"

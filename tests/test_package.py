@@ -75,3 +75,11 @@ def test_no_file_is_longer_than_500_lines():
     long = {p.name: n for folder in ("edgepose", "trainer", "calibration", "deploy", "tests")
             for p in (ROOT / folder).rglob("*.py") if (n := len(p.read_text().splitlines())) > 500}  # fmt: skip
     assert not long
+
+
+@pytest.mark.parametrize(("arguments", "says"), [([], "NAME: s"), (["s", "."], "must hold lspet/ and mpii_sports/")])
+def test_the_command_that_makes_a_shipped_model_says_what_it_needs(arguments, says):
+    command = [ROOT / "deploy" / "model.sh", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert says in done.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import lightning
 import numpy as np
@@ -94,12 +94,14 @@ class PoseModule(Learner):
         outputs: list[Tensor] = self.model(image)
         joints = to_cells(batch["joints"], self.model.stride)
         labelled = batch["labelled"].float()
-        sigma, foreground = self._sigmas[image.shape[-1]], self.recipe.target.foreground
+        goal: dict[str, Any] = {
+            "sigma": self._sigmas[image.shape[-1]],
+            "foreground": self.recipe.target.foreground,
+            "false_peaks": self.recipe.target.false_peaks,
+            "composition": self._composition,
+        }
         supervision = self.model.supervision
-        losses = [
-            output_loss(kind, o, joints, labelled, sigma=sigma, foreground=foreground, composition=self._composition)
-            for kind, o in zip(supervision, outputs, strict=True)
-        ]
+        losses = [output_loss(kind, o, joints, labelled, **goal) for kind, o in zip(supervision, outputs, strict=True)]
         if self.teacher is not None and self.recipe.distillation is not None:
             alpha = self.recipe.distillation.weight
             taught = self.teacher(image, outputs[-1].shape[-1])
@@ -107,7 +109,8 @@ class PoseModule(Learner):
             for i, kind in enumerate(supervision):
                 if kind == "joints":
                     losses[i] = (
-                        alpha * heatmap_loss(outputs[i], taught, everywhere, foreground) + (1 - alpha) * losses[i]
+                        alpha * heatmap_loss(outputs[i], taught, everywhere, goal["foreground"])
+                        + (1 - alpha) * losses[i]
                     )
         loss = torch.stack(losses).sum()  # intermediate supervision: every output weighs the same
         shared = self.trainer.world_size > 1

@@ -120,6 +120,7 @@ class Target(Strict):
 
     sigma: Annotated[float, Field(gt=0)] = 1.0  # Gaussian, heatmap cells, at the final size
     foreground: Annotated[float, Field(ge=0)] = 25.0  # squared error is weighted by 1 + foreground * target
+    false_peaks: bool = False  # ... by the larger of target and prediction: a false peak costs as much as a missed one
 
 
 class StageSpec(Strict):

@@ -30,6 +30,7 @@ def output_loss(
     *,
     sigma: float,
     foreground: float,
+    false_peaks: bool = False,
     composition: Composition,
 ) -> Tensor:
     """Loss of one output ``predicted`` [N, M, s, s] of the given kind; ``joints`` [N, K, 2] are in heatmap cells."""
@@ -41,7 +42,7 @@ def output_loss(
     else:
         paths = composition.bones if kind == "bones" else composition.limbs
         target, known = path_maps(joints, size, sigma, paths), known_paths(labelled, paths)
-    return heatmap_loss(predicted, target, known, foreground)
+    return heatmap_loss(predicted, target, known, foreground, false_peaks=false_peaks)
 
 
 def to_cells(joints: Tensor, stride: int) -> Tensor:
@@ -98,15 +99,21 @@ def known_paths(labelled: Tensor, paths: tuple[tuple[int, ...], ...]) -> Tensor:
     return torch.stack([labelled[:, list(path)].amin(dim=1) for path in paths], dim=1)
 
 
-def heatmap_loss(predicted: Tensor, target: Tensor, known: Tensor, foreground: float) -> Tensor:
+def heatmap_loss(
+    predicted: Tensor, target: Tensor, known: Tensor, foreground: float, *, false_peaks: bool = False
+) -> Tensor:
     """Mean over maps and cells of the squared error, each cell weighted by 1 + ``foreground`` * target.
 
+    So a peak that is missed costs 1 + foreground times what one costs that should not be, and a network that is unsure
+    whether a joint can be seen promises it. With ``false_peaks`` the larger of target and prediction takes the target's
+    place in the weight, and both cost the same.
     ``predicted`` and ``target`` are [N, M, s, s].
     Unweighted, the few cells under a Gaussian are lost among the many empty ones and a small network
     sits at the all-zero answer for a long time. Maps that are not ``known`` [N, M] count as zero error, so that
     the loss of a batch is the mean of its parts' losses, however it is divided among processes.
     """
-    weight = (1 + foreground * target.clamp(min=0)) * known[..., None, None]
+    peak = torch.maximum(target, predicted.detach().float()).clamp(max=1) if false_peaks else target
+    weight = (1 + foreground * peak.clamp(min=0)) * known[..., None, None]
     return ((predicted.float() - target) ** 2 * weight).mean()
 
 

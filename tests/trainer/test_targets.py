@@ -68,3 +68,20 @@ def test_bone_maps_follow_the_bone():
 def test_a_path_is_known_where_all_its_joints_are():
     labelled = torch.tensor([[1.0, 1.0, 0.0]])
     assert known_paths(labelled, ((0, 1), (1, 2), (0, 1, 2))).tolist() == [[1.0, 0.0, 0.0]]
+
+
+def test_a_false_peak_costs_as_much_as_a_missed_one_where_the_recipe_says_so():
+    """And an unsure network then promises what it can keep: here the best answer for a joint there half the time."""
+    peak, nothing, seen = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), torch.ones(1, 1)
+    assert heatmap_loss(peak, nothing, seen, 25, false_peaks=True) == heatmap_loss(nothing, peak, seen, 25) == 26
+    assert heatmap_loss(peak, nothing, seen, 25) == 1
+    best = {}
+    for false_peaks in (False, True):
+        answer = torch.full((1, 1, 1, 1), 0.5, requires_grad=True)
+        for _ in range(400):
+            loss = sum(heatmap_loss(answer, t, seen, 25, false_peaks=false_peaks) for t in (peak, nothing))
+            (gradient,) = torch.autograd.grad(loss, answer)
+            answer = (answer - 0.01 * gradient).detach().requires_grad_()
+        best[false_peaks] = float(answer.detach())
+    assert best[False] > 0.95
+    assert 0.5 < best[True] < 0.65
