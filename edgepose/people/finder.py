@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,9 +39,8 @@ class Found:
 
 def peaks(centre: NDArray[np.floating], least: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Rows and columns of the cells of ``centre`` [h, w] that reach ``least`` and that no neighbour exceeds."""
-    padded = np.pad(centre, _AROUND, constant_values=-np.inf)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (2 * _AROUND + 1,) * 2)
-    rows, columns = np.nonzero((centre >= least) & (centre >= windows.max(axis=(2, 3))))
+    around = cv2.dilate(centre, np.ones((2 * _AROUND + 1,) * 2, np.uint8))  # the largest of each neighbourhood
+    rows, columns = np.nonzero((centre >= least) & (centre >= around))
     return rows, columns
 
 
