@@ -1,20 +1,23 @@
 #!/usr/bin/env bash
 # One shipped model from raw data to its two bundles: runs/edgepose-NAME/edgepose-NAME.onnx and edgepose-NAME-int8.onnx.
 #
-#   deploy/model.sh NAME DATA        NAME: s, m or l; DATA: the folder with lspet/ and mpii_sports/
+#   deploy/model.sh NAME DATA        NAME: s; DATA: the folder with lspet/ and mpii_sports/
 #
 # Hours on a CPU. An interrupted run goes on where it stopped; a file that is there is not made again.
-# movenet_lightning_fp16.tflite (s, m) or movenet_thunder_fp16.tflite (l) must lie in the current folder.
+# movenet_lightning_fp16.tflite must lie in the current folder.
 set -euo pipefail
 [ $# = 2 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 name=edgepose-$1 run=runs/edgepose-$1
 export EDGEPOSE_DATA=$2
 [ -d "$2/lspet" ] && [ -d "$2/mpii_sports" ] || { echo "$2 must hold lspet/ and mpii_sports/; see README, 'Your own model'" >&2; exit 2; }
+recipes=$(dirname "$0")/../trainer/recipes
+[ -f "$recipes/$1.toml" ] || { echo "there is no recipe '$1'; 'edgepose-train recipes' lists them" >&2; exit 2; }
 bin=$(cd "$(dirname "$0")/.." && pwd)/.venv/bin
 sports=coco:mpii_sports/annotations.json:mpii_sports/images lsp=lsp:lspet
 
-if [ "$1" = m ]; then "$0" s "$2"; fi  # it begins with the small one's weights
-"$bin/edgepose-train" fit "$1" --out "$run" --workers 0 --resume
+for recipe in "$1-first" "$1"; do  # a first run, where there is one, gives the weights that the second begins with
+  [ ! -f "$recipes/$recipe.toml" ] || "$bin/edgepose-train" fit "$recipe" --workers 0 --resume
+done
 [ -f "$run/$name.onnx" ] || "$bin/edgepose-train" export "$run/last.ckpt" "$run/$name.onnx" \
   --fit-on "$sports@dev" --fit-on "$lsp@dev" --measure-on "$sports@val" --measure-on "$lsp@val" \
   --description "One hourglass on a MobileNetV2 stem with a feature pyramid that began as MoveNet's; see the model card." \

@@ -77,8 +77,14 @@ def test_no_file_is_longer_than_500_lines():
     assert not long
 
 
-@pytest.mark.parametrize(("arguments", "says"), [([], "NAME: s"), (["s", "."], "must hold lspet/ and mpii_sports/")])
-def test_the_command_that_makes_a_shipped_model_says_what_it_needs(arguments, says):
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [([], "NAME: s"), (["s", "."], "must hold lspet/ and mpii_sports/"), (["x", "DATA"], "there is no recipe 'x'")],
+)
+def test_the_command_that_makes_a_shipped_model_says_what_it_needs(arguments, says, tmp_path):
+    for folder in ("lspet", "mpii_sports"):
+        (tmp_path / folder).mkdir()
+    arguments = [str(tmp_path) if a == "DATA" else a for a in arguments]
     command = [ROOT / "deploy" / "model.sh", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
