@@ -56,9 +56,9 @@ WEARING = 0.5  # seconds over which a look is averaged
 DRESS = 0.75  # share of an answer's agreement that is lost where it is dressed as somebody else here and not at all so
 
 SMOOTHING = 0.15  # seconds over which velocity is averaged
-# The finder vouches for a person, so these stand lower than where the pose network searches alone (people/follow.py).
-ACCEPT = 0.78  # person score from which a found person counts
-KEEP = 0.7  # person score below which the person counts as unseen
+# As where the pose network searches alone (people/follow.py), but that the finder vouches for a first sight: LOOSE.
+ACCEPT = 0.7  # person score from which a found person counts
+KEEP = 0.62  # person score below which the person counts as unseen
 LOOSE = 0.6  # share of ACCEPT that a first sight needs: a finder's box may fit badly, the joints then place the crop
 CONFIDENT = 0.4  # joint score from which a joint shapes the box
 
@@ -119,6 +119,10 @@ class _Track:
         self.ahead = box[:2] + (self.ahead - self.crop[:2]) / old * (box[2:] - box[:2])
         self.crop = box
 
+    def look_beyond(self, box: NDArray[np.float64]) -> None:
+        """In the present frame the crop reaches as far as the found ``box`` [4] does."""
+        self.crop = np.concatenate([np.minimum(self.crop[:2], box[:2]), np.maximum(self.crop[2:], box[2:])])
+
     def see(self, joints: NDArray[np.float64], scores: NDArray[np.float64], now_ns: int, confident: float) -> None:
         """A sight of the person: ``joints`` [K, 2] with ``scores`` [K]."""
         sure = scores >= confident
@@ -152,6 +156,13 @@ class _Track:
         self.velocity = self.velocity + (1 - math.exp(-seconds / SMOOTHING)) * (moved - self.velocity)
         limit = FASTEST * max(float(max(self.box[2:] - self.box[:2])), 1.0)
         self.velocity *= min(1.0, limit / max(float(np.hypot(*self.velocity)), 1e-6))
+
+
+def _meets(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which of the people in ``boxes`` [N, 4] share their place with somebody else [N]."""
+    meets = np.maximum(inside(boxes, boxes), inside(boxes, boxes).T) > ALONE
+    np.fill_diagonal(meets, False)
+    return np.asarray(meets.any(axis=1))
 
 
 @dataclass
@@ -275,9 +286,13 @@ class Tracker:
         seen, lost = self._in("confirmed", "tentative"), self._in("lost")
         free = np.ones(len(boxes), dtype=bool)
         shaky = np.array([self._tracks[i].mean < self._following.accept for i in seen], dtype=bool)
+        meets = _meets(crops)
         for row, column in assign(iou(crops[seen], boxes), WELL):
-            # The joints of the last frame place a crop better than a finder does.
+            # The joints of the last frame place a crop better than a finder does, but they cannot tell of feet that the
+            # crop cut off. Where people meet the finder's box is between them.
             free[column] = shaky[row] = False
+            if not meets[seen[row]]:
+                self._tracks[seen[row]].look_beyond(boxes[column])
         unseen = np.array([now_ns - self._tracks[i].seen_ns for i in lost]) / 1e9
         reach = (LOST_REACH + LOST_SPEED * unseen) * (crops[lost, 2:] - crops[lost, :2]).max(axis=1, initial=1.0)
         near, shared = nearness(crops[lost], boxes, reach), iou(crops[seen[shaky]], boxes)
@@ -308,10 +323,9 @@ class Tracker:
         ``since``: seconds from each one's last sight.
         """
         boxes = np.array([t.box if i in seen else t.crop for i, t in enumerate(self._tracks)]).reshape(-1, 4)
-        meets = np.maximum(inside(boxes, boxes), inside(boxes, boxes).T) > ALONE
-        np.fill_diagonal(meets, False)
+        meets = _meets(boxes)
         for i, answer in seen.items():
-            if not meets[i].any():
+            if not meets[i]:
                 self._tracks[i].wear(looks[answer], since[i])
 
     def _share_out(self, poses: Poses, looks: NDArray[np.float64]) -> dict[int, int]:

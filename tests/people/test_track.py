@@ -279,6 +279,20 @@ def test_one_unsure_leg_neither_shrinks_nor_moves_the_crop():
     assert people.boxes[0, 3] < view.boxes[0, 3] - 60  # what is published is the box of the sure joints
 
 
+@pytest.mark.parametrize(("beside", "beyond"), [(None, True), (460, False), (600, True)])
+def test_the_finder_tells_of_feet_that_the_crop_cut_off(beside, beyond):
+    """Unless somebody else is near: its box may then be of both."""
+    world = World([stands(400), *([] if beside is None else [stands(beside)])], **QUIET)
+    view = world.view(0)
+    tracker, _ = followed(world, view, [0, 1, 2])
+    crops = tracker.boxes(3)
+    larger = view.boxes + np.array([0, 0, 0, 60])
+    tracker.found(larger, np.ones(len(larger)))
+    reach = tracker.boxes(4)[:, 3] - crops[:, 3]
+    assert (reach > 50).tolist() == [beyond] * len(crops)
+    assert (reach > -1e-6).all()
+
+
 def test_poses_come_with_their_covariance_and_any_skeleton():
     tracker = Tracker("x", LSP14, Following(confirm=1))
     joints = np.random.default_rng(0).uniform(100, 300, (1, 14, 2))
