@@ -37,6 +37,7 @@ from edgepose.sources import Source, SourceSpec
 from edgepose.sources.several import Several
 
 CONNECT_S = 5.0  # what a broker is given to let us in before the first frame
+_GLANCE_S = 0.2  # how long that is waited for before a signal is looked for
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,20 @@ class Parts:
 
 
 @contextmanager
-def assembled(settings: Settings, *, extra_sinks: tuple[Sink, ...] = ()) -> Iterator[Parts]:
+def assembled(
+    settings: Settings, *, extra_sinks: tuple[Sink, ...] = (), check: Callable[[], None] = lambda: None
+) -> Iterator[Parts]:
     """Everything that ``settings`` names, opened; closed in reverse order at the end, sinks drained.
 
+    ``check`` is called now and then; what it raises ends the opening.
     EdgeposeError: whatever cannot be opened, as a sentence.
     """
     chosen = {spec.camera: (camera, spec) for camera, spec in _cameras(settings)}
     bundle = bundles.load(settings.model, role="pose")
     with ExitStack() as stack:
+        check()
         engine = _engine(settings, bundle, stack)
+        check()
         regions = {name: camera.regions for name, (camera, _) in chosen.items()}
         crowd = _crowd(settings, Estimator(engine, bundle.manual), regions, stack)
         sinks = _sinks(settings, extra_sinks, stack)
@@ -75,15 +81,16 @@ def assembled(settings: Settings, *, extra_sinks: tuple[Sink, ...] = ()) -> Iter
             for name, (_, spec) in chosen.items():
                 links[name] = _mqtt(settings, spec)
                 stack.callback(links[name].close)
-            _connect(broker_of(settings), links.values())
+            _connect(broker_of(settings), links.values(), check)
         overlays: dict[str, Overlay] = {}
         for name, (camera, _) in chosen.items():
             if camera.overlay:
                 overlays[name] = open_overlay(camera.overlay, bundle.skeleton)
                 stack.callback(overlays[name].close)
-        opened = {
-            name: stack.enter_context(_open(camera, spec, links.get(name))) for name, (camera, spec) in chosen.items()
-        }
+        opened = {}
+        for name, (camera, spec) in chosen.items():
+            check()
+            opened[name] = stack.enter_context(_open(camera, spec, links.get(name)))
         several = Several(opened, lambda name, fault: _ended(links.get(name), name, fault))
         stack.callback(several.close)
         cameras = {
@@ -199,10 +206,18 @@ def _mqtt(settings: Settings, spec: SourceSpec) -> MQTTSink:
     )
 
 
-def _connect(broker: Broker, links: Iterable[MQTTSink]) -> None:
+def _connect(broker: Broker, links: Iterable[MQTTSink], check: Callable[[], None]) -> None:
     """Wait once for all links: a broker that refuses us is an error, one that is away is told."""
     deadline = time.monotonic() + CONNECT_S
-    away = [link for link in links if not link.connect(max(0.0, deadline - time.monotonic()))]
+
+    def connected(link: MQTTSink) -> bool:
+        while not link.connect(min(_GLANCE_S, max(0.0, deadline - time.monotonic()))):
+            check()
+            if time.monotonic() >= deadline:
+                return False
+        return True
+
+    away = [link for link in links if not connected(link)]
     if away:
         sys.stderr.write(f"broker {broker}: {away[0].reason or 'no answer yet'}; going on, and trying again\n")
 
@@ -212,31 +227,34 @@ class _StopRequested(BaseException):
 
 
 class Stopper:
-    """What SIGINT and SIGTERM do: before the loop runs, unwind; after, ask it to stop. A second one ends at once."""
+    """What SIGINT and SIGTERM do: before the loop runs, it is not begun; after, it ends. A second one ends at once.
+
+    The handler itself raises nothing: it may strike inside a library's import or callback, which swallow what is
+    raised or, in C++, crash on it. So what is opened before the loop asks with ``check`` in between.
+    """
 
     def __init__(self) -> None:
         self._stop: Callable[[], None] | None = None
         self._requested = False
 
-    def running(self, loop: Loop) -> None:
-        """From now on a signal stops ``loop``.
-
-        One that came before unwinds here at the latest: where it struck inside a callback, a finaliser or some
-        library's bare ``except``, what it raised was lost.
-        """
-        self._stop = loop.stop
+    def check(self) -> None:
+        """Unwind where a signal came."""
         if self._requested:
             raise _StopRequested
+
+    def running(self, loop: Loop) -> None:
+        """From now on a signal stops ``loop``; one that came before unwinds."""
+        self._stop = loop.stop
+        self.check()
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """The signal handler."""
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_DFL)
         self._requested = True
-        if self._stop is None:
-            raise _StopRequested
-        # In a thread of its own: the main thread may hold, right now, the locks that stopping takes.
-        threading.Thread(target=self._stop, name="stop", daemon=True).start()
+        if self._stop is not None:
+            # In a thread of its own: the main thread may hold, right now, the locks that stopping takes.
+            threading.Thread(target=self._stop, name="stop", daemon=True).start()
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -262,7 +280,7 @@ def run(settings: Settings, show: Callable[[Parts], Callable[[], None]] | None =
     The final state, after all sinks were drained; None where a signal came before the loop ran.
     """
     loop: Loop | None = None
-    with stopping_on_signals() as stopper, assembled(settings) as parts:
+    with stopping_on_signals() as stopper, assembled(settings, check=stopper.check) as parts:
         on_frame = show(parts) if show is not None else (lambda: None)
         stopper.running(parts.loop)
         loop = parts.loop
