@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from edgepose import EdgeposeError, engines
+from edgepose import bundle as bundles
 from edgepose.crops import apply, crop_affine
 from edgepose.estimator import Estimator
 from trainer.data.persons import load
@@ -43,8 +44,12 @@ def test_squares_that_do_not_fit_are_refused():
         defaults((64, 64), 8, -1)
 
 
-def test_found_joints_stand_on_the_picture_around_them(shipped, data_root):
-    """Joints that are right and sure fall most where they are covered: within a head length, far above chance."""
+def test_found_joints_stand_on_the_picture_around_them(data_root):
+    """Joints that are right and sure fall most where they are covered: within a head length, far above chance.
+
+    So it is with a network that has no more than the picture to go by; edgepose-s also knows where a joint must be.
+    """
+    shipped = bundles.load("edgepose-first")
     estimator = Estimator(engines.load(shipped, "auto", engines.Options(threads=1)), shipped.manual)
     skeleton = estimator.skeleton
     persons = load("coco:mpii_sports/annotations.json:mpii_sports/images", data_root)
@@ -63,6 +68,6 @@ def test_found_joints_stand_on_the_picture_around_them(shipped, data_root):
         shuffled += (np.linalg.norm(np.roll(at, 8, axis=0) - truth, axis=1) < head)[sure].tolist()
         chance += (np.linalg.norm(grid - truth, axis=2) < head).mean(0)[sure].tolist()
     assert len(near) >= 15
-    assert np.mean(near) > 0.85
+    assert np.mean(near) > 0.95
     assert np.mean(shuffled) < 0.4  # the map of another joint
     assert np.mean(chance) < 0.25  # a place drawn blindly
