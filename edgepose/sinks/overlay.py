@@ -41,8 +41,10 @@ def annotate(frame: Frame, people: People, skeleton: Skeleton) -> NDArray[np.uin
         x, y = people.boxes[i][:2]
         text = f"{name}  {people.poses.person_scores[i]:.2f}"
         at = (max(int(x), 2), max(int(y) - 6, 14))
-        cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 3, cv2.LINE_AA)
-        cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
+        # Thicker letters are wider ones since OpenCV 5, so the black rim is the same letters to all four sides.
+        for dx, dy, colour in ((-1, 0, 0), (1, 0, 0), (0, -1, 0), (0, 1, 0), (0, 0, 255)):
+            place = (at[0] + dx, at[1] + dy)
+            cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (colour,) * 3, 1, cv2.LINE_AA)
     return image
 
 
