@@ -9,10 +9,12 @@ set -euo pipefail
 [ $# = 2 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 name=edgepose-$1 run=runs/edgepose-$1
 export EDGEPOSE_DATA=$2
-[ -d "$2/lspet" ] && [ -d "$2/mpii_sports" ] || { echo "$2 must hold lspet/ and mpii_sports/; see README, 'Your own model'" >&2; exit 2; }
+[ "$1" = s ] || { echo "'$1' is no shipped model that this makes; it makes s" >&2; exit 2; }
+[ -d "$2/lspet" ] && [ -f "$2/mpii_sports/people_pseudo.json" ] || {
+  echo "$2 must hold lspet/ (LSPET as released) and mpii_sports/ (annotations.json, images/, people_pseudo.json)" >&2; exit 2; }
 recipes=$(dirname "$0")/../trainer/recipes
-[ -f "$recipes/$1.toml" ] || { echo "there is no recipe '$1'; 'edgepose-train recipes' lists them" >&2; exit 2; }
 bin=$(cd "$(dirname "$0")/.." && pwd)/.venv/bin
+[ -x "$bin/edgepose-calibrate" ] || { echo "there is no $bin/edgepose-calibrate; 'make setup-dev' makes it" >&2; exit 2; }
 sports=coco:mpii_sports/annotations.json:mpii_sports/images lsp=lsp:lspet
 
 for recipe in "$1-first" "$1"; do  # a first run, where there is one, gives the weights that the second begins with

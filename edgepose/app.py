@@ -230,7 +230,8 @@ class Stopper:
     """What SIGINT and SIGTERM do: before the loop runs, it is not begun; after, it ends. A second one ends at once.
 
     The handler itself raises nothing: it may strike inside a library's import or callback, which swallow what is
-    raised or, in C++, crash on it. So what is opened before the loop asks with ``check`` in between.
+    raised or, in C++, crash on it. So what is opened before the loop asks with ``check`` in between: a step that takes
+    long, as building a TensorRT plan does, ends first, or at the second signal.
     """
 
     def __init__(self) -> None:

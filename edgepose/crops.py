@@ -58,7 +58,7 @@ def crop_affine(
 
 
 def invert(affine: Floats) -> NDArray[np.float64]:
-    """The inverse map [2, 3]."""
+    """The inverse map [2, 3]; zeros where there is none (a crop without extent)."""
     return np.asarray(cv2.invertAffineTransform(np.asarray(affine, np.float64)), np.float64)
 
 

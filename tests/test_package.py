@@ -79,7 +79,7 @@ def test_no_file_is_longer_than_500_lines():
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [([], "NAME: s"), (["s", "."], "must hold lspet/ and mpii_sports/"), (["x", "DATA"], "there is no recipe 'x'")],
+    [([], "NAME: s"), (["s", "."], "must hold lspet/"), (["x", "DATA"], "'x' is no shipped model")],
 )
 def test_the_command_that_makes_a_shipped_model_says_what_it_needs(arguments, says, tmp_path):
     for folder in ("lspet", "mpii_sports"):

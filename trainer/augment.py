@@ -134,12 +134,13 @@ def truncate(
     axis, far = int(rng.integers(2)), bool(rng.integers(2))
     places = joints[labelled, axis]
     share = rng.uniform(0.03, 0.4)
-    edge = np.quantile(places, [0, 1])[int(far)] + share * np.ptp(places) * (-1 if far else 1)
+    edge = places.max() - share * np.ptp(places) if far else places.min() + share * np.ptp(places)
     edge = int(np.clip(round(edge), 0, crop.shape[1 - axis]))
     ended: NDArray[np.uint8] = crop.copy()
     beyond = slice(edge, None) if far else slice(0, edge)
     ended[(slice(None), beyond) if axis == 0 else (beyond, slice(None))] = BORDER
-    return ended, joints[:, axis] >= edge if far else joints[:, axis] < edge
+    end = edge - 0.5  # between two pixels' centres
+    return ended, joints[:, axis] >= end if far else joints[:, axis] < end
 
 
 def _hide(rng: np.random.Generator, crop: NDArray[np.uint8]) -> NDArray[np.uint8]:

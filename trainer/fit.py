@@ -108,10 +108,10 @@ class PoseModule(Learner):
             everywhere = torch.ones_like(labelled)
             for i, kind in enumerate(supervision):
                 if kind == "joints":
-                    losses[i] = (
-                        alpha * heatmap_loss(outputs[i], taught, everywhere, goal["foreground"])
-                        + (1 - alpha) * losses[i]
+                    theirs = heatmap_loss(
+                        outputs[i], taught, everywhere, goal["foreground"], false_peaks=goal["false_peaks"]
                     )
+                    losses[i] = alpha * theirs + (1 - alpha) * losses[i]
         loss = torch.stack(losses).sum()  # intermediate supervision: every output weighs the same
         shared = self.trainer.world_size > 1
         self.log("loss", loss, prog_bar=True, sync_dist=shared)

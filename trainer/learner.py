@@ -79,7 +79,7 @@ class Learner(lightning.LightningModule):
     def _groups(self) -> list[dict[str, Any]]:
         """Parameters that share weight decay and rate; the stem apart where it has a rate of its own."""
         spec, own = self.course.optimiser, self.course.optimiser.stem_rate < 1
-        stem = [p for name, p in self.model.named_parameters() if own and name.startswith("stem.")]
+        stem = [p for name, p in self.model.named_parameters() if own and "stem" in name.split(".")]
         apart = {id(p) for p in stem}
         rest = [p for p in self.model.parameters() if id(p) not in apart]
         groups = []

@@ -75,7 +75,7 @@ class Model(Strict):
     stacks: Annotated[int, Field(ge=1, le=8)] = 8  # compositional: 1, 3 or 5, for 1, 2 or 3 semantic levels
     stem: Literal["newell", "compact", "mobile"] = "newell"
     multiplier: Annotated[float, Field(ge=0.25, le=2)] = 1.0  # of the channels of stem mobile
-    shallow: bool = False  # stem mobile goes down to stride 16 instead of 32, with a third of the weights
+    shallow: bool = False  # stem mobile goes down to stride 16 instead of 32, with a quarter of the weights
     frozen: Annotated[int, Field(ge=0, le=7)] = (
         0  # stages of stem mobile that stay as they begin, with its first convolution
     )
@@ -104,6 +104,8 @@ class Model(Strict):
     def _composes(self) -> Model:
         if self.stem != "mobile" and (self.frozen or self.shallow or self.multiplier != 1):
             raise ValueError(f"frozen, shallow and multiplier belong to stem mobile, not to {self.stem}")
+        if self.shallow and self.frozen > 5:
+            raise ValueError(f"frozen is {self.frozen}, but a shallow stem has 5 stages")
         if self.early and self.kind != "stacked-hourglass":
             raise ValueError(f"early belongs to kind stacked-hourglass, not to {self.kind}")
         if self.kind == "compositional" and self.stacks not in (1, 3, 5):
@@ -256,6 +258,9 @@ class Recipe(Course):
             skeleton = skeletons.get(self.skeleton)
             if not composition_of(skeleton).limbs:
                 raise ValueError(f"skeleton {self.skeleton} has no limb to compose; choose another model.kind")
+            if self.augmentation.truncated:
+                raise ValueError("augmentation.truncated leaves joints without a place, and kind compositional draws "
+                                 "bones between places; leave it out")  # fmt: skip
             if self.model.width <= len(skeleton):
                 raise ValueError(f"model.width {self.model.width} must be more than the skeleton's {len(skeleton)} "
                                  "joints for kind compositional, which joins their maps to the features")  # fmt: skip

@@ -37,7 +37,7 @@ class Found:
         return len(self.boxes)
 
 
-def peaks(centre: NDArray[np.floating], least: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def peaks(centre: NDArray[np.float32 | np.float64], least: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Rows and columns of the cells of ``centre`` [h, w] that reach ``least`` and that no neighbour exceeds."""
     around = cv2.dilate(centre, np.ones((2 * _AROUND + 1,) * 2, np.uint8))  # the largest of each neighbourhood
     rows, columns = np.nonzero((centre >= least) & (centre >= around))

@@ -24,12 +24,17 @@ _GREEN = (80, 220, 80)
 def frames_of(film: Path, count: int) -> list[NDArray[np.uint8]]:
     """``count`` frames, evenly spaced over the whole film."""
     with sources.open_source(str(film)) as source:
-        frames = []
-        while (frame := source.read()) is not None:
-            frames.append(frame.image.copy())
-    if not frames:
+        total = 0
+        while source.read() is not None:
+            total += 1
+    if not total:
         raise SystemExit(f"error: {film} has no frames")
-    return [frames[i] for i in np.linspace(0, len(frames) - 1, count).round().astype(int)]
+    wanted, frames = set(np.linspace(0, total - 1, count).round().astype(int).tolist()), []
+    with sources.open_source(str(film)) as source:
+        while (frame := source.read()) is not None:
+            if frame.seq in wanted:
+                frames.append(frame.image.copy())
+    return frames
 
 
 def main(
@@ -58,7 +63,8 @@ def main(
             tiles.append(tile)
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
     rows = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
-    cv2.imwrite(str(sheet), np.vstack(rows))
+    if not cv2.imwrite(str(sheet), np.vstack(rows)):
+        raise SystemExit(f"error: {sheet} cannot be written; choose another place")
     typer.echo(f"{sheet}: {boxes} boxes in {each * len(films)} frames")
 
 

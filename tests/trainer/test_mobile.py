@@ -230,6 +230,11 @@ def test_it_is_exported_as_plain_convolutions():
         ({"pretrained": "a.tflite", "model": {"preprocessing": "imagenet"}}, "learnt with model.preprocessing"),
         ({"pretrained": "a.tflite", "model": {"norm": "lrn"}}, "learnt with model.preprocessing"),
         ({"model": {"stem": "compact", "multiplier": 1.0, "shallow": True}}, "belong to stem mobile, not to compact"),
+        ({"model": {"shallow": True, "frozen": 6}, "pretrained": "a.tflite"}, "a shallow stem has 5 stages"),
+        (
+            {"model": {"kind": "compositional", "width": 32}, "augmentation": {"truncated": 0.1}},
+            "joints without a place",
+        ),
         ({"model": {"frozen": 1}}, "model.frozen keeps what a stem begins with"),
         ({"model": {"stem": "compact", "multiplier": 0.5}}, "belong to stem mobile, not to compact"),
         ({"model": {"early": True, "kind": "compositional"}}, "early belongs to kind stacked-hourglass"),

@@ -45,6 +45,8 @@ class FinderRecipe(Course):
     def _fits(self) -> FinderRecipe:
         if self.model.kind != "stacked-hourglass" or self.model.stacks != 1 or self.model.attention is not None:
             raise ValueError("model of a finder must be one plain hourglass: kind stacked-hourglass, stacks 1")
+        if self.model.early:
+            raise ValueError("model.early gives joints' maps, which a finder does not have; leave it out")
         if self.model.preprocessing not in ("imagenet", "symmetric"):
             raise ValueError("model.preprocessing of a finder must be imagenet or symmetric; the others are measured "
                              "on crops")  # fmt: skip

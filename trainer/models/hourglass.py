@@ -76,8 +76,9 @@ class Early(nn.Module):
 
 
 class StackedHourglass(Network):
-    """Image [N, 3, H, W], RGB 0..255 -> a list of maps [N, M, H/4, W/4], one per stack; the last are the joints'.
+    """Image [N, 3, H, W], RGB 0..255 -> a list of maps [N, M, H/4, W/4], one per stack.
 
+    The last are the joints'; with an early output there is one more, the first.
     Every stack is supervised; its features and maps are re-injected into the next (section 3.3).
     """
 

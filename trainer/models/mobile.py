@@ -101,11 +101,12 @@ class InvertedResidual(nn.Module):
 
 
 class Mobile(nn.Module):
-    """Image [N, 3, H, W], values -1..1 -> features [N, width, H/4, W/4]; H and W are multiples of 32.
+    """Image [N, 3, H, W], values -1..1 -> features [N, width, H/4, W/4].
 
+    H and W are multiples of 32, or of 16 where it is shallow.
     With ``frozen`` > 0 the first convolution and so many of the first stages are not trained, statistics included.
-    ``shallow`` goes down to stride 16 alone, with a third of the weights: for networks that need not know one body from
-    another.
+    ``shallow`` goes down to stride 16 alone, with a quarter of the weights: for networks that need not know one body
+    from another.
     """
 
     def __init__(
