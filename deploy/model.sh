@@ -3,7 +3,7 @@
 #
 #   deploy/model.sh NAME DATA        NAME: s; DATA: the folder with lspet/ and mpii_sports/
 #
-# Hours on a CPU. An interrupted run goes on where it stopped; a file that is there is not made again.
+# An hour or two on a CPU. An interrupted run goes on where it stopped; a file that is there is not made again.
 # movenet_lightning_fp16.tflite must lie in the current folder.
 set -euo pipefail
 [ $# = 2 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
@@ -12,14 +12,12 @@ export EDGEPOSE_DATA=$2
 [ "$1" = s ] || { echo "'$1' is no shipped model that this makes; it makes s" >&2; exit 2; }
 [ -d "$2/lspet" ] && [ -f "$2/mpii_sports/people_pseudo.json" ] || {
   echo "$2 must hold lspet/ (LSPET as released) and mpii_sports/ (annotations.json, images/, people_pseudo.json)" >&2; exit 2; }
-recipes=$(dirname "$0")/../trainer/recipes
 bin=$(cd "$(dirname "$0")/.." && pwd)/.venv/bin
 [ -x "$bin/edgepose-calibrate" ] || { echo "there is no $bin/edgepose-calibrate; 'make setup-dev' makes it" >&2; exit 2; }
 sports=coco:mpii_sports/annotations.json:mpii_sports/images lsp=lsp:lspet
 
-for recipe in "$1-first" "$1"; do  # a first run, where there is one, gives the weights that the second begins with
-  [ ! -f "$recipes/$recipe.toml" ] || "$bin/edgepose-train" fit "$recipe" --workers 0 --resume
-done
+"$bin/edgepose-train" fit "$1-first" --workers 0 --resume
+"$bin/edgepose-train" fit "$1" --workers 0 --resume  # from the first run's weights
 [ -f "$run/$name.onnx" ] || "$bin/edgepose-train" export "$run/last.ckpt" "$run/$name.onnx" \
   --fit-on "$sports@dev" --fit-on "$lsp@dev" --measure-on "$sports@val" --measure-on "$lsp@val" \
   --description "One hourglass on a MobileNetV2 stem with a feature pyramid that began as MoveNet's; see the model card." \

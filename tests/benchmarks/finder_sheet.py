@@ -15,26 +15,32 @@ from numpy.typing import NDArray
 
 from edgepose import bundle as bundles
 from edgepose import engines, sources
-from edgepose.people.finder import Finder
+from edgepose.crops import apply, crop_affine, warp
+from edgepose.people.finder import Finder, Found
+from trainer.grid import evenly, write_grid
 
-_TILE = (240, 135)  # a picture on the sheet, pixels
+_TILE = (240, 135)  # width and height of a picture on the sheet, pixels
 _GREEN = (80, 220, 80)
 
 
 def frames_of(film: Path, count: int) -> list[NDArray[np.uint8]]:
-    """``count`` frames, evenly spaced over the whole film."""
+    """At most ``count`` frames, evenly spread over the film, which is gone through twice."""
     with sources.open_source(str(film)) as source:
-        total = 0
-        while source.read() is not None:
-            total += 1
-    if not total:
-        raise SystemExit(f"error: {film} has no frames")
-    wanted, frames = set(np.linspace(0, total - 1, count).round().astype(int).tolist()), []
+        wanted = set(evenly(sum(1 for _ in source), count))
     with sources.open_source(str(film)) as source:
-        while (frame := source.read()) is not None:
-            if frame.seq in wanted:
-                frames.append(frame.image.copy())
-    return frames
+        return [frame.image.copy() for frame in source if frame.seq in wanted]
+
+
+def tile_of(image: NDArray[np.uint8], found: Found) -> NDArray[np.uint8]:
+    """The whole image, letterboxed, with boxes and scores."""
+    height, width = image.shape[:2]
+    affine = crop_affine(np.array([-0.5, -0.5, width - 0.5, height - 0.5]), _TILE, 1.0)
+    tile = warp(image, affine, _TILE)
+    for box, score in zip(found.boxes, found.scores, strict=True):
+        (x0, y0), (x1, y1) = np.round(apply(affine, box.reshape(2, 2))).astype(int).tolist()
+        cv2.rectangle(tile, (x0, y0), (x1, y1), _GREEN, 2)
+        cv2.putText(tile, f"{score:.2f}", (x0 + 3, max(y0, 0) + 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, _GREEN, 1)
+    return tile
 
 
 def main(
@@ -47,25 +53,10 @@ def main(
     """Write the sheet and say how many boxes there are."""
     bundle = bundles.load(finder, role="person")
     looking = Finder(engines.load(bundle, "auto", engines.Options(threads=2)), bundle.manual)
-    tiles, boxes = [], 0
-    for film in films:
-        for image in frames_of(film, each):
-            found = looking.find(image)
-            boxes += len(found.boxes)
-            scale = min(_TILE[0] / image.shape[1], _TILE[1] / image.shape[0])
-            small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-            tile = np.zeros((_TILE[1], _TILE[0], 3), np.uint8)
-            tile[: small.shape[0], : small.shape[1]] = small
-            for box, score in zip(found.boxes, found.scores, strict=True):
-                x0, y0, x1, y1 = (int(v) for v in np.round(box * scale))
-                cv2.rectangle(tile, (x0, y0), (x1, y1), _GREEN, 2)
-                cv2.putText(tile, f"{score:.2f}", (x0 + 3, max(y0, 0) + 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, _GREEN, 1)
-            tiles.append(tile)
-    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
-    rows = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
-    if not cv2.imwrite(str(sheet), np.vstack(rows)):
-        raise SystemExit(f"error: {sheet} cannot be written; choose another place")
-    typer.echo(f"{sheet}: {boxes} boxes in {each * len(films)} frames")
+    images = [image for film in films for image in frames_of(film, each)]
+    answers = [looking.find(image) for image in images]
+    write_grid([tile_of(i, found) for i, found in zip(images, answers, strict=True)], columns, sheet)
+    typer.echo(f"{sheet}: {sum(map(len, answers))} boxes in {len(images)} frames")
 
 
 if __name__ == "__main__":

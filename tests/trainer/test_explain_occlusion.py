@@ -44,12 +44,13 @@ def test_squares_that_do_not_fit_are_refused():
         defaults((64, 64), 8, -1)
 
 
-def test_found_joints_stand_on_the_picture_around_them(data_root):
+@pytest.mark.parametrize(("name", "least"), [("edgepose-first", 0.95), ("edgepose-s", 0.75)])
+def test_found_joints_stand_on_the_picture_around_them(name, least, data_root):
     """Joints that are right and sure fall most where they are covered: within a head length, far above chance.
 
-    So it is with a network that has no more than the picture to go by; edgepose-s also knows where a joint must be.
+    Nearly all do with a network that goes by the picture alone; edgepose-s knows more of where a joint must be.
     """
-    shipped = bundles.load("edgepose-first")
+    shipped = bundles.load(name)
     estimator = Estimator(engines.load(shipped, "auto", engines.Options(threads=1)), shipped.manual)
     skeleton = estimator.skeleton
     persons = load("coco:mpii_sports/annotations.json:mpii_sports/images", data_root)
@@ -68,6 +69,6 @@ def test_found_joints_stand_on_the_picture_around_them(data_root):
         shuffled += (np.linalg.norm(np.roll(at, 8, axis=0) - truth, axis=1) < head)[sure].tolist()
         chance += (np.linalg.norm(grid - truth, axis=2) < head).mean(0)[sure].tolist()
     assert len(near) >= 15
-    assert np.mean(near) > 0.95
+    assert np.mean(near) > least
     assert np.mean(shuffled) < 0.4  # the map of another joint
     assert np.mean(chance) < 0.25  # a place drawn blindly
