@@ -33,14 +33,14 @@ SLIMMEST = 1 / 3
 
 def areas(boxes: Floats) -> NDArray[np.float64]:
     """Area [N] of ``boxes`` [N, 4] in pixels squared; 0 for one that is turned inside out."""
-    return np.asarray(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=1), dtype=np.float64)
+    return np.asarray(np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(axis=1), dtype=np.float64)
 
 
 def overlap(a: Floats, b: Floats) -> NDArray[np.float64]:
     """Area [N, M] in pixels squared that each of ``a`` [N, 4] shares with each of ``b`` [M, 4]."""
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    return np.asarray(np.clip(high - low, 0, None).prod(axis=2), dtype=np.float64)
+    return np.asarray(np.maximum(high - low, 0).prod(axis=2), dtype=np.float64)
 
 
 def iou(a: Floats, b: Floats) -> NDArray[np.float64]:
@@ -72,7 +72,7 @@ def body_scale(boxes: Floats) -> NDArray[np.float64]:
 
     COCO takes the area of the person's outline, about half of the box, so the same OKS is a little easier here.
     """
-    sides = np.sort(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=1)
+    sides = np.sort(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)
     short, long = sides[:, 0], sides[:, 1]
     return np.asarray(np.maximum(np.sqrt(np.maximum(short, SLIMMEST * long) * long), 1.0), dtype=np.float64)
 

@@ -83,7 +83,9 @@ class Everybody:
 
     def _people(self, frame: Frame, poses: Poses) -> People:
         tracker = self._trackers[frame.camera]
-        worn = looks(frame.image, poses, self._estimator.skeleton, self._confident)
+        worn = None
+        if tracker.wants_looks(frame.acquired_ns):
+            worn = looks(frame.image, poses, self._estimator.skeleton, self._confident)
         people = tracker.update(poses, frame.acquired_ns, worn)
         counts = keep(self._regions[frame.camera], people.boxes, size_of(frame))
         tracker.forget(self._long_outside(frame, people, counts))

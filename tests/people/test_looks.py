@@ -103,7 +103,8 @@ def meeting(shirts, *, crosses, with_looks):
         boxes = tracker.boxes(number * 40_000_000)
         answers = [min(here, key=lambda j: abs(j[:, 0].mean() - box[::2].mean())) for box in boxes]
         seen = poses(*answers) if answers else NOBODY
-        people = tracker.update(seen, number * 40_000_000, looks(image, seen, MPII16, 0.4) if with_looks else None)
+        wanted = with_looks and tracker.wants_looks(number * 40_000_000)
+        people = tracker.update(seen, number * 40_000_000, looks(image, seen, MPII16, 0.4) if wanted else None)
     middles = {name: float(box[::2].mean()) for name, box in zip(people.ids, people.boxes, strict=True)}
     return set(middles) == {"run-1", "run-2"} and (middles["run-1"] > 200) == crosses
 
@@ -131,3 +132,25 @@ def test_who_is_alone_may_step_into_another_light():
 def test_by_places_alone_they_do_not(crosses):
     """What the test above is worth."""
     assert not meeting((RED, BLUE), crosses=crosses, with_looks=False)
+
+
+def test_looks_are_wanted_where_people_are_near_or_lost_and_else_now_and_then():
+    def wanted(apart, here=2):
+        """In how many of 25 images, one second, of two people at rest; all but ``here`` are hidden in the last 20."""
+        tracker, count = Tracker("run", MPII16, Following(confirm=1)), 0
+        joints = [pose(MPII16, 100, 60, 150), pose(MPII16, 100 + apart, 60, 150)]
+        for number in range(25):
+            if tracker.wants_finder():
+                tracker.found(np.array([[*j.min(axis=0), *j.max(axis=0)] for j in joints]), np.ones(2))
+            boxes = tracker.boxes(number * 40_000_000)
+            seen = poses(*[min(joints, key=lambda j: abs(j[:, 0].mean() - box[::2].mean())) for box in boxes])
+            if number >= 5:
+                seen.scores[here:] = 0.0
+            wants = tracker.wants_looks(number * 40_000_000)
+            tracker.update(seen, number * 40_000_000, np.zeros((2, len(REGIONS), 3)) if wants else None)
+            count += wants
+        return count
+
+    assert wanted(apart=200) == 7  # every 160 ms
+    assert wanted(apart=75) == 25
+    assert wanted(apart=200, here=1) >= 20
