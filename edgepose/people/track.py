@@ -397,6 +397,8 @@ class Tracker:
     ) -> NDArray[np.bool_]:
         """Which answers [N] to keep so that no person is answered twice: those that fit their crop's track best."""
         means, scale, bars = poses.person_scores, body_scale(answered), self._bars()
+        if not np.triu(overlap(answered, answered), 1).any():
+            return np.asarray(means >= bars)
         # Of one person seen from behind, one crop may take left for right and another not.
         same = np.zeros((len(poses), len(poses)))
         for order in (np.arange(len(self._k)), self._mirror):
