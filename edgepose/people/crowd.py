@@ -95,7 +95,9 @@ class Everybody:
     def _long_outside(self, frame: Frame, people: People, counts: NDArray[np.bool_]) -> list[str]:
         """Who has not counted for longer than a person may be unseen: they cost crops, and places that others need."""
         before, now = self._outside.get(frame.camera, {}), self._steady[frame.camera](frame.acquired_ns)
-        since = {name: before.get(name, now) for name, in_ in zip(people.ids, counts, strict=True) if not in_}
+        unseen = self._trackers[frame.camera].ids - set(people.ids)  # where they were, they are
+        since = {name: start for name, start in before.items() if name in unseen}
+        since |= {name: before.get(name, now) for name, in_ in zip(people.ids, counts, strict=True) if not in_}
         self._outside[frame.camera] = since
         return [name for name, start in since.items() if now - start > self._patience * 1e9]
 

@@ -82,19 +82,16 @@ def inside(polygon: Floats, points: Floats) -> Mask:
     return np.asarray((beside & left).sum(axis=1) % 2 == 1, dtype=np.bool_)
 
 
-def keep(
-    regions: Regions, boxes: Floats, size: tuple[int, int], feet: Floats | None = None, *, all_of_them: bool = False
-) -> Mask:
+def keep(regions: Regions, boxes: Floats, size: tuple[int, int], *, all_of_them: bool = False) -> Mask:
     """Which of N people count: mask [N], for ``boxes`` [N, 4] in pixels of an image of ``size`` (width, height).
 
     A person stands in the middle of the lower edge of its box, because zones are drawn on the floor and that is
-    where the box meets it; ``feet`` [N, 2] in pixels replaces that where something knows better. Boxes alone
-    are enough, so that a finder's boxes can be sorted out before the pose network pays for them.
+    where the box meets it. Boxes are enough, so that a finder's can be sorted out before the pose network pays for
+    them.
     Zones come first, then ``min_size``, then ``most``; of equally large people the earlier ones win. With
     ``all_of_them`` there may be more than ``most``.
     """
-    if feet is None:
-        feet = np.column_stack([(boxes[:, 0] + boxes[:, 2]) / 2, boxes[:, 3]])
+    feet = np.column_stack([(boxes[:, 0] + boxes[:, 2]) / 2, boxes[:, 3]])
     # Who is cut off by the image's edge stands at that edge: no zone can be drawn beyond it.
     standing = np.clip((feet + 0.5) / np.array(size, dtype=np.float64), 0.0, JUST_INSIDE)
     sizes = np.asarray((boxes[:, 2:] - boxes[:, :2]).max(axis=1), dtype=np.float64)

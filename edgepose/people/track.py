@@ -35,6 +35,7 @@ from edgepose.estimator import Poses
 from edgepose.people import People
 from edgepose.people.association import assign, body_scale, constants, inside, iou, nearness, oks, overlap
 from edgepose.people.find import joints_box
+from edgepose.people.follow import ACCEPT, CONFIDENT, KEEP
 from edgepose.people.looks import REGIONS, alike
 from edgepose.people.steady import Steady
 from edgepose.skeletons import Skeleton
@@ -55,15 +56,11 @@ SAME = 0.45  # OKS from which two answers show one person: of two people who mer
 ALONE = 0.1  # share of a person's box in another's, or of the other's in it, from which its look may be the other's
 WEARING = 0.5  # seconds over which a look is averaged
 RENEWED = 0.15  # seconds after which the look of who is alone is taken again
-NEAR = 1.5  # two people are near each other where boxes so much larger than theirs meet: a crop may show the other
+NEAR = 1.25  # sides of the crop in longer sides of the box: where crops meet, one may show the other's person
 DRESS = 0.75  # share of an answer's agreement that is lost where it is dressed as somebody else here and not at all so
 
 SMOOTHING = 0.15  # seconds over which velocity is averaged
-# As where the pose network searches alone (people/follow.py), but that the finder vouches for a first sight: LOOSE.
-ACCEPT = 0.7  # person score from which a found person counts
-KEEP = 0.62  # person score below which the person counts as unseen
 LOOSE = 0.6  # share of ACCEPT that a first sight needs: a finder's box may fit badly, the joints then place the crop
-CONFIDENT = 0.4  # joint score from which a joint shapes the box
 
 RESHAPING = 0.15  # seconds in which the crop takes on the shape of the joints
 MEMORY = 1.0  # seconds for which an unsure joint is carried along
@@ -147,7 +144,9 @@ class _Track:
 
     def wear(self, look: NDArray[np.float64], now_ns: int) -> None:
         """What the person looks like [R, 3], seen alone."""
-        share = 1 - math.exp(-(now_ns - (self.worn_ns or 0)) / 1e9 / WEARING)
+        # The first look after a meeting or an absence may still be another's, and counts like any other.
+        seconds = RENEWED if self.worn_ns is None else min((now_ns - self.worn_ns) / 1e9, RENEWED)
+        share = 1 - math.exp(-seconds / WEARING)
         self.worn_ns = now_ns
         mixed = np.where(np.isfinite(self.look), self.look + share * (look - self.look), look)
         self.look = np.where(np.isfinite(look), mixed, self.look)
@@ -207,6 +206,7 @@ class Tracker:
         self._since_look = following.every
         self._found: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
         self._steady = Steady()
+        self._last_ns = self._interval_ns = 0  # of the frame before, and from the one before that to it
 
     def wants_finder(self) -> bool:
         """Whether to look for people in the coming frame: nobody is here, one is lost, or it is time again."""
@@ -223,6 +223,7 @@ class Tracker:
         """The boxes [N, 4] to estimate in the frame taken at ``acquired_ns`` (nanoseconds): tracks, then newcomers."""
         now_ns = self._steady(acquired_ns)
         self._retire(now_ns)
+        self._interval_ns, self._last_ns = now_ns - self._last_ns, now_ns
         for track in self._tracks:
             track.predict(now_ns)
         if self._found is not None:
@@ -238,9 +239,10 @@ class Tracker:
         now_ns = self._steady(acquired_ns)
         if any(t.state == "lost" or t.worn_ns is None or now_ns - t.worn_ns >= RENEWED * 1e9 for t in self._tracks):
             return True
-        crops = self._crops()
-        grown = (NEAR - 1) / 2 * np.tile(crops[:, 2:] - crops[:, :2], 2) * (-1, -1, 1, 1)
-        return bool(np.triu(overlap(crops + grown, crops + grown), 1).any())
+        boxes = self._crops()
+        middles, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True)
+        crops = np.concatenate([middles - NEAR / 2 * sides, middles + NEAR / 2 * sides], axis=1)
+        return bool(np.triu(overlap(crops, crops), 1).any())
 
     def update(self, poses: Poses, acquired_ns: int, looks: NDArray[np.float64] | None = None) -> People:
         """The people seen in the frame, by the ``poses`` of exactly the boxes that ``boxes`` gave, in their order.
@@ -268,6 +270,11 @@ class Tracker:
         self._retire(now_ns)
         return self._people(poses, here)
 
+    @property
+    def ids(self) -> set[str]:
+        """Everybody who is followed and has an id, seen or lost."""
+        return {t.id for t in self._tracks if t.id}
+
     def forget(self, ids: Iterable[str]) -> None:
         """Follow these people no longer; who is found again later gets a new id."""
         gone = set(ids)
@@ -280,9 +287,11 @@ class Tracker:
             track.id = f"{self._run}-{self._named}"
 
     def _retire(self, now_ns: int) -> None:
-        """Forget who is gone."""
+        """Forget who is gone: lost for too long, or last seen before the camera was away for too long."""
+        patience_ns = self._following.patience * 1e9
         for track in self._tracks:
-            if track.state == "lost" and now_ns - track.seen_ns > self._following.patience * 1e9:
+            # A camera with seconds between its frames is not away.
+            if now_ns - track.seen_ns > patience_ns + (0 if track.state == "lost" else self._interval_ns):
                 track.state = "gone"
         self._tracks = [t for t in self._tracks if t.state != "gone"]
 
@@ -344,7 +353,9 @@ class Tracker:
         boxes = np.array([t.box if i in seen else t.crop for i, t in enumerate(self._tracks)]).reshape(-1, 4)
         meets = _meets(boxes)
         for i, answer in seen.items():
-            if not meets[i]:
+            if meets[i]:
+                self._tracks[i].worn_ns = now_ns
+            else:
                 self._tracks[i].wear(looks[answer], now_ns)
 
     def _share_out(self, poses: Poses, looks: NDArray[np.float64] | None) -> dict[int, int]:

@@ -32,6 +32,8 @@ class ConsoleSink:
             self._out.flush()
         except BrokenPipeError:
             raise EdgeposeError("the program that read our output has ended; nothing more can be printed") from None
+        except OSError as error:
+            raise EdgeposeError(f"cannot write to the output: {error.strerror or error}; make room there") from error
 
     def close(self) -> None:
         """Nothing to let go: the stream is not ours."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,9 +17,11 @@ from edgepose.errors import EdgeposeError, missing
 from edgepose.frame import Frame
 from edgepose.gst import gst
 from edgepose.people import People
+from edgepose.people.steady import Steady
 from edgepose.skeletons import Skeleton
 
 VISIBLE = 0.4  # joint score from which a joint is drawn
+LONGEST_GAP, GAP_SHOWN = 10.0, 1.0  # seconds: a camera that was away for longer than the one is shown so for the other
 
 
 class Overlay(Protocol):
@@ -61,28 +65,74 @@ def open_overlay(target: str, skeleton: Skeleton) -> Overlay:
 
 
 class FileOverlay:
-    """A video file: H.264 with the frames' own times where PyAV is installed, else MPEG-4 at a fixed rate."""
+    """A video file: H.264 with the frames' own times where PyAV is installed, else MPEG-4 at a fixed rate.
+
+    Pictures of another size than the first are fitted into it, with black beside them.
+    """
 
     def __init__(self, path: Path, skeleton: Skeleton) -> None:
         self._path, self._skeleton = path, skeleton
         self._beside = path.with_name(f".{path.stem}.part{path.suffix}")
         self._writer: _AvWriter | _CvWriter | None = None
+        self._size = (0, 0)
+        self._steady = Steady()
+        self._last = self._left_out = 0.0  # seconds
 
     def show(self, frame: Frame, people: People) -> None:
-        """Append one frame."""
+        """Append one frame; EdgeposeError where the file cannot be written."""
         image = annotate(frame, people, self._skeleton)
-        # H.264 wants even sides.
-        image = image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]
-        if self._writer is None:
-            self._writer = _writer(self._beside, (image.shape[1], image.shape[0]))
-        self._writer.add(image, frame.acquired_ns)
+        with self._one_sentence():
+            if self._writer is None:
+                # H.264 wants even sides.
+                self._size = (image.shape[1] // 2 * 2, image.shape[0] // 2 * 2)
+                self._writer = _writer(self._beside, self._size)
+            self._writer.add(_fitted(image, self._size), self._seconds(frame.acquired_ns))
+
+    def _seconds(self, acquired_ns: int) -> float:
+        """When the frame is shown: the camera's own time, without the hours for which it was away."""
+        now = self._steady(acquired_ns) / 1e9
+        if now - self._last > LONGEST_GAP:
+            self._left_out += now - self._last - GAP_SHOWN
+        self._last = now
+        return now - self._left_out
 
     def close(self) -> None:
         """Finish the file and put it in its place."""
         if self._writer is not None:
-            self._writer.close()
-            self._beside.replace(self._path)
-            self._writer = None
+            writer, self._writer = self._writer, None
+            with self._one_sentence():
+                writer.close()
+                self._beside.replace(self._path)
+
+    @contextmanager
+    def _one_sentence(self) -> Iterator[None]:
+        """A full disk or a folder that may not be written as one sentence; what is not whole is removed."""
+        faults: tuple[type[Exception], ...] = (OSError,)
+        with suppress(ImportError):
+            import av
+
+            faults += (av.FFmpegError,)
+        try:
+            yield
+        except faults as error:
+            self._beside.unlink(missing_ok=True)
+            reason = getattr(error, "strerror", None) or error
+            raise EdgeposeError(
+                f"cannot write overlay {self._path}: {reason}; make room or choose another file"
+            ) from error
+
+
+def _fitted(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """``image`` [H, W, 3] in a picture of ``size`` (width, height): cut by an odd line, or made to fit."""
+    width, height = size
+    if (image.shape[1] // 2 * 2, image.shape[0] // 2 * 2) == size:
+        return image[:height, :width]
+    zoom = min(width / image.shape[1], height / image.shape[0])
+    inner = cv2.resize(image, (max(round(image.shape[1] * zoom), 1), max(round(image.shape[0] * zoom), 1)))
+    left, top = (width - inner.shape[1]) // 2, (height - inner.shape[0]) // 2
+    whole = np.zeros((height, width, 3), np.uint8)
+    whole[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
+    return whole
 
 
 def _writer(path: Path, size: tuple[int, int]) -> _AvWriter | _CvWriter:
@@ -107,17 +157,14 @@ class _AvWriter:
         self._stream.pix_fmt = "yuv420p"
         self._base = Fraction(1, 1000)
         self._stream.codec_context.time_base = self._base
-        self._start: int | None = None
         self._last = -1
 
-    def add(self, image: NDArray[np.uint8], acquired_ns: int) -> None:
+    def add(self, image: NDArray[np.uint8], seconds: float) -> None:
         import av
 
-        if self._start is None:
-            self._start = acquired_ns
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="bgr24")
         # Times must rise; a camera that came back may repeat one.
-        self._last = max(round((acquired_ns - self._start) / 1e6), self._last + 1)
+        self._last = max(round(seconds * 1e3), self._last + 1)
         frame.pts, frame.time_base = self._last, self._base
         self._container.mux(self._stream.encode(frame))
 
@@ -130,22 +177,17 @@ class _CvWriter:
     RATE = 25.0
 
     def __init__(self, path: Path, size: tuple[int, int]) -> None:
+        path.touch()  # OpenCV does not say why it cannot write
         self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), self.RATE, size)
         if not self._writer.isOpened():
             raise EdgeposeError(
                 f"cannot write {path}: OpenCV found no MPEG-4 encoder; run: pip install 'edgepose[pyav]'"
             )
-        self._start: int | None = None
         self._written = 0
 
-    def add(self, image: NDArray[np.uint8], acquired_ns: int) -> None:
-        if self._start is None:
-            self._start = acquired_ns
+    def add(self, image: NDArray[np.uint8], seconds: float) -> None:
         # A fixed rate: repeat or leave out frames so that the film keeps the camera's time.
-        due = round((acquired_ns - self._start) / 1e9 * self.RATE) + 1
-        if due - self._written > 10 * self.RATE:  # the camera was away: show that as a second, not as an hour
-            self._start += int((due - self._written - self.RATE) / self.RATE * 1e9)
-            due = self._written + int(self.RATE)
+        due = round(seconds * self.RATE) + 1
         while self._written < due:
             self._writer.write(image)
             self._written += 1
@@ -177,6 +219,7 @@ class WindowOverlay:
         self._sink = _window_sink(self._gst)
         self._skeleton = skeleton
         self._pipeline: Any = None
+        self._size = (0, 0)
 
     def _open(self, width: int, height: int) -> None:
         module = self._gst
@@ -197,8 +240,10 @@ class WindowOverlay:
         image = annotate(frame, people, self._skeleton)
         height, width = image.shape[:2]
         width -= width % 4  # rows of raw video are padded to four bytes
-        if self._pipeline is None:
+        if self._size != (width, height):
+            self.close()
             self._open(width, height)
+            self._size = (width, height)
         buffer = self._gst.Buffer.new_wrapped(np.ascontiguousarray(image[:, :width]).tobytes())
         self._pipeline.get_by_name("in").emit("push-buffer", buffer)
         fault = self._pipeline.get_bus().pop_filtered(self._gst.MessageType.ERROR)
@@ -213,3 +258,4 @@ class WindowOverlay:
         if self._pipeline is not None:
             self._pipeline.set_state(self._gst.State.NULL)
             self._pipeline = None
+            self._size = (0, 0)

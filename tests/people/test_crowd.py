@@ -181,12 +181,14 @@ def test_no_more_than_most_are_followed(of_camera, of_all, expected):
     assert len(seen[-1]) == expected
 
 
-def test_who_stays_outside_leaves_the_place_to_others():
+@pytest.mark.parametrize("missed", [1000, 12], ids=["always seen", "now and then unseen"])
+def test_who_stays_outside_leaves_the_place_to_others(missed):
     """One place, and the first person walks out of the zone but stays in view: whoever then stands in it is found."""
     seeing = Seeing([stands(150)])
 
     def walk(number):
-        seeing.scenes[0] = [stands(min(150 + 15 * number, 560))] + ([stands(150)] if number > 40 else [])
+        first = [] if number > 20 and number % missed == 0 else [stands(min(150 + 15 * number, 560))]
+        seeing.scenes[0] = first + ([stands(150)] if number > 40 else [])
 
     seen = film(everybody(seeing, {"door": Regions(only=[LEFT], most=1)}), ["door"], 90, each=walk)["door"]
     assert seen[5].ids == ["run-1"]

@@ -134,6 +134,27 @@ def test_by_places_alone_they_do_not(crosses):
     assert not meeting((RED, BLUE), crosses=crosses, with_looks=False)
 
 
+def test_the_first_look_after_a_meeting_counts_like_any_other():
+    """Two meet for two seconds; from then on the first is seen in other clothes, which are learnt bit by bit."""
+    tracker, known = Tracker("run", MPII16, Following(confirm=1)), []
+    red, green = (np.tile([50.0, a, 0.0], (len(REGIONS), 1)) for a in (60.0, -60.0))
+    for number in range(110):
+        apart = max(200 - 8 * number, 40, 8 * (number - 70))
+        joints = [pose(MPII16, 200 - apart / 2, 60, 150), pose(MPII16, 200 + apart / 2, 60, 150)]
+        if number == 0:
+            tracker.found(np.array([[*j.min(axis=0), *j.max(axis=0)] for j in joints]), np.ones(2))
+        tracker.boxes(number * 40_000_000)
+        wanted = tracker.wants_looks(number * 40_000_000)
+        worn = np.stack([red if number < 30 else green, red])
+        people = tracker.update(poses(*joints), number * 40_000_000, worn if wanted else None)
+        assert people.ids == ["run-1", "run-2"]
+        known.append(tracker._tracks[0].look[0, 1])
+    steps = -np.diff(known)
+    assert np.flatnonzero(steps)[0] > 65  # not while they met
+    assert 0 < steps.max() < 0.3 * 120
+    assert known[-1] < 0
+
+
 def test_looks_are_wanted_where_people_are_near_or_lost_and_else_now_and_then():
     def wanted(apart, here=2):
         """In how many of 25 images, one second, of two people at rest; all but ``here`` are hidden in the last 20."""

@@ -32,8 +32,8 @@ def box(x, feet, height=20, width=8):
     return [x - width / 2, feet - height, x + width / 2, feet]
 
 
-def kept(boxes, size=SIZE, feet=None, **fields):
-    found = keep(Regions.model_validate(fields), np.array(boxes, float).reshape(-1, 4), size, feet)
+def kept(boxes, size=SIZE, **fields):
+    found = keep(Regions.model_validate(fields), np.array(boxes, float).reshape(-1, 4), size)
     assert found.dtype == bool
     return found.tolist()
 
@@ -115,12 +115,6 @@ def test_a_person_stands_in_the_middle_of_the_lower_edge():
     assert kept([head_in_zone, feet_in_zone], only=[LOWER]) == [False, True]
     more_than_half_left = [20, 10, 178, 40]  # the middle is at 99
     assert kept([more_than_half_left], only=[LEFT]) == [True]
-
-
-def test_feet_that_are_known_replace_the_box():
-    boxes, feet = [box(20, 90), box(150, 90)], np.array([(180.0, 90.0), (10.0, 90.0)])
-    assert kept(boxes, only=[LEFT]) == [True, False]
-    assert kept(boxes, feet=feet, only=[LEFT]) == [False, True]
 
 
 def test_any_zone_will_do_and_ignored_ones_win():

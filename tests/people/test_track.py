@@ -69,6 +69,19 @@ def test_who_comes_back_after_the_patience_is_somebody_new():
     assert len(ids_of(frames)) == 4
 
 
+@pytest.mark.parametrize(("outage", "names"), [(0.8, {"run-1"}), (1.5, {"run-1", "run-2"}), (3600, {"run-1", "run-2"})])
+def test_who_stands_there_when_a_camera_comes_back_late_is_somebody_new(outage, names):
+    before = regular(30)
+    frames = film(World([stands(300)], **QUIET), new(), before + [t + round(outage * SECOND) for t in regular(60)[30:]])
+    assert ids_of(frames) == names
+    assert not ids_of(frames, 0, 30) & ids_of(frames, 30) or outage < 1
+
+
+@pytest.mark.parametrize("fps", [1, 0.2])
+def test_a_slow_camera_is_not_away(fps):
+    assert ids_of(film(World([stands(300)], **QUIET), new(), regular(30, fps))) == {"run-1"}
+
+
 def test_who_is_away_for_less_than_the_patience_keeps_the_id():
     away = Person("C", walk(300, 120), here=lambda t: not 2 <= t < 2.8)
     frames = film(World([stands(200), away], **QUIET), new(), regular(150))

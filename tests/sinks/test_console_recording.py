@@ -112,3 +112,11 @@ def test_a_full_disk_is_a_sentence() -> None:
     sink = RecordingSink(Path("/dev/full"))
     with pytest.raises(EdgeposeError, match="No space left on device; make room or choose another file"):
         sink.publish(example(1))
+
+
+def test_an_output_on_a_full_disk_is_a_sentence() -> None:
+    with Path("/dev/full").open("w", buffering=1) as out:
+        sink = ConsoleSink(out=out)
+        with pytest.raises(EdgeposeError, match="cannot write to the output: No space left"):
+            sink.publish(one_person())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # what is left in the buffer goes somewhere

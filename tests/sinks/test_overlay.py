@@ -48,10 +48,10 @@ def test_uncertain_joints_are_not_drawn():
     assert (drawn[35, 20] == 40).all()
 
 
-@pytest.mark.parametrize("with_av", [True, False])
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_a_film_keeps_the_cameras_time(tmp_path, monkeypatch, with_av, suffix):
-    if not with_av:
+@pytest.fixture(params=[True, False], ids=["PyAV", "OpenCV"])
+def with_av(request, monkeypatch):
+    """Once with PyAV and once as where it is not installed."""
+    if not request.param:
         real = builtins.__import__
 
         def no_av(name, *args, **kwargs):
@@ -60,6 +60,11 @@ def test_a_film_keeps_the_cameras_time(tmp_path, monkeypatch, with_av, suffix):
             return real(name, *args, **kwargs)
 
         monkeypatch.setattr(builtins, "__import__", no_av)
+    return request.param
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_film_keeps_the_cameras_time(tmp_path, with_av, suffix):
     path = tmp_path / f"film{suffix}"
     overlay = open_overlay(str(path), MPII16)
     for seq in range(20):
@@ -75,6 +80,57 @@ def test_a_film_keeps_the_cameras_time(tmp_path, monkeypatch, with_av, suffix):
     if with_av and suffix == ".mp4":
         assert frames == 20
     assert list(tmp_path.iterdir()) == [path]
+
+
+def seconds_of(path):
+    capture = cv2.VideoCapture(str(path))
+    shown = 0
+    while capture.read()[0]:
+        shown += 1
+        last = capture.get(cv2.CAP_PROP_POS_MSEC)
+    return shown, last / 1e3
+
+
+@pytest.mark.parametrize("jump", [-60, 3600])
+def test_a_clock_that_jumps_costs_a_film_no_frames(tmp_path, with_av, jump):
+    """Set back: no time passes. An hour away: shown as a second."""
+    overlay = open_overlay(str(tmp_path / "film.mp4"), MPII16)
+    for seq in range(20):
+        overlay.show(frame(seq + (10 * jump if seq >= 10 else 0)), someone())
+    overlay.close()
+    shown, seconds = seconds_of(tmp_path / "film.mp4")
+    assert shown >= 20
+    assert 1.6 <= seconds <= 3.2
+
+
+def test_pictures_of_another_size_are_fitted_in(tmp_path, with_av):
+    overlay = open_overlay(str(tmp_path / "film.mp4"), MPII16)
+    for seq in range(20):
+        overlay.show(frame(seq, *((101, 67) if seq < 10 else (60, 120))), someone())
+    overlay.close()
+    capture = cv2.VideoCapture(str(tmp_path / "film.mp4"))
+    shown = []
+    while (read := capture.read())[0]:
+        shown.append(read[1])
+    assert len(shown) >= 20
+    assert {image.shape for image in shown} == {(66, 100, 3)}
+    assert shown[-1][:, 2:30].max() < 20  # black beside a tall picture
+    assert shown[-1][2:64, 40:60].mean() > 20
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path):
+    pytest.importorskip("av")
+    (tmp_path / ".film.part.mkv").symlink_to("/dev/full")
+    overlay = open_overlay(str(tmp_path / "film.mkv"), MPII16)
+
+    def film():
+        for seq in range(200):
+            overlay.show(frame(seq, 640, 480), someone())
+        overlay.close()
+
+    with pytest.raises(EdgeposeError, match=r"cannot write overlay .*film\.mkv: No space left on device; make room"):
+        film()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
