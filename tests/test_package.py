@@ -79,13 +79,20 @@ def test_no_file_is_longer_than_500_lines():
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [([], "NAME: s"), (["s", "."], "must hold lspet/"), (["x", "DATA"], "'x' is no shipped model")],
+    [
+        ([], "NAME: s"),
+        (["s", "nowhere"], "must hold lspet/"),
+        (["x", "DATA"], "'x' is no shipped model"),
+        (["l", "DATA"], "there is no movenet_thunder_fp16.tflite here"),
+        (["m", "DATA"], "there is no movenet_thunder_fp16.tflite here"),
+    ],
 )
 def test_the_command_that_makes_a_shipped_model_says_what_it_needs(arguments, says, tmp_path):
     for folder in ("lspet", "mpii_sports"):
         (tmp_path / folder).mkdir()
+    (tmp_path / "mpii_sports" / "people_pseudo.json").touch()
     arguments = [str(tmp_path) if a == "DATA" else a for a in arguments]
     command = [ROOT / "deploy" / "model.sh", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2
     assert says in done.stderr
