@@ -13,9 +13,11 @@ from trainer.data.module import select
 from trainer.recipe import DataSet
 
 SPORTS = "coco:mpii_sports/annotations.json:mpii_sports/images"
-SHIPPED = [("edgepose-first", "int8"), ("edgepose-first", "int8-cpu"), ("edgepose-s", "int8")]
+SHIPPED = [("edgepose-first", "int8"), ("edgepose-first", "int8-cpu"), ("edgepose-s", "int8"),
+           ("edgepose-l", "int8")]  # fmt: skip
 RUNNERS = [("edgepose-first", "int8", "openvino"), ("edgepose-first", "int8-cpu", "openvino"),
-           ("edgepose-first", "int8-cpu", "onnxruntime"), ("edgepose-s", "int8", "openvino")]  # fmt: skip
+           ("edgepose-first", "int8-cpu", "onnxruntime"), ("edgepose-s", "int8", "openvino"),
+           ("edgepose-l", "int8", "openvino")]  # fmt: skip
 FLOAT_LAYERS = {"edgepose-s-int8": 2}  # convolutions that were put back; see the card
 
 
