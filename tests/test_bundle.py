@@ -8,7 +8,6 @@ from edgepose import bundle as bundles
 from edgepose.bundle import Manual
 from tests.conftest import tiny_graph, tiny_manual
 
-
 LARGEST = {"edgepose-finder": 4e6, "edgepose-l": 27e6}  # bytes; others 12e6
 
 

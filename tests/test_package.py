@@ -84,7 +84,6 @@ def test_no_file_is_longer_than_500_lines():
         (["s", "nowhere"], "must hold lspet/"),
         (["x", "DATA"], "'x' is no shipped model"),
         (["l", "DATA"], "there is no movenet_thunder_fp16.tflite here"),
-        (["m", "DATA"], "there is no movenet_thunder_fp16.tflite here"),
     ],
 )
 def test_the_command_that_makes_a_shipped_model_says_what_it_needs(arguments, says, tmp_path):
