@@ -180,6 +180,7 @@ class _CvWriter:
         path.touch()  # OpenCV does not say why it cannot write
         self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), self.RATE, size)
         if not self._writer.isOpened():
+            path.unlink()
             raise EdgeposeError(
                 f"cannot write {path}: OpenCV found no MPEG-4 encoder; run: pip install 'edgepose[pyav]'"
             )
