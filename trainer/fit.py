@@ -19,13 +19,15 @@ from trainer.distil import Teacher
 from trainer.learner import Learner, beginning, train
 from trainer.models import movenet
 from trainer.models.build import build
-from trainer.models.mobile import Mobile, begin
+from trainer.models.hourglass import StackedHourglass
+from trainer.models.mobile import Mobile, begin, inherit
 from trainer.models.preprocess import Measured
 from trainer.monitor import Monitor
 from trainer.parts import composition_of
 from trainer.recipe import Recipe
 from trainer.targets import heatmap_loss, output_loss, to_cells
 
+_OF_A_STEM = {"stem", "multiplier", "shallow", "preprocessing", "norm"}  # keys of [model]
 _MEASURED = 256  # crops that preprocessing is measured on
 _PRETRAINED = 48  # crops that a pretrained stem's batch norms are measured on
 
@@ -57,14 +59,24 @@ class PoseModule(Learner):
         """Take over the best weights of another run's checkpoint; EdgeposeError where they do not fit."""
         recipe, model = load_best(path)
         ours, theirs = self.recipe.model, recipe.model
-        for key in sorted(set(type(ours).model_fields) - {"dropout", "initialisation", "frozen"}):
+        stem_alone = self.recipe.start_with == "stem"
+        plain = ours.kind == "stacked-hourglass" and ours.attention is None
+        grows = plain and ours.stacks > theirs.stacks
+        free = {"dropout", "initialisation", "frozen", *(["stacks"] if grows else [])}
+        keys = _OF_A_STEM if stem_alone else set(type(ours).model_fields) - free
+        for key in sorted(keys):
             if getattr(ours, key) != getattr(theirs, key):
                 raise EdgeposeError(
                     f"start_from: model.{key} is {getattr(theirs, key)} in {path} and {getattr(ours, key)} in the "
                     "recipe; give them the same"
                 )
         try:
-            self.model.load_state_dict(model.state_dict())
+            if stem_alone:
+                inherit(*(next(m for m in each.modules() if isinstance(m, Mobile)) for each in (self.model, model)))
+            elif grows:
+                cast(StackedHourglass, self.model).grow_from(cast(StackedHourglass, model))
+            else:
+                self.model.load_state_dict(model.state_dict())
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise EdgeposeError(

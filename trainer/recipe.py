@@ -198,6 +198,7 @@ def begins_once(course: Course, model: Model) -> None:
 class Recipe(Course):
     """A pose network's; see the fields. ``load`` reads one from TOML."""
 
+    start_with: Literal["all", "stem"] = "all"  # of start_from: the network, to which stacks may be added, or its stem
     skeleton: str = "mpii16"
     padding: Annotated[float, Field(ge=1.0, le=3.0)] = 1.25  # crop side / longer side of the box
     decode: str = "dark"
@@ -249,6 +250,8 @@ class Recipe(Course):
 
     @model_validator(mode="after")
     def _begins_once(self) -> Recipe:
+        if self.start_with == "stem" and not (self.start_from and self.model.stem == "mobile"):
+            raise ValueError("start_with = 'stem' takes the stem mobile of another run; set start_from and model.stem")
         begins_once(self, self.model)
         return self
 

@@ -127,6 +127,29 @@ def test_a_run_can_begin_with_anothers_weights(drawn, tmp_path):
         fit(recipe(spec, start_from=str(first), model=wider), tmp_path / "third", root=root, workers=0, threads=1)
 
 
+def test_stacks_can_be_added_to_a_trained_network(drawn, tmp_path):
+    """At first the deeper network gives what the one that it began with gives, from its last stack and the new ones."""
+    spec, root = drawn
+    model = {"width": 16, "depth": 2, "stacks": 2, "order": "post"}
+    first = fit(recipe(spec, model=model), tmp_path / "first", root=root, workers=0, threads=1)
+    made = PoseModule(recipe(spec, start_from=str(first), model={**model, "stacks": 4}))
+    made.begin_with(first)
+    image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 255
+    with torch.no_grad():
+        before, after = load_best(first)[1].eval()(image), made.model.eval()(image)
+    assert len(after) == 4
+    for ours, theirs in zip(after, [*before, before[-1], before[-1]], strict=True):
+        assert torch.equal(ours, theirs)
+    # And they are not bound to stay alike: what one hands on is learnt like the rest.
+    made.model.train()(image)[-1].square().sum().backward()
+    assert all(float(p.grad.abs().max()) > 0 for p in made.model.heatmap_injections[2].parameters())
+    with pytest.raises(EdgeposeError, match=r"start_from: model.stacks is 2 in .* and 1 in the recipe"):
+        PoseModule(recipe(spec, start_from=str(first), model={**model, "stacks": 1})).begin_with(first)
+    attentive = {**model, "stacks": 4, "attention": {}}
+    with pytest.raises(EdgeposeError, match=r"start_from: model.attention is None in .* in the recipe"):
+        PoseModule(recipe(spec, start_from=str(first), model=attentive)).begin_with(first)
+
+
 def test_joints_that_nobody_labels_are_refused(drawn, tmp_path):
     spec, root = drawn
     with pytest.raises(EdgeposeError, match="skeleton: no person in data labels nose, left_eye, right_eye"):

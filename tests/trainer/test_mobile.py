@@ -13,7 +13,7 @@ from edgepose.errors import EdgeposeError
 from tests.trainer.conftest import make_coco
 from trainer.engine import manual_of
 from trainer.export import to_onnx
-from trainer.fit import PoseModule, fit
+from trainer.fit import PoseModule, fit, load_best
 from trainer.learner import Learner
 from trainer.models import movenet
 from trainer.models.build import build
@@ -211,6 +211,23 @@ def test_the_stem_has_a_rate_of_its_own(tmp_path, monkeypatch):
         assert moved[0.1][name] == pytest.approx(expected, rel=0.02, abs=1e-6), name
 
 
+def test_a_network_can_begin_with_anothers_stem_alone(tmp_path):
+    make_coco(tmp_path, 4)
+    first = fit(recipe(), tmp_path / "first", root=tmp_path, workers=0, threads=1)
+    made = recipe(start_from=str(first), start_with="stem", model={"width": 32, "stacks": 2, "frozen": 1})
+    ours = PoseModule(made)
+    fresh = copy.deepcopy(ours.model)
+    ours.begin_with(first)
+    theirs = load_best(first)[1]
+    for name, value in ours.model.state_dict().items():
+        taken = name.startswith("stem.") and not name.startswith("stem.out.")
+        assert torch.equal(value, (theirs if taken else fresh).state_dict()[name]), name
+    with pytest.raises(EdgeposeError, match=r"start_from: model.multiplier is 0.25 in .* and 0.5 in the recipe"):
+        PoseModule(recipe(start_from=str(first), start_with="stem", model={"multiplier": 0.5})).begin_with(first)
+    with pytest.raises(EdgeposeError, match=r"start_from: model.width is 16 in .* and 32 in the recipe"):
+        PoseModule(recipe(start_from=str(first), model={"width": 32})).begin_with(first)
+
+
 def test_it_is_exported_as_plain_convolutions():
     made = recipe(model={"order": "post"})
     graph = to_onnx(build(made).eval(), manual_of(made)).graph
@@ -236,6 +253,11 @@ def test_it_is_exported_as_plain_convolutions():
             "joints without a place",
         ),
         ({"model": {"frozen": 1}}, "model.frozen keeps what a stem begins with"),
+        ({"start_with": "stem"}, "set start_from and model.stem"),
+        (
+            {"start_with": "stem", "start_from": "b.ckpt", "model": {"stem": "compact", "multiplier": 1}},
+            "set start_from and model.stem",
+        ),
         ({"model": {"stem": "compact", "multiplier": 0.5}}, "belong to stem mobile, not to compact"),
         ({"model": {"early": True, "kind": "compositional"}}, "early belongs to kind stacked-hourglass"),
         ({"stages": [{"images": 8, "size": 48, "batch": 4}]}, "must be a multiple of 32"),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from trainer.models.attention import Holistic, PartHead
@@ -149,6 +150,22 @@ class StackedHourglass(Network):
             if stack < len(self.feature_injections):
                 x = x + self.feature_injections[stack](y) + self.heatmap_injections[stack](maps)
         return outputs
+
+    def grow_from(self, other: StackedHourglass) -> None:
+        """Begin with a network that is the same but for fewer stacks, and at first with what it gives.
+
+        The stacks that it lacks begin as copies of its last, and the injections between them at zero (progressive
+        stacking: Gong et al. 2019, Efficient training of BERT, of our injections).
+        """
+        theirs, last = other.state_dict(), len(other.hourglasses) - 1
+        begun = {}
+        for key, value in self.state_dict().items():
+            part, _, rest = key.partition(".")
+            stack, _, inner = rest.partition(".")
+            added = part in ("feature_injections", "heatmap_injections") and int(stack) >= last
+            copied = part in ("hourglasses", "features", "heads") and int(stack) > last
+            begun[key] = torch.zeros_like(value) if added else theirs[f"{part}.{last}.{inner}" if copied else key]
+        self.load_state_dict(begun)
 
     def enter(self, stack: int, x: Tensor, outputs: list[Tensor]) -> Tensor:
         """What hourglass ``stack`` is given: ``x``, unless a kind of network joins earlier ``outputs`` to it."""

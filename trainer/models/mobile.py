@@ -178,10 +178,15 @@ def begin(stem: Mobile, path: Path, images: Tensor) -> None:
     """
     whole = Mobile(stem.width, stem.multiplier)
     take_over(whole, movenet.read(path, [tuple(c.convolution.weight.shape) for c in whole.published()]), images)
-    left_out = ("out.", "top.") if stem.shallow else ("out.",)
+    inherit(stem, whole)
+
+
+def inherit(stem: Mobile, other: Mobile) -> None:
+    """Begin ``stem`` with ``other`` of its multiplier, all but what depends on the width and a shallow one's top."""
+    left_out = ("out.", "top.") if stem.shallow and not other.shallow else ("out.",)
     ours = stem.state_dict()
     stem.load_state_dict(
-        {**ours, **{k: v for k, v in whole.state_dict().items() if k in ours and not k.startswith(left_out)}}
+        {**ours, **{k: v for k, v in other.state_dict().items() if k in ours and not k.startswith(left_out)}}
     )
 
 
