@@ -28,6 +28,9 @@ Root = Annotated[
     typer.Option("--data-root", envvar="EDGEPOSE_DATA", help="Folder that relative data paths count from."),
 ]
 Data = Annotated[list[str], typer.Option("--data", help="DATA@SPLIT, as for edgepose-train; may be repeated.")]
+JudgeOn = Annotated[
+    list[str], typer.Option(help="DATA@SPLIT on which float and INT8 are compared; of several, on each.")
+]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: the engine's choice.")]
 
 
@@ -38,17 +41,22 @@ def main() -> None:
 
 def persons_of(texts: list[str], skeleton: str, root: Path | None) -> list[Person]:
     """The persons of every DATA@SPLIT of ``texts``, in ``skeleton``; EdgeposeError where there is none."""
+    return [person for persons in people_of(texts, skeleton, root).values() for person in persons]
+
+
+def people_of(texts: list[str], skeleton: str, root: Path | None) -> dict[str, list[Person]]:
+    """As :func:`persons_of`, by DATA@SPLIT."""
     from edgepose import skeletons
     from edgepose.toml import validate
     from trainer.data.module import select as of_set
     from trainer.recipe import DataSet
 
-    persons = []
+    people = {}
     for text in texts:
         data, _, split = text.partition("@")
         spec = validate(DataSet, {"data": data, "split": split or "all"}, f"'{text}'")
-        persons += of_set(spec, skeletons.get(skeleton), root).persons
-    return persons
+        people[text] = of_set(spec, skeletons.get(skeleton), root).persons
+    return people
 
 
 def _bundle(name: str) -> Bundle:
@@ -90,12 +98,15 @@ def quantize(
     model: Annotated[str, typer.Argument(help="The float bundle, by name or file.")],
     out: Annotated[Path, typer.Argument(help="The INT8 bundle to write, NAME.onnx.")],
     calibration_set: Annotated[Path, typer.Option("--set", help="What 'select' wrote.")],
-    judge_on: Annotated[str, typer.Option(help="DATA@SPLIT on which float and INT8 are compared.")],
+    judge_on: JudgeOn,
     data_root: Root = None,
     method: Annotated[str, typer.Option(help="Of the ranges: max | entropy | percentile | mse")] = "max",
     target: Annotated[str, typer.Option(help="tensorrt (OpenVINO too) | cpu (OpenVINO and onnxruntime)")] = "tensorrt",
     lose_pckh05: Annotated[float, typer.Option(min=0, help="Points of PCKh@0.5 that may be lost.")] = 0.5,
     lose_pckh01: Annotated[float, typer.Option(min=0, help="Points of PCKh@0.1 that may be lost.")] = 1.0,
+    lose_pck02_torso: Annotated[
+        float, typer.Option(min=0, help="Points of PCK@0.2 of the torso that may be lost.")
+    ] = 0.5,
     search: Annotated[bool, typer.Option(help="Rank the layers even where plain INT8 is good enough.")] = False,
     against: Annotated[str, typer.Option(help="Float bundle to compare accuracy with, if not the same.")] = "",
     report_to: Annotated[
@@ -117,12 +128,11 @@ def quantize(
     outcome = gate.calibrate(
         bundle,
         chosen,
-        persons_of([judge_on], bundle.manual.skeleton, data_root),
+        people_of(judge_on, bundle.manual.skeleton, data_root),
         out,
-        judged_on=judge_on,
         against=_bundle(against) if against else None,
         method=method,
-        budget=Budget(lose_pckh05, lose_pckh01),
+        budget=Budget(lose_pckh05, lose_pckh01, lose_pck02_torso),
         target=TARGETS[target],
         threads=threads,
         search=search,
@@ -138,7 +148,7 @@ def quantize(
 def sensitivity(
     model: Annotated[str, typer.Argument(help="The float bundle, by name or file.")],
     calibration_set: Annotated[Path, typer.Option("--set", help="What 'select' wrote.")],
-    judge_on: Annotated[str, typer.Option(help="DATA@SPLIT whose joints are watched.")],
+    judge_on: JudgeOn,
     data_root: Root = None,
     method: Annotated[str, typer.Option(help="Of the ranges: max | entropy | percentile | mse")] = "max",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
@@ -149,8 +159,8 @@ def sensitivity(
     from calibration.sensitivity import show
 
     bundle = _bundle(model)
-    persons = persons_of([judge_on], bundle.manual.skeleton, data_root)
-    ranked = gate.rank(bundle, sets.load(calibration_set), persons, method=method, threads=threads)
+    people = people_of(judge_on, bundle.manual.skeleton, data_root)
+    ranked = gate.rank(bundle, sets.load(calibration_set), people, method=method, threads=threads)
     if as_json:
         typer.echo(json.dumps([asdict(s) for s in ranked]))
     else:
@@ -163,11 +173,14 @@ def report(
     int8: Annotated[str, typer.Argument(help="The INT8 bundle that was made from it.")],
     out: Annotated[Path, typer.Argument(help="The page to write, NAME.html.")],
     calibration_set: Annotated[Path, typer.Option("--set", help="The set that it was made with.")],
-    judge_on: Annotated[str, typer.Option(help="DATA@SPLIT on which float and INT8 are compared.")],
+    judge_on: JudgeOn,
     data_root: Root = None,
     layers: Annotated[bool, typer.Option(help="Rank the layers too, which takes a run for each.")] = False,
     lose_pckh05: Annotated[float, typer.Option(min=0, help="Points of PCKh@0.5 that may be lost.")] = 0.5,
     lose_pckh01: Annotated[float, typer.Option(min=0, help="Points of PCKh@0.1 that may be lost.")] = 1.0,
+    lose_pck02_torso: Annotated[
+        float, typer.Option(min=0, help="Points of PCK@0.2 of the torso that may be lost.")
+    ] = 0.5,
     threads: Threads = 2,
 ) -> None:
     """One page about a calibration: its set, accuracy by joint and group, latency, ranges, the worst crops."""
@@ -180,8 +193,8 @@ def report(
         bundle,
         _bundle(int8),
         sets.load(calibration_set),
-        persons_of([judge_on], bundle.manual.skeleton, data_root),
-        budget=Budget(lose_pckh05, lose_pckh01),
+        people_of(judge_on, bundle.manual.skeleton, data_root),
+        budget=Budget(lose_pckh05, lose_pckh01, lose_pck02_torso),
         threads=threads,
         search=layers,
     )
@@ -197,6 +210,9 @@ def verify(
     data_root: Root = None,
     lose_pckh05: Annotated[float, typer.Option(min=0, help="Points of PCKh@0.5 that b may lose.")] = 0.5,
     lose_pckh01: Annotated[float, typer.Option(min=0, help="Points of PCKh@0.1 that b may lose.")] = 1.0,
+    lose_pck02_torso: Annotated[
+        float, typer.Option(min=0, help="Points of PCK@0.2 of the torso that b may lose.")
+    ] = 0.5,
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each, in turns.")] = 50,
     threads: Threads = 2,
     plot: Annotated[Path | None, typer.Option(help="Write the distribution of distances to this PNG.")] = None,
@@ -216,7 +232,7 @@ def verify(
         verifying.show(found)
     if plot is not None:
         verifying.plot(first, second, judge, plot)
-    fault = found.fault({"pckh05": lose_pckh05, "pckh01": lose_pckh01})
+    fault = found.fault({"pckh05": lose_pckh05, "pckh01": lose_pckh01, "pck02_torso": lose_pck02_torso})
     if fault:
         raise gate.BudgetError(fault)
 

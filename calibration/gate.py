@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from calibration import groups
-from calibration.judge import METRICS, Answers, Judge
+from calibration.judge import METRICS, Answers, Judge, Masks
 from calibration.quantize import Target, int8_manual, quantized_graph
 from calibration.sensitivity import Budget, Run, Sensitivity, cheapest, sensitivities
 from calibration.sets import CalibrationSet
 from edgepose import engines
-from edgepose.bundle import Accuracy, Bundle, save
+from edgepose.bundle import Accuracy, Bundle, Manual, save
 from edgepose.errors import EdgeposeError
 from trainer.data.persons import Person
+
+People = Mapping[str, list[Person]]  # DATA@SPLIT -> its persons
 
 
 class BudgetError(EdgeposeError):
@@ -44,40 +50,39 @@ class Outcome:
 
     @property
     def joints(self) -> dict[str, float]:
-        """Points of PCKh@0.5 lost by joint, the worst first."""
-        return groups.by_joint(self.judge, self.float_, self.int8)
+        """Points of the leading metric lost by joint, the worst first."""
+        return groups.by_joint(self.judge, self.float_, self.int8, self.judge.metrics[0])
 
     @property
     def activities(self) -> dict[str, float]:
-        """Points of PCKh@0.5 lost by activity, the worst first; empty where the data know none."""
-        return groups.by_group(groups.activities(self.judge), self.float_, self.int8)
+        """Points of the leading metric lost by activity, the worst first; empty where the data know none."""
+        return groups.by_group(groups.activities(self.judge), self.float_, self.int8, self.judge.metrics[0])
 
     @cached_property
-    def cluster_masks(self) -> groups.Masks:
+    def cluster_masks(self) -> Masks:
         """The judged persons by likeness of pose."""
         return groups.clusters(self.bundle, self.judge)
 
     @property
     def clusters(self) -> dict[str, float]:
-        """Points of PCKh@0.5 lost by cluster of poses, the worst first."""
-        return groups.by_group(self.cluster_masks, self.float_, self.int8)
+        """Points of the leading metric lost by cluster of poses, the worst first."""
+        return groups.by_group(self.cluster_masks, self.float_, self.int8, self.judge.metrics[0])
 
     def sentence(self) -> str:
         """Float and INT8 accuracy in one line, and the group that lost most."""
-        parts = [f"{m} {self.float_.percent(m):.2f} -> {self.int8.percent(m):.2f}" for m in METRICS]
+        parts = [f"{m} {self.float_.percent(m):.2f} -> {self.int8.percent(m):.2f}" for m in self.judge.metrics]
         kept = f", {len(self.keep_float)} layers in float" if self.keep_float else ""
         worst = next(iter((self.activities or self.clusters).items()), None)
-        group = f"; worst group {worst[0]}: {-worst[1]:+.2f} points of pckh05" if worst else ""
+        group = f"; worst group {worst[0]}: {-worst[1]:+.2f} points of {self.judge.metrics[0]}" if worst else ""
         return f"{self.bundle.manual.name}, {len(self.judge.persons)} persons: {', '.join(parts)}{kept}{group}"
 
 
 def calibrate(
     bundle: Bundle,
     chosen: CalibrationSet,
-    persons: list[Person],
+    people: People,
     path: Path,
     *,
-    judged_on: str,
     against: Bundle | None = None,
     method: str = "max",
     budget: Budget | None = None,
@@ -85,21 +90,21 @@ def calibrate(
     threads: int = 0,
     search: bool = False,
 ) -> Outcome:
-    """Write the INT8 bundle to ``path`` if it keeps within ``budget`` on ``persons``; else nothing is written.
+    """Write the INT8 bundle to ``path`` if it keeps within ``budget`` on each set of ``people``; else nothing is.
 
     Where plain INT8 does not, layers go back to float, the most harmful first. ``search`` ranks the layers in any
-    case. ``judged_on`` names the persons as DATA@SPLIT. ``against`` is the float bundle that accuracy is compared
+    case. ``against`` is the float bundle that accuracy is compared
     with, where it is not ``bundle`` itself: for a model that has learnt with INT8's rounding, what it was before.
     The variant for CPUs is judged on onnxruntime, and is not repaired: layers are ranked on OpenVINO.
     """
     budget = budget or Budget()
-    judge = Judge(persons, bundle.manual)
+    judge = judge_of(people, bundle.manual)
     float_ = _float_answers(against or bundle, judge, threads)
     model = quantized_graph(bundle, chosen, method=method, target=target)
     manual = int8_manual(bundle, chosen, method, target)
     run = Run(judge, manual, "onnxruntime" if target == "cpu" else "openvino", threads)
     int8 = run(model)
-    fault = budget.broken_by(float_, int8)
+    fault = budget.broken_by(float_, int8, judge.sets)
     keep: list[str] = []
     ranked: list[Sensitivity] = []
     if target == "tensorrt" and (fault or search):
@@ -110,10 +115,8 @@ def calibrate(
         model, keep, int8, fault = mixture.model, mixture.keep_float, mixture.answers, mixture.fault
     published = None
     if not fault:
-        data, _, split = judged_on.partition("@")
-        figures = {name: round(int8.percent(name), 2) for name in METRICS}
-        row = Accuracy(data=data, split=split or "all", persons=len(persons), engine=run.engine, figures=dict(figures))
-        published = save(model, manual.model_copy(update={"accuracy": [row]}), path)
+        rows = [_measured(int8, judge, name, run.engine) for name in judge.sets]
+        published = save(model, manual.model_copy(update={"accuracy": rows}), path)
     reference = against or bundle
     return Outcome(
         bundle, reference, chosen, method, run.engine, judge, float_, int8, model, keep, ranked, fault, published
@@ -121,10 +124,10 @@ def calibrate(
 
 
 def rank(
-    bundle: Bundle, chosen: CalibrationSet, persons: list[Person], *, method: str = "max", threads: int = 0
+    bundle: Bundle, chosen: CalibrationSet, people: People, *, method: str = "max", threads: int = 0
 ) -> list[Sensitivity]:
-    """What quantising each layer alone does to the joints of ``persons``, the most harmful layer first."""
-    judge = Judge(persons, bundle.manual)
+    """What quantising each layer alone does to the joints of ``people``, the most harmful layer first."""
+    judge = judge_of(people, bundle.manual)
     run = Run(judge, int8_manual(bundle, chosen, method), threads=threads)
     model = quantized_graph(bundle, chosen, method=method)
     return sensitivities(model, _float_answers(bundle, judge, threads), judge, run)
@@ -134,13 +137,13 @@ def judged(
     bundle: Bundle,
     int8: Bundle,
     chosen: CalibrationSet,
-    persons: list[Person],
+    people: People,
     *,
     budget: Budget | None = None,
     threads: int = 0,
     search: bool = False,
 ) -> Outcome:
-    """The outcome of an INT8 bundle that exists already, judged anew on ``persons``.
+    """The outcome of an INT8 bundle that exists already, judged anew on ``people``.
 
     EdgeposeError: the INT8 bundle was not made from ``bundle`` with the set ``chosen``.
     """
@@ -155,7 +158,7 @@ def judged(
                 f"{int8.path} was not made with this {what.replace('_', ' ')} (sha256 {ours[:16]}, it states "
                 f"{made_from.get(what, 'none')[:16]}); give what it was made with"
             )
-    judge = Judge(persons, bundle.manual)
+    judge = judge_of(people, bundle.manual)
     float_ = _float_answers(bundle, judge, threads)
     method = made_from.get("ranges", "max")
     engine = int8.manual.accuracy[0].engine if int8.manual.accuracy else "openvino"
@@ -168,11 +171,27 @@ def judged(
         whole = quantized_graph(bundle, chosen, method=method)
         keep = [name for name in layers(whole) if name not in layers(model)]
         ranked = sensitivities(whole, float_, judge, run) if search else []
-    fault = (budget or Budget()).broken_by(float_, answers)
+    fault = (budget or Budget()).broken_by(float_, answers, judge.sets)
     published = None if fault else int8
     return Outcome(
         bundle, bundle, chosen, method, engine, judge, float_, answers, model, keep, ranked, fault, published
     )
+
+
+def judge_of(people: People, manual: Manual) -> Judge:
+    """A judge of everybody in ``people``, who knows who is of which set."""
+    everybody = [person for persons in people.values() for person in persons]
+    of_set = np.repeat(np.arange(len(people)), [len(persons) for persons in people.values()])
+    return Judge(everybody, manual, {name: of_set == i for i, name in enumerate(people)})
+
+
+def _measured(answers: Answers, judge: Judge, name: str, engine: str) -> Accuracy:
+    """The figures of one set of persons, DATA@SPLIT, as a bundle states them."""
+    data, _, split = name.partition("@")
+    mask = judge.sets[name]
+    figures = {metric: answers.percent(metric, mask) for metric in METRICS}
+    known = {metric: round(value, 2) for metric, value in figures.items() if math.isfinite(value)}
+    return Accuracy(data=data, split=split or "all", persons=int(mask.sum()), engine=engine, figures=dict(known))
 
 
 def _float_answers(bundle: Bundle, judge: Judge, threads: int) -> Answers:
@@ -190,5 +209,6 @@ def refuse(outcome: Outcome) -> BudgetError:
         f"INT8 of {outcome.bundle.manual.name} is over its budget, nothing was written: {outcome.fault}; "
         f"joints that lost most: {worst}; layers that harm most: {layers}; "
         "choose another calibration set or --method, let the model learn with INT8's rounding "
-        "(edgepose-train fit, [quantisation] in the recipe), or allow more by --lose-pckh05 and --lose-pckh01"
+        "(edgepose-train fit, [quantisation] in the recipe), or allow more by --lose-pckh05, --lose-pckh01 and "
+        "--lose-pck02-torso"
     )

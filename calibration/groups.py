@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calibration.clustering.kmeans import kmeans
 from calibration.features import bottleneck_features
-from calibration.judge import Answers, Judge
+from calibration.judge import Answers, Judge, Masks
 from edgepose.bundle import Bundle
 
-Masks = dict[str, NDArray[np.bool_]]  # group -> which of N persons are in it
 CLUSTERS = 8  # of the judged persons' poses
 _SMALLEST = 4  # persons that a cluster has on average, at least
 
 
-def by_joint(judge: Judge, float_: Answers, int8: Answers, metric: str = "pckh05") -> dict[str, float]:
+def by_joint(judge: Judge, float_: Answers, int8: Answers, metric: str) -> dict[str, float]:
     """Points lost by joint, the worst first."""
     lost = {}
     for k, joint in enumerate(judge.skeleton.joints):
@@ -27,7 +25,7 @@ def by_joint(judge: Judge, float_: Answers, int8: Answers, metric: str = "pckh05
     return _worst_first(lost)
 
 
-def by_group(groups: Masks, float_: Answers, int8: Answers, metric: str = "pckh05") -> dict[str, float]:
+def by_group(groups: Masks, float_: Answers, int8: Answers, metric: str) -> dict[str, float]:
     """Points lost by group, the worst first; groups in which nobody can be judged are left out."""
     return _worst_first(
         {

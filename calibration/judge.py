@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,14 @@ from edgepose.heatmaps import Decoder, cells_to_input
 from edgepose.metrics import correct, segment_length
 from trainer.data.persons import Person
 
-METRICS = {"pckh05": 0.5, "pckh01": 0.1}  # thresholds in head lengths
+Masks = Mapping[str, NDArray[np.bool_]]  # group -> which of N persons are in it
+# By what a joint is measured, and how near in such lengths it must be; see edgepose.metrics.
+METRICS: dict[str, tuple[Literal["head", "torso"], float]] = {
+    "pckh05": ("head", 0.5),
+    "pckh01": ("head", 0.1),
+    "pck02_torso": ("torso", 0.2),
+}
+TORSO = 0.54  # head lengths in a torso, left shoulder to right hip: the middle of mpii_sports' training persons
 _BATCH = 8
 
 
@@ -38,24 +47,38 @@ class Answers:
 class Judge:
     """Labelled persons ready to be answered by any engine of models with the same crop and skeleton."""
 
-    def __init__(self, persons: list[Person], manual: Manual) -> None:
-        """EdgeposeError: nobody to judge on, or no head segment to measure by, in the skeleton or in the labels."""
+    def __init__(self, persons: list[Person], manual: Manual, sets: Masks | None = None) -> None:
+        """``sets``: which of the ``persons`` are of which data, where they are of several.
+
+        EdgeposeError: nobody to judge on, or nobody whose head or torso is labelled, by which joints are measured.
+        """
         self.manual, self.persons = manual, persons
+        self.sets = sets or {"": np.ones(len(persons), dtype=np.bool_)}
         self.skeleton = skeletons.get(manual.skeleton)
         if not persons:
             raise EdgeposeError("there is no labelled person to judge on; choose other data")
-        if self.skeleton.head is None:
-            raise EdgeposeError(f"skeleton {self.skeleton.name} has no head segment, so PCKh cannot be measured")
         self._back = [invert(crop_affine(p.box, manual.input_size, manual.padding)) for p in persons]
         truth = np.stack([p.joints for p in persons])
         self._labelled = np.stack([p.labelled for p in persons])
         self._truth = truth
-        a, b = self.skeleton.head
-        self.head = segment_length(truth, self._labelled, (self.skeleton.index(a), self.skeleton.index(b)))
-        if not np.isfinite(self.head).any():
-            raise EdgeposeError(f"no person in the data has both {a} and {b} labelled, by which PCKh is measured; "
-                                "judge on other data")  # fmt: skip
+        self._lengths = {"head": self._length(self.skeleton.head), "torso": self._length(self.skeleton.torso)}
+        if not any(np.isfinite(length).any() for length in self._lengths.values()):
+            ends = " or ".join(f"{a} and {b}" for a, b in filter(None, (self.skeleton.head, self.skeleton.torso)))
+            raise EdgeposeError(f"joints are measured by what lies between {ends}, and no person in the data has both "
+                                "labelled; judge on other data")  # fmt: skip
         self.crops = cut(persons, manual, "cutting crops to judge on")  # [N, 3, H, W] uint8 RGB
+
+    def _length(self, ends: tuple[str, str] | None) -> NDArray[np.float64]:
+        """Of each person's segment between two joints [N]; NaN where one is not labelled, or the skeleton has none."""
+        if ends is None:
+            return np.full(len(self.persons), np.nan)
+        a, b = (self.skeleton.index(end) for end in ends)
+        return segment_length(self._truth, self._labelled, (a, b))
+
+    @property
+    def metrics(self) -> list[str]:
+        """Those of METRICS that some of the persons can be judged by, the leading one first."""
+        return [name for name, (by, _) in METRICS.items() if np.isfinite(self._lengths[by]).any()]
 
     def images(self, count: int) -> NDArray[np.float32]:
         """The first ``count`` crops as the network takes them."""
@@ -81,11 +104,15 @@ class Judge:
             for i, cells in enumerate(decoder(heatmaps).xy, start):
                 joints[i] = apply(self._back[i], cells_to_input(cells, self.manual.stride))
         hits = {
-            name: correct(joints, self._truth, self._labelled, self.head, threshold)
-            for name, threshold in METRICS.items()
+            name: correct(joints, self._truth, self._labelled, self._lengths[by], threshold)
+            for name, (by, threshold) in METRICS.items()
         }
         return Answers(joints, hits)
 
     def shift(self, a: Answers, b: Answers) -> NDArray[np.float64]:
-        """How far apart two engines put each joint [N, K], in head lengths; NaN where the head is not labelled."""
-        return np.asarray(np.linalg.norm(a.joints - b.joints, axis=-1) / self.head[:, None])
+        """How far apart two engines put each joint [N, K], in head lengths.
+
+        Where the head is not labelled TORSO of the torso is taken for it; NaN where that is not labelled either.
+        """
+        head = np.where(np.isfinite(self._lengths["head"]), self._lengths["head"], TORSO * self._lengths["torso"])
+        return np.asarray(np.linalg.norm(a.joints - b.joints, axis=-1) / head[:, None])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from calibration.gate import Outcome
 from calibration.graph import ranges
-from calibration.judge import METRICS, Answers, Judge
+from calibration.judge import Answers, Judge
 from calibration.verify import Comparison, compare_outcome
 from edgepose.crops import apply, crop_affine
 from edgepose.draw import draw_pose
@@ -41,11 +41,12 @@ def write(outcome: Outcome, path: Path, *, threads: int = 2, repeats: int = 50) 
         f"{outcome.bundle.sha256[:16]}, set sha256 {outcome.chosen.sha256[:16]}.</p>",
         _section("The calibration set", "Every crop that ranges were taken from, or as many as fit.",
                  _image(_grid([_bgr(c) for c in outcome.chosen.crops[:_SHOWN]], _EXAMPLES, _SMALL))),
-        _section("Accuracy", "PCKh against the labels, in percent; the difference with its 95 % interval over persons "
-                 "(paired bootstrap).", _accuracy(outcome, compared)),
+        _section("Accuracy", "Against the labels, in percent; the difference with its 95 % interval over persons "
+                 "(paired bootstrap).", _accuracy(compared)),
         _section("Latency", f"One crop on {outcome.engine}, {compared.threads or 'all'} threads, in turns in one run.",
                  _latency(compared)),
-        _section("By joint", "Points of PCKh@0.5 that INT8 lost (below nought: gained).", _bars(outcome.joints)),
+        _section("By joint", f"Points of {outcome.judge.metrics[0]} that INT8 lost (below nought: gained).",
+                 _bars(outcome.joints)),
     ]  # fmt: skip
     if outcome.activities:
         parts.append(_section("By activity", "A mean hides a group that broke. In brackets: persons.",
@@ -107,11 +108,10 @@ def _section(title: str, words: str, body: str) -> str:
     return f"<h2>{escape(title)}</h2><p>{escape(words)}</p>{body}"
 
 
-def _accuracy(outcome: Outcome, compared: Comparison) -> str:
+def _accuracy(compared: Comparison) -> str:
     rows = [
-        [m, f"{outcome.float_.percent(m):.2f}", f"{outcome.int8.percent(m):.2f}",
-         f"{d.gain:+.2f} ({d.low:+.2f} .. {d.high:+.2f})"]
-        for m, d in zip(METRICS, compared.differences, strict=True)
+        [d.metric, f"{d.a:.2f}", f"{d.b:.2f}", f"{d.gain:+.2f} ({d.low:+.2f} .. {d.high:+.2f})"]
+        for d in compared.differences
     ]  # fmt: skip
     apart = ", ".join(f"{name} {value:.4f}" for name, value in compared.shift.items())
     return _rows(["metric", "float", "INT8", "INT8 - float"], rows) + f"<p>Joints apart, head lengths: {apart}.</p>"

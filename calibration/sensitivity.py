@@ -7,14 +7,14 @@ layers in INT8, the most harmful ones go back to float one after the other until
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from calibration.graph import in_float, layers
-from calibration.judge import Answers, Judge
+from calibration.judge import Answers, Judge, Masks
 from edgepose import engines
 from edgepose.bundle import Manual, save
 from edgepose.errors import EdgeposeError
@@ -27,14 +27,22 @@ class Budget:
 
     pckh05: float = 0.5
     pckh01: float = 1.0
+    pck02_torso: float = 0.5
 
-    def broken_by(self, float_: Answers, int8: Answers) -> str:
-        """What is over the budget, in words; empty where all is within."""
+    def broken_by(self, float_: Answers, int8: Answers, sets: Masks) -> str:
+        """What is over the budget in one of the ``sets`` of persons, in words; empty where all is within.
+
+        A metric that none of a set's persons can be judged by is not asked of it.
+        """
         faults = []
-        for name, limit in (("pckh05", self.pckh05), ("pckh01", self.pckh01)):
-            loss = float_.percent(name) - int8.percent(name)
-            if not loss <= limit:
-                faults.append(f"{name} lost {loss:.2f} points of {float_.percent(name):.2f}, allowed are {limit:g}")
+        for name, persons in sets.items():
+            of_set = f" on {name}" if len(sets) > 1 else ""
+            for metric, limit in asdict(self).items():
+                before, after = (answers.percent(metric, persons) for answers in (float_, int8))
+                if before - after > limit:
+                    faults.append(
+                        f"{metric} lost {before - after:.2f} points of {before:.2f}{of_set}, allowed are {limit:g}"
+                    )
         return "; ".join(faults)
 
 
@@ -98,7 +106,8 @@ def cheapest(
     the layers goes back; beyond it the result would no longer be an INT8 model.
     """
     answers = run(model)
-    fault = budget.broken_by(float_, answers)
+    sets = run.judge.sets
+    fault = budget.broken_by(float_, answers, sets)
     if not fault:
         return Mixture(model, [], answers, "")
     limit = int(most * len(ranked))
@@ -109,7 +118,7 @@ def cheapest(
             keep = [s.layer for s in ranked[:count]]
             mixed = in_float(model, keep)
             found = run(mixed)
-            tried[count] = Mixture(mixed, keep, found, budget.broken_by(float_, found))
+            tried[count] = Mixture(mixed, keep, found, budget.broken_by(float_, found, sets))
         return tried[count]
 
     count = 1

@@ -137,7 +137,7 @@ def compare(a: Runner, b: Runner, judge: Judge, *, repeats: int = 50, threads: i
             "max": float(apart.max()),
             "mean": float(apart.mean()),
         },
-        differences=[difference(metric, one, two, seed) for metric in METRICS],
+        differences=[difference(metric, one, two, seed) for metric in judge.metrics],
         a_ms=float(np.median(seconds[:, 0]) * 1e3),
         b_ms=float(np.median(seconds[:, 1]) * 1e3),
         ratio=float(np.median(seconds[:, 0] / seconds[:, 1])),
@@ -189,7 +189,7 @@ def plot(a: Runner, b: Runner, judge: Judge, path: Path) -> None:
     apart = np.sort(apart[np.isfinite(apart)])
     figure, axes = pyplot.subplots(figsize=(7, 4), constrained_layout=True)
     axes.plot(np.maximum(apart, 1e-5), 100 * np.arange(1, apart.size + 1) / apart.size, color="#258")
-    for limit in METRICS.values():
+    for limit in (limit for by, limit in METRICS.values() if by == "head"):
         axes.axvline(limit, color="#bbb", linewidth=0.8)
     axes.set(xscale="log", xlabel="distance between the two joints, head lengths", ylabel="joints within it, %",
              title=f"{a.text}  |  {b.text}")  # fmt: skip

@@ -31,5 +31,5 @@ sports=coco:mpii_sports/annotations.json:mpii_sports/images lsp=lsp:lspet
 [ -f "$run/set.npz" ] || "$bin/edgepose-calibrate" select "$run/$name.onnx" "$run/set.npz" \
   --data "$sports@train" --data "$lsp@train" --count 128
 [ -f "$run/$name-int8.onnx" ] || "$bin/edgepose-calibrate" quantize "$run/$name.onnx" "$run/$name-int8.onnx" \
-  --set "$run/set.npz" --judge-on "$sports@dev" --report "$run/int8.html"
+  --set "$run/set.npz" --judge-on "$sports@dev" --judge-on "$lsp@dev" --report "$run/int8.html"
 ls -l "$run/$name.onnx" "$run/$name-int8.onnx"

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from calibration.judge import Answers, Judge
+from calibration.judge import METRICS, Answers, Judge
 from calibration.quantize import quantize
 from calibration.verify import compare, difference, open_runner, plot
-from edgepose import EdgeposeError
+from edgepose import EdgeposeError, skeletons
 from edgepose.estimator import Estimator
 from tests.calibration.command import run
 from trainer.evaluate import figures, predict
@@ -40,7 +40,7 @@ def test_the_judge_agrees_with_the_evaluation(learnt, judge):
     runner = open_runner(str(learnt.bundle.path))
     answers = judge.answer(runner.engine)
     evaluated = figures(predict(Estimator(runner.engine, runner.manual), learnt.persons), judge.skeleton)
-    for metric in ("pckh05", "pckh01"):
+    for metric in METRICS:
         assert answers.percent(metric) == pytest.approx(evaluated[metric], abs=0.01)
 
 
@@ -129,11 +129,14 @@ def test_ort_and_openvino_agree_on_their_own_int8(learnt, judge, tmp_path):
 
 
 def test_who_cannot_be_judged_on_is_said(learnt):
-    """LSPET in the MPII skeleton, for one: it does not label the upper neck."""
-    neck = learnt.persons[0].labelled.copy()
-    neck[Judge(learnt.persons, learnt.bundle.manual).skeleton.index("upper_neck")] = False
-    headless = [replace(p, labelled=neck) for p in learnt.persons]
-    with pytest.raises(EdgeposeError, match="no person in the data has both upper_neck and head_top labelled"):
-        Judge(headless, learnt.bundle.manual)
+    """LSPET in the MPII skeleton has no upper neck, so it is judged by the torso; without that by nothing."""
+    skeleton, labelled = skeletons.get("mpii16"), learnt.persons[0].labelled.copy()
+    labelled[skeleton.index("upper_neck")] = False
+    headless = Judge([replace(p, labelled=labelled) for p in learnt.persons], learnt.bundle.manual)
+    assert headless.metrics == ["pck02_torso"]
+    labelled[skeleton.index("left_shoulder")] = False
+    with pytest.raises(EdgeposeError, match="between upper_neck and head_top or left_shoulder and right_hip, and no "
+                                            "person in the data has both labelled"):  # fmt: skip
+        Judge([replace(p, labelled=labelled) for p in learnt.persons], learnt.bundle.manual)
     with pytest.raises(EdgeposeError, match="there is no labelled person to judge on"):
         Judge([], learnt.bundle.manual)
