@@ -65,7 +65,8 @@ def assembled(
         engine = _engine(settings, bundle, stack)
         check()
         regions = {name: camera.regions for name, (camera, _) in chosen.items()}
-        crowd = _crowd(settings, Estimator(engine, bundle.manual), regions, stack)
+        estimator = Estimator(engine, bundle.manual, second_look=settings.people.second_look)
+        crowd = _crowd(settings, estimator, regions, stack)
         sinks = _sinks(settings, extra_sinks, stack)
         speaking = Speaking(
             device=settings.device,

@@ -68,6 +68,10 @@ FinderName = Annotated[
     str | None, typer.Option("--finder", help="Finder's name or FILE.onnx; none: one person only [edgepose-finder].")
 ]
 MostPeople = Annotated[int | None, typer.Option("--most", help="People at once, per camera [8].")]
+SecondLook = Annotated[
+    bool | None,
+    typer.Option("--second-look/--no-second-look", help="Turn the crops of people who lean far upright, too [yes]."),
+]
 Smoothing = Annotated[str | None, typer.Option("--smoothing", help="off, one-euro, kalman [off].")]
 Velocity = Annotated[bool | None, typer.Option("--velocity", help="Publish how fast joints move, too [no].")]
 PredictTo = Annotated[
@@ -104,6 +108,7 @@ def run(
     encoding: Encoding = None,
     finder: FinderName = None,
     most: MostPeople = None,
+    second_look: SecondLook = None,
     smoothing: Smoothing = None,
     velocity: Velocity = None,
     predict_to: PredictTo = None,
@@ -132,6 +137,7 @@ def run(
         "output.stdout": stdout,
         "people.finder": finder,
         "people.most": most,
+        "people.second_look": second_look,
         "people.smoothing": smoothing,
         "people.velocity": velocity,
         "people.predict_to": predict_to,

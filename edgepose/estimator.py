@@ -20,6 +20,9 @@ from edgepose.crops import apply, apply_covariance, crop_affine, invert, to_inpu
 from edgepose.engines import Engine
 from edgepose.errors import EdgeposeError
 from edgepose.heatmaps import Decoder, cells_to_input
+from edgepose.upright import LEAN, lean
+
+Crop = tuple[NDArray[np.uint8], NDArray[np.floating]]  # an image [H, W, 3], BGR, and a person's box [4] in it
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,10 @@ def untimed(stage: str) -> Iterator[None]:
 class Estimator:
     """A pose model ready to run. Not for use by two threads at once."""
 
-    def __init__(self, engine: Engine, manual: Manual) -> None:
+    def __init__(self, engine: Engine, manual: Manual, *, second_look: bool = False) -> None:
+        """``second_look``: at whoever leans far, with the crop turned upright; the surer of both answers counts."""
         self.engine = engine
+        self._second_look = second_look
         self.manual = manual
         self.skeleton = skeletons.get(manual.skeleton)
         width, height = manual.input_size
@@ -95,14 +100,34 @@ class Estimator:
             for a, b in itertools.pairwise(ends.tolist())
         ]
 
-    def _estimate(self, crops: list[tuple[NDArray[np.uint8], NDArray[np.floating]]], timer: StageTimer) -> Poses:
+    def _estimate(self, crops: list[Crop], timer: StageTimer) -> Poses:
+        poses = self._look(crops, np.zeros(len(crops)), timer)
+        if not self._second_look:
+            return poses
+        leaning = lean(poses.joints, self.skeleton)
+        again = np.flatnonzero(np.abs(leaning) > LEAN)
+        second = self._look([crops[i] for i in again], -leaning[again], timer)
+        surer = second.scores.mean(axis=1) > poses.scores[again].mean(axis=1)
+        for ours, theirs in zip(
+            (poses.joints, poses.scores, poses.covariance),
+            (second.joints, second.scores, second.covariance),
+            strict=True,
+        ):
+            ours[again[surer]] = theirs[surer]
+        return poses
+
+    def _look(self, crops: list[Crop], turns: NDArray[np.float64], timer: StageTimer) -> Poses:
+        """Joints of each of ``crops``, turned by ``turns`` [N] degrees, clockwise as seen; one batch."""
         n, k = len(crops), len(self.skeleton)
         if n == 0:
             return Poses(np.zeros((0, k, 2)), np.zeros((0, k)), np.zeros((0, k, 3)))
         with timer("crop"):
             if n > len(self._inputs):
                 self._inputs = np.zeros((n, *self._inputs.shape[1:]), dtype=np.float32)
-            affines = [crop_affine(box, self.manual.input_size, self.manual.padding) for _, box in crops]
+            affines = [
+                crop_affine(box, self.manual.input_size, self.manual.padding, rotation=turn)
+                for (_, box), turn in zip(crops, turns.tolist(), strict=True)
+            ]
             for i, ((image, _), affine) in enumerate(zip(crops, affines, strict=True)):
                 warp(image, affine, self.manual.input_size, out=self._crop)
                 to_input(self._crop, self._inputs[i])

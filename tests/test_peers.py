@@ -59,6 +59,7 @@ class Told:
     """A contestant that says what it is told, in COCO's order."""
 
     name, precision, skeleton, padding, macs, file = "told", "float32", COCO17, 1.0, 10**9, Path(__file__)
+    looks = 0
 
     def __init__(self, joints):
         self.joints, self.runs = joints, 0
@@ -158,6 +159,28 @@ def test_quantising_changes_no_macs():
     assert [f.precision for f in found] == ["float32", "int8"]
 
 
+def test_a_second_look_is_counted_and_named(monkeypatch):
+    once, twice = (opened(1) for opened in rivals.openers_of_ours(["edgepose-s-int8"], "openvino", second_look=True))
+    assert (once.name, twice.name) == ("edgepose-s-int8", "edgepose-s-int8, 2 looks")
+    monkeypatch.setattr("edgepose.estimator.LEAN", -1.0)  # everybody leans
+    for contestant, looks in ((once, 1), (twice, 2)):
+        contestant.locate(picture(), np.array([20.0, 20, 180, 180]))
+        assert contestant.looks == looks
+        contestant.close()
+
+
+@needs_litert
+def test_a_peer_has_its_second_look_as_well(lightning, monkeypatch):
+    once, twice = rivals.Rival(lightning, 1), rivals.Rival(lightning, 1, second_look=True)
+    assert twice.name == "movenet_lightning_int8, 2 looks"
+    box = np.array([20.0, 20, 180, 180])
+    monkeypatch.setattr(rivals, "LEAN", 1000.0)  # nobody leans
+    assert np.array_equal(twice.locate(picture(), box), once.locate(picture(), box))
+    monkeypatch.setattr(rivals, "LEAN", -1.0)  # everybody does
+    twice.locate(picture(), box)
+    assert (once.looks, twice.looks) == (1, 3)
+
+
 def test_a_peer_gets_the_factor_that_suits_it_on_all_sets_together(tmp_path):
     person = to_skeleton(labelled_person(tmp_path), MPII16, LIMBS)
 
@@ -175,7 +198,7 @@ def test_factors_are_chosen_on_dev_and_reported_on_val(tmp_path, monkeypatch):
     seen = []
     judge = peers.judge
     monkeypatch.setattr(peers, "judge", lambda who, persons: seen.append((who.name, persons)) or judge(who, persons))
-    monkeypatch.setattr(peers, "openers_of_rivals", lambda folder: [lambda threads: Told(np.zeros((17, 2)))])
+    monkeypatch.setattr(peers, "openers_of_rivals", lambda folder, second_look: [lambda threads: Told(np.zeros((17, 2)))])
     peers.main(models=["edgepose-first"], data=[SYNTH], split="val", persons=4, repeats=1, out=tmp_path)
     sides = {name: [{side("synth", p.group) for p in persons} for who, persons in seen if who == name]
              for name in ("told", "edgepose-first")}  # fmt: skip

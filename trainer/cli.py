@@ -111,6 +111,9 @@ def evaluate(
     plot: Annotated[
         Path | None, typer.Option(help="Write how far scores and ellipses keep their word to a PNG.")
     ] = None,
+    second_look: Annotated[
+        bool, typer.Option("--second-look", help="Look again at who leans far, turned upright, as 'edgepose run' does.")
+    ] = False,
     guesses: Guesses = None,
 ) -> None:
     """Accuracy on labelled persons, their box given; of a person finder, recall and precision on whole images."""
@@ -129,7 +132,7 @@ def evaluate(
 
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
-    estimator = open_estimator(model, engine, threads)
+    estimator = open_estimator(model, engine, threads, second_look=second_look)
     persons = [
         p for d in data for p in select(DataSet.model_validate({"data": d, "split": split}), estimator.skeleton,
                                         data_root).persons

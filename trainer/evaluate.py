@@ -60,15 +60,16 @@ def _by_image(ordered: list[Person]) -> Iterator[tuple[NDArray[np.uint8], list[P
         yield read_image(path), list(group)
 
 
-def open_estimator(model: str, engine: str = "auto", threads: int = 0) -> Estimator:
+def open_estimator(model: str, engine: str = "auto", threads: int = 0, *, second_look: bool = False) -> Estimator:
     """An estimator for a bundle (name or file) on ``engine``, or for a checkpoint on torch."""
     if model.endswith(".ckpt"):
         from trainer.fit import load_best
 
         recipe, network = load_best(Path(model))
-        return Estimator(TorchEngine(network), manual_of(recipe))
+        return Estimator(TorchEngine(network), manual_of(recipe), second_look=second_look)
     bundle = bundles.load(model)
-    return Estimator(engines.load(bundle, engine, engines.Options(threads=threads)), bundle.manual)
+    running = engines.load(bundle, engine, engines.Options(threads=threads))
+    return Estimator(running, bundle.manual, second_look=second_look)
 
 
 def figures(predictions: Predictions, skeleton: Skeleton) -> dict[str, Any]:

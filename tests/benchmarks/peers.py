@@ -80,6 +80,7 @@ class Row:
     crop_factor: float
     accuracy: dict[str, Accuracy] = field(default_factory=dict)
     milliseconds: dict[int, Timing] = field(default_factory=dict)
+    looks: dict[str, float] = field(default_factory=dict)  # crops per person that the network was given
     hits: dict[str, Floats] = field(default_factory=dict)  # [N, 12], see judge
     seconds: dict[int, Floats] = field(default_factory=dict)  # [repeats], in turns with the other rows'
 
@@ -205,7 +206,10 @@ def measure_accuracy(contestant: Contestant, ours: bool, sets: dict[str, list[Pe
     kind = ("INT8" if contestant.precision == "int8" else "float") if ours else "peer"
     row = Row(contestant.name, kind, contestant.precision, round(contestant.macs / 1e9, 3),
               round(contestant.file.stat().st_size / 1e6, 2), contestant.padding)  # fmt: skip
-    row.hits = {name: judge(contestant, persons) for name, persons in sets.items()}
+    for name, persons in sets.items():
+        before = contestant.looks
+        row.hits[name] = judge(contestant, persons)
+        row.looks[name] = round((contestant.looks - before) / len(persons), 3)
     row.accuracy = {name: accuracy(row.hits[name], persons) for name, persons in sets.items()}
     return row
 
@@ -231,12 +235,13 @@ def markdown(rows: list[Row], split: str) -> str:
     head += ["GMAC", "MB", *(f"ms, {_threads(n)}" for n in THREADS), "crop factor"]
     body = []
     for row in rows:
-        shares = [f"{a.pck:.1f} ({a.low:.1f} .. {a.high:.1f})" for a in row.accuracy.values()]
+        looks = {name: f" with {n:.2f} looks" if n > 1 else "" for name, n in row.looks.items()}
+        shares = [f"{a.pck:.1f} ({a.low:.1f} .. {a.high:.1f}){looks[n]}" for n, a in row.accuracy.items()]
         times = [f"{t.median:.2f} ({t.low:.2f} .. {t.high:.2f})" for t in row.milliseconds.values()]
         body.append([row.name, row.precision, *shares, f"{row.gmac:.2f}", f"{row.megabytes:.1f}", *times,
                      f"{row.crop_factor:g}"])  # fmt: skip
     text = ("PCK@0.2 torso over 12 limb joints in percent with its 95 % interval; median milliseconds of one crop, "
-            f"network alone, with quartiles.\n\n{_table(head, body)}")  # fmt: skip
+            f"network alone and one look, with quartiles.\n\n{_table(head, body)}")  # fmt: skip
     head = ["ours", "peer", *(f"{s}, points gained" for s in sets), *(f"time : peer's, {_threads(n)}" for n in THREADS)]
     body = []
     for duel in duels(rows):
@@ -319,6 +324,7 @@ def main(
     persons: Annotated[int, typer.Option(help="At most so many of each set, evenly drawn; 0: all.")] = 200,
     repeats: Annotated[int, typer.Option(help="Turns of the timing.")] = 20,
     engine: Annotated[str, typer.Option(help="What runs the bundles.")] = "openvino",
+    second_look: Annotated[bool, typer.Option("--second-look", help="Each model also with a second look.")] = False,
     out: Annotated[Path, typer.Option(help="Folder of results.json, table.md and pareto.png.")] = Path("runs/peers"),
 ) -> None:
     """Measure every model and print the tables."""
@@ -326,7 +332,8 @@ def main(
 
     if repeats < 1:
         raise EdgeposeError(f"--repeats is {repeats}; latency needs one turn at least")
-    ours, theirs = openers_of_ours(models or [], engine), openers_of_rivals(peers)
+    ours = openers_of_ours(models or [], engine, second_look=second_look)
+    theirs = openers_of_rivals(peers, second_look=second_look)
     sets = {text: draw(text, split, persons, data_root) for text in data or SETS}
     dev = [draw(text, "dev", persons, data_root) for text in sets] if theirs and split != "dev" else [*sets.values()]
     rows = []

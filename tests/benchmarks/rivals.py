@@ -3,6 +3,9 @@
 MoveNet (Lightning, Thunder) and MediaPipe's BlazePose come as TFLite files and run on LiteRT's CPU kernels
 (``pip install ai-edge-litert``). Of all of them the 17 joints of COCO are read. BlazePose is run once on an upright
 crop; MediaPipe itself would follow with crops turned by the pose of the frame before.
+
+Each can be given a second look at whoever leans far, as ``edgepose run`` gives it (edgepose.upright): then it has a
+name of its own, its time is still that of one look, and ``looks`` tells how many it took.
 """
 
 from __future__ import annotations
@@ -23,15 +26,18 @@ from edgepose import bundle as bundles
 from edgepose import engines
 from edgepose.bundle import Bundle
 from edgepose.crops import apply, crop_affine, invert, warp
+from edgepose.engines import Engine
 from edgepose.errors import EdgeposeError, missing
 from edgepose.estimator import Estimator
 from edgepose.skeletons import COCO17, Skeleton
+from edgepose.upright import LEAN, lean
 from trainer.profile.graph import analyse
 from trainer.profile.latency import random_images
 
 Floats = NDArray[np.float64]
 Image = NDArray[np.uint8]
 Opener = Callable[[int], "Contestant"]  # takes the number of CPU threads
+TWICE = ", 2 looks"  # after the name of who has a second look
 
 
 class Contestant(Protocol):
@@ -43,6 +49,11 @@ class Contestant(Protocol):
     skeleton: Skeleton
     padding: float  # crop side / longer side of the person's box
     macs: int  # multiply-accumulates of one crop
+
+    @property
+    def looks(self) -> int:
+        """Crops that the network was given so far."""
+        ...
 
     def locate(self, image: Image, box: Floats) -> Floats:
         """Joints [K, 2] in pixels of a BGR ``image`` [H, W, 3], of the person in ``box`` [4]."""
@@ -57,18 +68,38 @@ class Contestant(Protocol):
         ...
 
 
+class _Counted:
+    """An engine that counts the crops that it is given."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self.looks = engine, 0
+        self.name, self.precision = engine.name, engine.precision
+
+    def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        self.looks += len(images)
+        return self._engine.infer(images)
+
+    def close(self) -> None:
+        self._engine.close()
+
+
 class Ours:
     """A bundle, through the code that runs on the device."""
 
-    def __init__(self, bundle: Bundle, engine: str, threads: int) -> None:
+    def __init__(self, bundle: Bundle, engine: str, threads: int, *, second_look: bool = False) -> None:
         """EdgeposeError: an engine that is not here or cannot run it."""
-        self._engine = engines.load(bundle, engine, engines.Options(threads=threads))
-        self._estimator = Estimator(self._engine, bundle.manual)
+        self._engine = _Counted(engines.load(bundle, engine, engines.Options(threads=threads)))
+        self._estimator = Estimator(self._engine, bundle.manual, second_look=second_look)
         self._input = random_images(bundle.manual, 1)
-        self.name, self.file = bundle.path.stem, bundle.path
+        self.name, self.file = bundle.path.stem + TWICE * second_look, bundle.path
         self.precision, self.padding = str(bundle.manual.precision), bundle.manual.padding
         self.skeleton = bundle.skeleton
         self.macs = analyse(onnx.load(bundle.path)).macs
+
+    @property
+    def looks(self) -> int:
+        """See :class:`Contestant`."""
+        return self._engine.looks
 
     def locate(self, image: Image, box: Floats) -> Floats:
         """See :class:`Contestant`."""
@@ -118,7 +149,7 @@ class Rival:
     skeleton = COCO17
     padding = 1.0
 
-    def __init__(self, file: Path, threads: int) -> None:
+    def __init__(self, file: Path, threads: int, *, second_look: bool = False) -> None:
         """EdgeposeError: LiteRT is not installed, or the file is none that it can run and we can read."""
         if not file.is_file():
             raise EdgeposeError(f"model file {file} does not exist; name a .tflite file that does")
@@ -136,7 +167,8 @@ class Rival:
         self._make, self._output = make, shapes[make.output]
         _, height, width, _ = map(int, self._input["shape"])
         self.input_size = width, height
-        self.name, self.file = file.stem, file
+        self.name, self.file, self.looks = file.stem + TWICE * second_look, file, 0
+        self._second_look = second_look
         self.macs, self.precision = counted(file)
 
     def predict(self, crop: Image) -> tuple[Floats, Floats]:
@@ -148,9 +180,19 @@ class Rival:
 
     def locate(self, image: Image, box: Floats) -> Floats:
         """See :class:`Contestant`."""
-        affine = crop_affine(box, self.input_size, self.padding)
-        joints, _ = self.predict(warp(image, affine, self.input_size)[:, :, ::-1])
-        return apply(invert(affine), joints)
+        joints, scores = self._look(image, box, 0.0)
+        leaning = float(lean(joints[None], self.skeleton)[0])
+        if self._second_look and abs(leaning) > LEAN:
+            again, surer = self._look(image, box, -leaning)
+            return again if surer.mean() > scores.mean() else joints
+        return joints
+
+    def _look(self, image: Image, box: Floats, turn: float) -> tuple[Floats, Floats]:
+        """Joints [17, 2] in pixels of ``image``, its crop turned by ``turn`` degrees clockwise, and scores [17]."""
+        affine = crop_affine(box, self.input_size, self.padding, rotation=turn)
+        joints, scores = self.predict(warp(image, affine, self.input_size)[:, :, ::-1])
+        self.looks += 1
+        return apply(invert(affine), joints), scores
 
     def run(self) -> None:
         """See :class:`Contestant`."""
@@ -203,16 +245,21 @@ def _output(graph: Any, node: Any) -> list[int]:
     return [int(size) for size in graph.Tensors(node.Outputs(0)).ShapeAsNumpy()]
 
 
-def openers_of_ours(models: list[str], engine: str) -> list[Opener]:
+def openers_of_ours(models: list[str], engine: str, *, second_look: bool = False) -> list[Opener]:
     """What opens the bundles that are named, or all shipped pose bundles where none is.
 
     EdgeposeError: there is no such bundle, or it is no pose model.
     """
     chosen = [bundles.load(m, role="pose") for m in models] or [bundles.load(m) for m in bundles.shipped()]
-    return [partial(Ours, bundle, engine) for bundle in chosen if bundle.manual.role == "pose"]
+    return [
+        partial(Ours, bundle, engine, second_look=twice)
+        for bundle in chosen
+        if bundle.manual.role == "pose"
+        for twice in ((False, True) if second_look else (False,))
+    ]
 
 
-def openers_of_rivals(folder: Path) -> list[Opener]:
+def openers_of_rivals(folder: Path, *, second_look: bool = False) -> list[Opener]:
     """What opens the TFLite files in ``folder``, and BlazePose's where a mediapipe that brings it (0.10.21) is here.
 
     EdgeposeError: there is no such folder, or a file and no LiteRT to run it.
@@ -225,4 +272,8 @@ def openers_of_rivals(folder: Path) -> list[Opener]:
         files += sorted(Path(place).glob("modules/pose_landmark/*.tflite"))
     if files:
         _interpreter()
-    return [partial(Rival, file) for file in files]
+    return [
+        partial(Rival, file, second_look=twice)
+        for file in files
+        for twice in ((False, True) if second_look else (False,))
+    ]

@@ -271,13 +271,14 @@ def main(
     persons: Annotated[int, typer.Option(help="At most so many, evenly drawn; 0: all.")] = 100,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
     engine: Annotated[str, typer.Option(help="What runs the bundles.")] = "openvino",
+    second_look: Annotated[bool, typer.Option("--second-look", help="Ours also with a second look.")] = False,
     out: Annotated[Path, typer.Option(help="Folder of robustness.json and .png.")] = Path("runs/robustness"),
 ) -> None:
     """Print accuracy at every level of every corruption, and draw it."""
     if not 0.5 <= factor <= 3:
         raise EdgeposeError(f"--factor is {factor:g}; a crop is 0.5 to 3 times as large as the person's box")
     drawn = draw(data, split, persons, data_root, MPII16)
-    contestants = [opened(threads) for opened in openers_of_ours(models or [], engine)]
+    contestants = [opened(threads) for opened in openers_of_ours(models or [], engine, second_look=second_look)]
     contestants.append(Rival(rival, threads))
     contestants[-1].padding = factor
     names = [c.name for c in contestants]

@@ -1,0 +1,24 @@
+"""Which way up people are.
+
+Networks learn from people who mostly stand, and know those worse who lie, hang or do a handstand, or whom a rolled
+camera sees. Turned upright they are like the others.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepose.skeletons import Skeleton
+
+LEAN = 45.0  # degrees from upright beyond which a second look, turned upright, is worth its crop
+
+
+def lean(joints: NDArray[np.floating], skeleton: Skeleton) -> NDArray[np.float64]:
+    """How far each torso leans [N], -180..180 degrees clockwise as seen, by ``joints`` [N, K, 2] in pixels.
+
+    From the middle of the hips to the middle of the shoulders; 0 is upright, 180 upside down.
+    """
+    shoulders, hips = ([skeleton.index(f"{side}_{end}") for side in ("left", "right")] for end in ("shoulder", "hip"))
+    up = joints[:, shoulders].mean(axis=1) - joints[:, hips].mean(axis=1)
+    return np.asarray(np.degrees(np.arctan2(up[:, 0], -up[:, 1])), dtype=np.float64)

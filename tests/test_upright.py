@@ -1,0 +1,127 @@
+"""Who leans far is looked at again, turned upright: how far people lean, what it costs, and what it gives."""
+
+from itertools import islice
+
+import cv2
+import numpy as np
+import pytest
+
+from edgepose import bundle as bundles
+from edgepose import engines, sources
+from edgepose.crops import apply
+from edgepose.engines import Options
+from edgepose.estimator import Estimator
+from edgepose.people.finder import Finder
+from edgepose.skeletons import SKELETONS
+from edgepose.upright import lean
+
+SHOTS = (130, 330, 600, 800)  # images of the clip in which one person is fully seen
+# Quarter turns clockwise -> (x, y) of an image of (width, height) as they are in the turned one.
+TURNS = {
+    1: (cv2.ROTATE_90_CLOCKWISE, lambda w, h: np.array([[0, -1, h - 1], [1, 0, 0]], float)),
+    2: (cv2.ROTATE_180, lambda w, h: np.array([[-1, 0, w - 1], [0, -1, h - 1]], float)),
+    3: (cv2.ROTATE_90_COUNTERCLOCKWISE, lambda w, h: np.array([[0, 1, 0], [-1, 0, w - 1]], float)),
+}
+
+
+@pytest.mark.parametrize("name", SKELETONS)
+@pytest.mark.parametrize(
+    ("shoulders", "degrees"), [((5, 0), 0), ((9, 5), 90), ((1, 5), -90), ((5, 9), 180), ((8, 2), 45)]
+)
+def test_people_lean_by_their_torso(name, shoulders, degrees):
+    skeleton = SKELETONS[name]
+    joints = np.full((1, len(skeleton), 2), np.nan)  # nothing but the torso is asked
+    for side, across in (("left", 1.0), ("right", -1.0)):
+        along = np.array([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))]) * across
+        joints[0, skeleton.index(f"{side}_hip")] = np.array([5, 5]) + along
+        joints[0, skeleton.index(f"{side}_shoulder")] = np.array(shoulders) + along
+    assert abs(lean(joints, skeleton)[0]) == pytest.approx(abs(degrees))
+    if abs(degrees) < 180:
+        assert np.sign(lean(joints, skeleton)[0]) == np.sign(degrees)
+
+
+class Counting:
+    """A real engine that notes the size of every batch."""
+
+    def __init__(self, engine):
+        self._engine = engine
+        self.name, self.precision = engine.name, engine.precision
+        self.batches = []
+
+    def infer(self, images):
+        self.batches.append(len(images))
+        return self._engine.infer(images)
+
+
+@pytest.fixture(scope="module")
+def running():
+    """The shipped INT8 network, counted, its manual, and the shipped finder."""
+    pose, finder = bundles.load("edgepose-s-int8", role="pose"), bundles.load("edgepose-finder", role="person")
+    opened = [engines.load(b, "auto", Options(threads=2)) for b in (pose, finder)]
+    yield Counting(opened[0]), pose.manual, Finder(opened[1], finder.manual)
+    for engine in opened:
+        engine.close()
+
+
+@pytest.fixture(scope="module")
+def shots(running, clip):
+    """Pictures with the box of the one person in each."""
+    with sources.open_source(str(clip)) as source:
+        images = [f.image for n, f in enumerate(islice(source, max(SHOTS) + 1)) if n in SHOTS]
+    boxes = [running[2].find(image).boxes for image in images]
+    assert [len(b) for b in boxes] == [1] * len(SHOTS)
+    return [(image, own[0]) for image, own in zip(images, boxes, strict=True)]
+
+
+def turned(image, box, quarters):
+    """The picture, the box and the map of coordinates after so many quarter turns."""
+    code, of = TURNS[quarters]
+    there = of(image.shape[1], image.shape[0])
+    corners = apply(there, box.reshape(2, 2))
+    return cv2.rotate(image, code), np.concatenate([corners.min(axis=0), corners.max(axis=0)]), there
+
+
+@pytest.mark.parametrize("quarters", TURNS)
+def test_a_rolled_camera_sees_people_nearly_as_an_upright_one_does(running, shots, quarters):
+    engine, manual, _ = running
+    once, twice = Estimator(engine, manual), Estimator(engine, manual, second_look=True)
+    apart = {once: [], twice: []}
+    for image, box in shots:
+        truth = once.estimate(image, box[None]).joints[0]
+        rolled, around, there = turned(image, box, quarters)
+        for estimator, errors in apart.items():
+            found = estimator.estimate(rolled, around[None]).joints[0]
+            errors.append(np.linalg.norm(found - apply(there, truth), axis=1) / max(box[2:] - box[:2]))
+    far = {estimator: np.mean(np.array(errors) > 0.05) for estimator, errors in apart.items()}
+    assert far[once] > 0.4  # or the second look would not be needed
+    assert far[twice] < far[once] / 2
+
+
+def test_a_second_look_costs_a_crop_of_who_leans_alone(running, shots):
+    engine, manual, _ = running
+    once, twice = Estimator(engine, manual), Estimator(engine, manual, second_look=True)
+    (image, box), (other, around, _) = shots[0], turned(*shots[1], 2)
+    engine.batches.clear()
+    both = twice.estimate_all([image, other], [box[None], around[None]])
+    assert engine.batches == [2, 1]
+    alone = once.estimate(image, box[None])
+    for field in ("joints", "scores", "covariance"):
+        np.testing.assert_allclose(getattr(both[0], field), getattr(alone, field), atol=0.05)
+    engine.batches.clear()
+    assert len(twice.estimate(image, np.zeros((0, 4)))) == 0
+    assert engine.batches == []
+
+
+def test_the_surer_answer_counts_with_its_covariance(running, shots):
+    """Turned back, an ellipse is turned with its joint: of a person upside down it is what it was upright."""
+    engine, manual, _ = running
+    twice = Estimator(engine, manual, second_look=True)
+    image, box = shots[1]
+    upright = twice.estimate(image, box[None])
+    rolled, around, there = turned(image, box, 2)
+    found = twice.estimate(rolled, around[None])
+    assert found.scores.mean() > Estimator(engine, manual).estimate(rolled, around[None]).scores.mean()
+    near = np.linalg.norm(found.joints[0] - apply(there, upright.joints[0]), axis=1) < 0.02 * max(box[2:] - box[:2])
+    assert near.sum() >= 10
+    ratio = found.covariance[0, near][:, [0, 2]] / upright.covariance[0, near][:, [0, 2]]
+    assert 0.5 < np.median(ratio) < 2
