@@ -20,7 +20,7 @@ from edgepose.crops import apply, apply_covariance, crop_affine, invert, to_inpu
 from edgepose.engines import Engine
 from edgepose.errors import EdgeposeError
 from edgepose.heatmaps import Decoder, cells_to_input
-from edgepose.upright import LEAN, lean
+from edgepose.upright import LEAN, SOMEBODY, apart, lean
 
 Crop = tuple[NDArray[np.uint8], NDArray[np.floating]]  # an image [H, W, 3], BGR, and a person's box [4] in it
 
@@ -62,7 +62,10 @@ class Estimator:
     """A pose model ready to run. Not for use by two threads at once."""
 
     def __init__(self, engine: Engine, manual: Manual, *, second_look: bool = False) -> None:
-        """``second_look``: at whoever leans far, with the crop turned upright; the surer of both answers counts."""
+        """``second_look``: at whoever leans far and may be a person, with the crop turned upright.
+
+        It counts where it is surer than the first and agrees with it how the person leans.
+        """
         self.engine = engine
         self._second_look = second_look
         self.manual = manual
@@ -105,9 +108,10 @@ class Estimator:
         if not self._second_look:
             return poses
         leaning = lean(poses.joints, self.skeleton)
-        again = np.flatnonzero(np.abs(leaning) > LEAN)
+        again = np.flatnonzero((np.abs(leaning) > LEAN) & (poses.person_scores >= SOMEBODY))
         second = self._look([crops[i] for i in again], -leaning[again], timer)
         surer = second.scores.mean(axis=1) > poses.scores[again].mean(axis=1)
+        surer &= apart(lean(second.joints, self.skeleton), leaning[again]) < LEAN  # of furniture two looks disagree
         for ours, theirs in zip(
             (poses.joints, poses.scores, poses.covariance),
             (second.joints, second.scores, second.covariance),

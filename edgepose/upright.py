@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from edgepose.skeletons import Skeleton
 
-LEAN = 45.0  # degrees from upright beyond which a second look, turned upright, is worth its crop
+LEAN = 45.0  # degrees from upright beyond which a second look is worth its crop; and how far two looks may differ
+
+SOMEBODY = 0.5  # person score from which it is given: the surer of two looks at furniture would be too sure too often
 
 
 def lean(joints: NDArray[np.floating], skeleton: Skeleton) -> NDArray[np.float64]:
@@ -22,3 +24,8 @@ def lean(joints: NDArray[np.floating], skeleton: Skeleton) -> NDArray[np.float64
     shoulders, hips = ([skeleton.index(f"{side}_{end}") for side in ("left", "right")] for end in ("shoulder", "hip"))
     up = joints[:, shoulders].mean(axis=1) - joints[:, hips].mean(axis=1)
     return np.asarray(np.degrees(np.arctan2(up[:, 0], -up[:, 1])), dtype=np.float64)
+
+
+def apart(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Degrees [N], 0..180, between directions ``a`` and ``b`` [N] in degrees."""
+    return np.asarray(np.abs((a - b + 180) % 360 - 180), dtype=np.float64)

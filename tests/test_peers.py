@@ -198,7 +198,9 @@ def test_factors_are_chosen_on_dev_and_reported_on_val(tmp_path, monkeypatch):
     seen = []
     judge = peers.judge
     monkeypatch.setattr(peers, "judge", lambda who, persons: seen.append((who.name, persons)) or judge(who, persons))
-    monkeypatch.setattr(peers, "openers_of_rivals", lambda folder, second_look: [lambda threads: Told(np.zeros((17, 2)))])
+    monkeypatch.setattr(
+        peers, "openers_of_rivals", lambda folder, second_look: [lambda threads: Told(np.zeros((17, 2)))]
+    )
     peers.main(models=["edgepose-first"], data=[SYNTH], split="val", persons=4, repeats=1, out=tmp_path)
     sides = {name: [{side("synth", p.group) for p in persons} for who, persons in seen if who == name]
              for name in ("told", "edgepose-first")}  # fmt: skip

@@ -11,7 +11,10 @@ from edgepose import engines, sources
 from edgepose.crops import apply
 from edgepose.engines import Options
 from edgepose.estimator import Estimator
+from edgepose.frame import Frame
+from edgepose.people.crowd import Everybody
 from edgepose.people.finder import Finder
+from edgepose.people.regions import Regions
 from edgepose.skeletons import SKELETONS
 from edgepose.upright import lean
 
@@ -125,3 +128,21 @@ def test_the_surer_answer_counts_with_its_covariance(running, shots):
     assert near.sum() >= 10
     ratio = found.covariance[0, near][:, [0, 2]] / upright.covariance[0, near][:, [0, 2]]
     assert 0.5 < np.median(ratio) < 2
+
+
+@pytest.mark.parametrize("quarters", [1, 2])
+def test_who_lies_or_hangs_is_found_and_followed(running, clip, quarters):
+    """Eighty pictures of the clip, turned: one person, one id, from the finder to the tracker."""
+    engine, manual, finder = running
+    crowd = Everybody(Estimator(engine, manual, second_look=True), finder, "run", {"film": Regions()})
+    with sources.open_source(str(clip)) as source:
+        images = [frame.image for frame in islice(source, 300, 380)]
+    counts, ids = [], set()
+    for number, image in enumerate(images):
+        frame = Frame(np.ascontiguousarray(np.rot90(image, -quarters)), number * 40_000_000, number, "film")
+        (people,) = crowd.update([frame])
+        counts.append(len(people))
+        ids |= set(people.ids)
+    assert len(ids) == 1
+    assert max(counts) == 1
+    assert np.mean(counts[20:]) > 0.95

@@ -25,6 +25,8 @@ from edgepose.people.smooth import Smoother, smoother
 from edgepose.people.steady import Steady
 from edgepose.people.track import Following, Tracker
 
+TURNED = 3  # one in so many looks of the finder is at the image turned by a quarter, for people who lie
+
 
 class Crowd(Protocol):
     """Whatever turns frames of different cameras into their people."""
@@ -53,6 +55,7 @@ class Everybody:
         self._patience, self._confident = following.patience, following.confident
         self._outside: dict[str, dict[str, int]] = {}  # camera -> who is followed but does not count -> since when, ns
         self._steady = {name: Steady() for name in regions}
+        self._looks = dict.fromkeys(regions, 0)  # of the finder
         self._trackers = {
             name: Tracker(
                 run if len(regions) == 1 else f"{run}-{name}",
@@ -74,7 +77,9 @@ class Everybody:
         """The crops that the frame's tracker wants, after the finder had its look where it was time."""
         tracker = self._trackers[frame.camera]
         if tracker.wants_finder():
-            found = self._finder.find(frame.image, timer)
+            self._looks[frame.camera] += 1
+            turned = self._looks[frame.camera] % TURNED == 0
+            found = self._finder.find(frame.image, timer, turned=turned)
             # Whoever does not count costs no crop. How many count is seen when the pose network has had its word.
             counts = keep(self._regions[frame.camera], found.boxes, size_of(frame), all_of_them=True)
             tracker.found(found.boxes[counts], found.scores[counts])

@@ -70,15 +70,16 @@ class Finder:
         self._inputs = np.zeros((1, 3, height, width), dtype=np.float32)
         self._crop = np.zeros((height, width, 3), dtype=np.uint8)
 
-    def find(self, image: NDArray[np.uint8], timer: StageTimer = untimed) -> Found:
+    def find(self, image: NDArray[np.uint8], timer: StageTimer = untimed, *, turned: bool = False) -> Found:
         """The people in a BGR ``image`` [H, W, 3]; what lies beside the image is nobody.
 
-        EdgeposeError where the engine gives no numbers.
+        ``turned``: the network is shown the image turned by a quarter, for people who lie: then they stand, or stand on
+        their head. EdgeposeError where the engine gives no numbers.
         """
         with timer("look for people"):
             height, width = image.shape[:2]
             whole = np.array([-0.5, -0.5, width - 0.5, height - 0.5])
-            affine = crop_affine(whole, self.manual.input_size, 1.0)
+            affine = self._letterbox(whole, turned)
             warp(image, affine, self.manual.input_size, out=self._crop)
             to_input(self._crop, self._inputs[0])
             maps = self.engine.infer(self._inputs)[0]
@@ -90,8 +91,18 @@ class Finder:
                                     f"{self.engine.precision}; try another --precision or --engine")  # fmt: skip
             cells, scores = decode(maps, self.least)
             corners = cells_to_input(cells.reshape(-1, 2), self.manual.stride)
-            boxes = apply(invert(affine), corners).reshape(-1, 4)
+            ends = apply(invert(affine), corners).reshape(-1, 2, 2)
+            boxes = np.concatenate([ends.min(axis=1), ends.max(axis=1)], axis=1)  # a quarter turn exchanges the ends
             low, high = whole[:2], whole[2:]
             boxes = np.concatenate([np.clip(boxes[:, :2], low, high), np.clip(boxes[:, 2:], low, high)], axis=1)
             seen = areas(boxes) > 0
         return Found(boxes[seen], scores[seen])
+
+    def _letterbox(self, whole: NDArray[np.float64], turned: bool) -> NDArray[np.float64]:
+        """The map [2, 3] by which the network sees the ``whole`` image [4]."""
+        upright = crop_affine(whole, self.manual.input_size, 1.0)
+        if not turned:
+            return upright
+        sides, size = whole[2:] - whole[:2], np.array(self.manual.input_size)
+        smaller = (size / sides[::-1]).min() / (size / sides).min()  # what must fit into what the sides exchanged leave
+        return crop_affine(whole, self.manual.input_size, 1.0, scale=float(smaller), rotation=90)

@@ -30,7 +30,7 @@ from edgepose.engines import Engine
 from edgepose.errors import EdgeposeError, missing
 from edgepose.estimator import Estimator
 from edgepose.skeletons import COCO17, Skeleton
-from edgepose.upright import LEAN, lean
+from edgepose.upright import LEAN, apart, lean
 from trainer.profile.graph import analyse
 from trainer.profile.latency import random_images
 
@@ -184,7 +184,8 @@ class Rival:
         leaning = float(lean(joints[None], self.skeleton)[0])
         if self._second_look and abs(leaning) > LEAN:
             again, surer = self._look(image, box, -leaning)
-            return again if surer.mean() > scores.mean() else joints
+            agrees = apart(lean(again[None], self.skeleton), np.array([leaning]))[0] < LEAN
+            return again if agrees and surer.mean() > scores.mean() else joints
         return joints
 
     def _look(self, image: Image, box: Floats, turn: float) -> tuple[Floats, Floats]:

@@ -241,3 +241,32 @@ def test_a_bundle_on_an_engine_finds_what_it_should(tmp_path, name, zoom):
     centre, half = np.array([42.0, 22.0]) * zoom - 0.5, np.array([4.0, 8.0]) * zoom
     assert np.allclose(found.boxes, [[*(centre - half), *(centre + half)]], atol=0.02)
     assert found.scores == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_turned_look_finds_who_lies(shape):
+    """What the network is shown is the whole image turned by a quarter; what it tells comes back to the image."""
+    height, width = shape
+    corners = np.zeros((height, width, 3), dtype=np.uint8)
+    box = np.array([0.55 * width, 0.2 * height, 0.9 * width, 0.5 * height])
+    corners[int(box[1]) : int(box[3]), int(box[0]) : int(box[2])] = 255
+    seen = []
+
+    class Bright(Drawn):
+        """Finds what is bright, where it stands in the input."""
+
+        def infer(self, images):
+            rows, columns = np.nonzero(images[0, 0] > 200)
+            seen.append((columns.max() - columns.min() + 1, rows.max() - rows.min() + 1))
+            edges = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / 4 - 0.5
+            maps = empty()
+            write(maps, edges, 0.9)
+            return maps[None]
+
+    finder = Finder(Bright(None), manual())
+    for turned in (False, True):
+        (found,) = finder.find(corners, turned=turned).boxes
+        cell = max(width / INPUT[1], height / INPUT[0], width / INPUT[0], height / INPUT[1])  # pixels in one of input
+        assert np.abs(found - (box - 0.5)).max() < 2 * cell + 1
+    upright, lying = seen
+    assert (lying[0] < lying[1]) == (upright[0] > upright[1])  # broad has become high
