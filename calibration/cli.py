@@ -218,7 +218,10 @@ def verify(
     plot: Annotated[Path | None, typer.Option(help="Write the distribution of distances to this PNG.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Do two runners give the same joints, and what does each cost; exit 3 where b loses more than allowed."""
+    """Do two runners give the same joints, and what does each cost; exit 3 where b loses more than allowed.
+
+    All --data together.
+    """
     from calibration import gate
     from calibration import verify as verifying
     from calibration.judge import Judge

@@ -51,12 +51,12 @@ class Outcome:
     @property
     def joints(self) -> dict[str, float]:
         """Points of the leading metric lost by joint, the worst first."""
-        return groups.by_joint(self.judge, self.float_, self.int8, self.judge.metrics[0])
+        return groups.by_joint(self.judge, self.float_, self.int8, self.judge.leading)
 
     @property
     def activities(self) -> dict[str, float]:
         """Points of the leading metric lost by activity, the worst first; empty where the data know none."""
-        return groups.by_group(groups.activities(self.judge), self.float_, self.int8, self.judge.metrics[0])
+        return groups.by_group(groups.activities(self.judge), self.float_, self.int8, self.judge.leading)
 
     @cached_property
     def cluster_masks(self) -> Masks:
@@ -66,15 +66,19 @@ class Outcome:
     @property
     def clusters(self) -> dict[str, float]:
         """Points of the leading metric lost by cluster of poses, the worst first."""
-        return groups.by_group(self.cluster_masks, self.float_, self.int8, self.judge.metrics[0])
+        return groups.by_group(self.cluster_masks, self.float_, self.int8, self.judge.leading)
 
     def sentence(self) -> str:
-        """Float and INT8 accuracy in one line, and the group that lost most."""
-        parts = [f"{m} {self.float_.percent(m):.2f} -> {self.int8.percent(m):.2f}" for m in self.judge.metrics]
+        """Float and INT8 accuracy on each set in one line, and the group that lost most."""
+        parts = []
+        for name, mask in self.judge.sets.items():
+            before, after = ({m: a.percent(m, mask) for m in METRICS} for a in (self.float_, self.int8))
+            told = ", ".join(f"{m} {before[m]:.2f} -> {after[m]:.2f}" for m in METRICS if math.isfinite(before[m]))
+            parts.append(f"{name}, {mask.sum()} persons: {told}".removeprefix(", "))
         kept = f", {len(self.keep_float)} layers in float" if self.keep_float else ""
         worst = next(iter((self.activities or self.clusters).items()), None)
-        group = f"; worst group {worst[0]}: {-worst[1]:+.2f} points of {self.judge.metrics[0]}" if worst else ""
-        return f"{self.bundle.manual.name}, {len(self.judge.persons)} persons: {', '.join(parts)}{kept}{group}"
+        group = f"; worst group {worst[0]}: {-worst[1]:+.2f} points of {self.judge.leading}" if worst else ""
+        return f"{self.bundle.manual.name}, {'; '.join(parts)}{kept}{group}"
 
 
 def calibrate(

@@ -27,7 +27,7 @@ METRICS: dict[str, tuple[Literal["head", "torso"], float]] = {
     "pckh01": ("head", 0.1),
     "pck02_torso": ("torso", 0.2),
 }
-TORSO = 0.54  # head lengths in a torso, left shoulder to right hip: the middle of mpii_sports' training persons
+HEAD = 0.54  # torso lengths (left shoulder to right hip) in a head: the median of mpii_sports' training persons
 _BATCH = 8
 
 
@@ -62,10 +62,11 @@ class Judge:
         self._labelled = np.stack([p.labelled for p in persons])
         self._truth = truth
         self._lengths = {"head": self._length(self.skeleton.head), "torso": self._length(self.skeleton.torso)}
-        if not any(np.isfinite(length).any() for length in self._lengths.values()):
+        known = np.isfinite(self._lengths["head"]) | np.isfinite(self._lengths["torso"])
+        for name in (name for name, mask in self.sets.items() if not known[mask].any()):
             ends = " or ".join(f"{a} and {b}" for a, b in filter(None, (self.skeleton.head, self.skeleton.torso)))
-            raise EdgeposeError(f"joints are measured by what lies between {ends}, and no person in the data has both "
-                                "labelled; judge on other data")  # fmt: skip
+            raise EdgeposeError(f"joints are measured by what lies between {ends}, and no person in "
+                                f"{name or 'the data'} has both labelled; judge on other data")  # fmt: skip
         self.crops = cut(persons, manual, "cutting crops to judge on")  # [N, 3, H, W] uint8 RGB
 
     def _length(self, ends: tuple[str, str] | None) -> NDArray[np.float64]:
@@ -77,8 +78,18 @@ class Judge:
 
     @property
     def metrics(self) -> list[str]:
-        """Those of METRICS that some of the persons can be judged by, the leading one first."""
+        """Those of METRICS that some of the persons can be judged by."""
         return [name for name, (by, _) in METRICS.items() if np.isfinite(self._lengths[by]).any()]
+
+    @property
+    def finest(self) -> str:
+        """The metric that small movements of joints show in first."""
+        return "pckh01" if "pckh01" in self.metrics else self.metrics[0]
+
+    @property
+    def leading(self) -> str:
+        """The metric that groups are compared by: the first, or of several sets the last, which they have in common."""
+        return self.metrics[0 if len(self.sets) == 1 else -1]
 
     def images(self, count: int) -> NDArray[np.float32]:
         """The first ``count`` crops as the network takes them."""
@@ -112,7 +123,7 @@ class Judge:
     def shift(self, a: Answers, b: Answers) -> NDArray[np.float64]:
         """How far apart two engines put each joint [N, K], in head lengths.
 
-        Where the head is not labelled TORSO of the torso is taken for it; NaN where that is not labelled either.
+        Where the head is not labelled HEAD of the torso is taken for it; NaN where that is not labelled either.
         """
-        head = np.where(np.isfinite(self._lengths["head"]), self._lengths["head"], TORSO * self._lengths["torso"])
+        head = np.where(np.isfinite(self._lengths["head"]), self._lengths["head"], HEAD * self._lengths["torso"])
         return np.asarray(np.linalg.norm(a.joints - b.joints, axis=-1) / head[:, None])

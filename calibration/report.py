@@ -41,11 +41,11 @@ def write(outcome: Outcome, path: Path, *, threads: int = 2, repeats: int = 50) 
         f"{outcome.bundle.sha256[:16]}, set sha256 {outcome.chosen.sha256[:16]}.</p>",
         _section("The calibration set", "Every crop that ranges were taken from, or as many as fit.",
                  _image(_grid([_bgr(c) for c in outcome.chosen.crops[:_SHOWN]], _EXAMPLES, _SMALL))),
-        _section("Accuracy", "Against the labels, in percent; the difference with its 95 % interval over persons "
-                 "(paired bootstrap).", _accuracy(compared)),
+        _section("Accuracy", "Against the labels, all sets together, in percent; the difference with its 95 % interval "
+                 "over persons (paired bootstrap).", _accuracy(compared)),
         _section("Latency", f"One crop on {outcome.engine}, {compared.threads or 'all'} threads, in turns in one run.",
                  _latency(compared)),
-        _section("By joint", f"Points of {outcome.judge.metrics[0]} that INT8 lost (below nought: gained).",
+        _section("By joint", f"Points of {outcome.judge.leading} that INT8 lost (below nought: gained).",
                  _bars(outcome.joints)),
     ]  # fmt: skip
     if outcome.activities:

@@ -1,7 +1,7 @@
 """Which layers bear INT8, and the cheapest mixture that keeps within the accuracy budget.
 
-Each layer is quantised alone, all others in float, and judged by PCKh@0.1 and by how far the joints move. From all
-layers in INT8, the most harmful ones go back to float one after the other until the budget is met.
+Each layer is quantised alone, all others in float, and judged by the finest metric and by how far the joints move. From
+all layers in INT8, the most harmful ones go back to float one after the other until the budget is met.
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ class Sensitivity:
     """What quantising one layer alone does."""
 
     layer: str
-    pckh01_lost: float  # points
+    lost: float  # points of ``metric``
     shift: float  # mean over joints, head lengths
+    metric: str = "pckh01"
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,10 @@ def sensitivities(model: Any, float_: Answers, judge: Judge, run: Run) -> list[S
     found = []
     for name in progress(names, len(names), "layer by layer"):
         answers = run(in_float(model, [other for other in names if other != name]))
-        lost = float_.percent("pckh01") - answers.percent("pckh01")
-        found.append(Sensitivity(name, lost, float(np.nanmean(judge.shift(float_, answers)))))
+        lost = float_.percent(judge.finest) - answers.percent(judge.finest)
+        found.append(Sensitivity(name, lost, float(np.nanmean(judge.shift(float_, answers))), judge.finest))
     # The shift decides between layers that cost the same few joints: it is finer than a count of hits.
-    return sorted(found, key=lambda s: (-s.shift, -s.pckh01_lost))
+    return sorted(found, key=lambda s: (-s.shift, -s.lost))
 
 
 def cheapest(
@@ -139,8 +140,8 @@ def show(ranked: list[Sensitivity]) -> None:
     from rich.table import Table
 
     table = Table(title="each layer quantised alone, the most harmful first", title_justify="left")
-    for heading in ("layer", "joints moved, heads", "PCKh@0.1 lost"):
+    for heading in ("layer", "joints moved, heads", f"{ranked[0].metric} lost"):
         table.add_column(heading, justify="left" if heading == "layer" else "right")
     for s in ranked:
-        table.add_row(s.layer, f"{s.shift:.4f}", f"{s.pckh01_lost:+.2f}")
+        table.add_row(s.layer, f"{s.shift:.4f}", f"{s.lost:+.2f}")
     Console().print(table)

@@ -130,7 +130,15 @@ def _crowd(settings: Settings, estimator: Estimator, regions: dict[str, Regions]
     bundle = bundles.load(people.finder, role="person")
     finder = Finder(_engine(settings, bundle, stack), bundle.manual, people.least)
     following = Following(every=people.every, confirm=people.confirm, patience=people.patience, most=people.most)
-    return Everybody(estimator, finder, run, regions, following=following, smoothing=people.smoothing)
+    return Everybody(
+        estimator,
+        finder,
+        run,
+        regions,
+        following=following,
+        smoothing=people.smoothing,
+        lying=people.second_look,
+    )
 
 
 def _sinks(settings: Settings, extra: tuple[Sink, ...], stack: ExitStack) -> list[Sink]:

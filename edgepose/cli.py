@@ -70,7 +70,7 @@ FinderName = Annotated[
 MostPeople = Annotated[int | None, typer.Option("--most", help="People at once, per camera [8].")]
 SecondLook = Annotated[
     bool | None,
-    typer.Option("--second-look/--no-second-look", help="Turn the crops of people who lean far upright, too [yes]."),
+    typer.Option("--second-look/--no-second-look", help="Look again at people who lean far, turned upright [yes]."),
 ]
 Smoothing = Annotated[str | None, typer.Option("--smoothing", help="off, one-euro, kalman [off].")]
 Velocity = Annotated[bool | None, typer.Option("--velocity", help="Publish how fast joints move, too [no].")]
@@ -191,6 +191,7 @@ def bench(
     max_frames: MaxFrames = None,
     finder: FinderName = None,
     most: MostPeople = None,
+    second_look: SecondLook = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Time the whole loop on a file, stage by stage; warm-up left out."""
@@ -206,6 +207,7 @@ def bench(
         "max_frames": max_frames,
         "people.finder": finder,
         "people.most": most,
+        "people.second_look": second_look,
     }
     from edgepose.bench import bench as measure
 

@@ -60,7 +60,7 @@ class PeopleSettings(_Strict):
     confirm: Annotated[int, Field(ge=1, le=100)] = 3  # sights until a person counts
     patience: Annotated[float, Field(ge=0, le=60)] = 1.0  # seconds unseen until a person is gone
     most: Annotated[int, Field(ge=1, le=64)] = 8  # people at once, per camera
-    second_look: bool = True  # at whoever leans far, with the crop turned upright; the surer answer counts
+    second_look: bool = True  # at whoever leans far, turned upright; and the finder looks for people who lie
     smoothing: Literal["off", "one-euro", "kalman"] = "off"
     velocity: bool = False  # publish how fast joints move
     predict_to: Literal["acquired", "publish"] = "acquired"  # the time that published joints are of

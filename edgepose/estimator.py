@@ -1,6 +1,7 @@
 """Person boxes in an image -> joints in image pixels: crop, engine, decode, and back.
 
-The loop and ``edgepose-train evaluate`` both go through here, so that a figure is of what runs.
+The loop and ``edgepose-train evaluate`` both go through here, so that a figure is of what runs. Evaluation looks once
+unless it is told to look twice, as the loop does at who leans.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from edgepose.crops import apply, apply_covariance, crop_affine, invert, to_inpu
 from edgepose.engines import Engine
 from edgepose.errors import EdgeposeError
 from edgepose.heatmaps import Decoder, cells_to_input
-from edgepose.upright import LEAN, SOMEBODY, apart, lean
+from edgepose.upright import LEAN, SOMEBODY, apart, box_upright, lean
 
 Crop = tuple[NDArray[np.uint8], NDArray[np.floating]]  # an image [H, W, 3], BGR, and a person's box [4] in it
 
@@ -103,13 +104,14 @@ class Estimator:
             for a, b in itertools.pairwise(ends.tolist())
         ]
 
-    def _estimate(self, crops: list[Crop], timer: StageTimer) -> Poses:
+    def _estimate(self, crops: Sequence[Crop], timer: StageTimer) -> Poses:
         poses = self._look(crops, np.zeros(len(crops)), timer)
         if not self._second_look:
             return poses
         leaning = lean(poses.joints, self.skeleton)
         again = np.flatnonzero((np.abs(leaning) > LEAN) & (poses.person_scores >= SOMEBODY))
-        second = self._look([crops[i] for i in again], -leaning[again], timer)
+        upright = [(crops[i][0], box_upright(poses.joints[i], -leaning[i], crops[i][1])) for i in again]
+        second = self._look(upright, -leaning[again], timer)
         surer = second.scores.mean(axis=1) > poses.scores[again].mean(axis=1)
         surer &= apart(lean(second.joints, self.skeleton), leaning[again]) < LEAN  # of furniture two looks disagree
         for ours, theirs in zip(
@@ -120,7 +122,7 @@ class Estimator:
             ours[again[surer]] = theirs[surer]
         return poses
 
-    def _look(self, crops: list[Crop], turns: NDArray[np.float64], timer: StageTimer) -> Poses:
+    def _look(self, crops: Sequence[Crop], turns: NDArray[np.float64], timer: StageTimer) -> Poses:
         """Joints of each of ``crops``, turned by ``turns`` [N] degrees, clockwise as seen; one batch."""
         n, k = len(crops), len(self.skeleton)
         if n == 0:

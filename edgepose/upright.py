@@ -26,6 +26,19 @@ def lean(joints: NDArray[np.floating], skeleton: Skeleton) -> NDArray[np.float64
     return np.asarray(np.degrees(np.arctan2(up[:, 0], -up[:, 1])), dtype=np.float64)
 
 
+def box_upright(joints: NDArray[np.floating], turn: float, box: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The box [4] about the middle of ``box`` [4] whose crop, turned by ``turn`` degrees clockwise, holds ``joints``.
+
+    A body along the diagonal is longer than its upright box, and a crop of that would cut it off once turned.
+    ``joints`` [M, 2] in pixels. Never smaller than ``box``.
+    """
+    cos, sin = np.cos(np.radians(turn)), np.sin(np.radians(turn))
+    middle = (box[:2] + box[2:]) / 2
+    turned = (joints - middle) @ np.array([[cos, -sin], [sin, cos]]).T
+    half = max(float(np.abs(turned).max()), float(max(box[2:] - box[:2])) / 2)
+    return np.concatenate([middle - half, middle + half])
+
+
 def apart(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:
     """Degrees [N], 0..180, between directions ``a`` and ``b`` [N] in degrees."""
     return np.asarray(np.abs((a - b + 180) % 360 - 180), dtype=np.float64)

@@ -168,7 +168,7 @@ def fit(
     module = PoseModule(recipe)
     if recipe.distillation is not None:
         module.teacher = Teacher(recipe, threads)
-    module.fresh = not recipe.start_from and checkpoint is None
+    module.fresh = (not recipe.start_from or recipe.start_with == "stem") and checkpoint is None
     if recipe.start_from and checkpoint is None:
         module.begin_with(Path(recipe.start_from))
     if recipe.pretrained and checkpoint is None:

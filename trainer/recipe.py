@@ -241,6 +241,9 @@ class Recipe(Course):
         if self.quantisation is not None:
             if not self.start_from:
                 raise ValueError("quantisation fine-tunes a trained network; say by start_from which")
+            if self.start_with != "all":
+                raise ValueError(f"quantisation fine-tunes a trained network, not its {self.start_with} alone; leave "
+                                 "start_with out")  # fmt: skip
             if self.model.block == "reparam":
                 raise ValueError("quantisation cannot be learnt with block reparam, whose branches are one convolution "
                                  "in the exported network; choose another block")  # fmt: skip

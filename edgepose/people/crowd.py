@@ -48,14 +48,18 @@ class Everybody:
         *,
         following: Following | None = None,
         smoothing: str = "off",
+        lying: bool = True,
     ) -> None:
-        """``regions``: camera -> which of its people count. ``run`` begins every id, see :class:`Tracker`."""
+        """``regions``: camera -> which of its people count. ``run`` begins every id, see :class:`Tracker`.
+
+        ``lying``: the finder looks for people who lie, too.
+        """
         self._estimator, self._finder, self._regions = estimator, finder, regions
         following = following or Following()
         self._patience, self._confident = following.patience, following.confident
         self._outside: dict[str, dict[str, int]] = {}  # camera -> who is followed but does not count -> since when, ns
         self._steady = {name: Steady() for name in regions}
-        self._looks = dict.fromkeys(regions, 0)  # of the finder
+        self._lying, self._looks = lying, dict.fromkeys(regions, 0)  # of the finder, by camera
         self._trackers = {
             name: Tracker(
                 run if len(regions) == 1 else f"{run}-{name}",
@@ -78,7 +82,7 @@ class Everybody:
         tracker = self._trackers[frame.camera]
         if tracker.wants_finder():
             self._looks[frame.camera] += 1
-            turned = self._looks[frame.camera] % TURNED == 0
+            turned = self._lying and self._looks[frame.camera] % TURNED == 0
             found = self._finder.find(frame.image, timer, turned=turned)
             # Whoever does not count costs no crop. How many count is seen when the pose network has had its word.
             counts = keep(self._regions[frame.camera], found.boxes, size_of(frame), all_of_them=True)

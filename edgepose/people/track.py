@@ -80,7 +80,7 @@ class Following:
     accept: float = ACCEPT  # person score, 0..1, that a new person needs in each sight but the first until it counts
     keep: float = KEEP  # person score, 0..1, below which a followed person counts as unseen
     confident: float = CONFIDENT  # joint score, 0..1, from which a joint shapes the box
-    most: int = 8  # people at once: tracks, hence crops per frame
+    most: int = 8  # people at once: tracks, hence crops per frame, and as many again if all of them lean
 
 
 @dataclass

@@ -214,8 +214,16 @@ def measure_accuracy(contestant: Contestant, ours: bool, sets: dict[str, list[Pe
     return row
 
 
+def cost(row: Row, threads: int, name: str) -> float:
+    """Milliseconds per person of one set, all looks counted."""
+    return row.milliseconds[threads].median * row.looks.get(name, 1.0)
+
+
 def duels(rows: list[Row]) -> list[Duel]:
-    """Each of ours against each peer, pair by pair: what is hard for both, or slow for both, cancels."""
+    """Each of ours against each peer, pair by pair: what is hard for both, or slow for both, cancels.
+
+    Times are of one look.
+    """
     none = np.zeros(0)  # the joints themselves are not compared
     found = []
     for mine, peer in product((r for r in rows if r.kind != "peer"), [r for r in rows if r.kind == "peer"]):
@@ -288,16 +296,16 @@ def plot(rows: list[Row], split: str, path: Path) -> None:
             mine = [r for r in rows if r.kind == kind]
             if not mine:
                 continue
-            x, y = [r.milliseconds[threads].median for r in mine], [r.accuracy[name].pck for r in mine]
+            x, y = [cost(r, threads, name) for r in mine], [r.accuracy[name].pck for r in mine]
             spread = [[r.accuracy[name].pck - r.accuracy[name].low for r in mine],
                       [r.accuracy[name].high - r.accuracy[name].pck for r in mine]]  # fmt: skip
             axes.errorbar(x, y, yerr=spread, fmt=markers[kind], color=colour, elinewidth=0.8, label=labels[kind])
             side = 1 if kind == "peer" else -1  # ours to the left above, others to the right below: fewer collide
             for row in mine:
-                here = row.milliseconds[threads].median, row.accuracy[name].pck
+                here = cost(row, threads, name), row.accuracy[name].pck
                 axes.annotate(_short(row.name), here, (6 * side, -6 * side), textcoords="offset points", va="center",
                               ha="left" if side > 0 else "right", fontsize=8, color="#333333")  # fmt: skip
-        axes.set(xscale="log", xlabel=f"ms per crop, {threads} threads", ylabel="PCK@0.2 torso, 12 limb joints, %",
+        axes.set(xscale="log", xlabel=f"ms per person, {threads} threads", ylabel="PCK@0.2 torso, 12 limb joints, %",
                  title=f"{name}, {split}, {rows[0].accuracy[name].persons} persons")  # fmt: skip
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")

@@ -248,6 +248,12 @@ def test_each_set_of_persons_has_the_whole_budget(learnt, harmed, tmp_path):
     assert (first.data, first.split, first.persons, set(first.figures)) == ("a", "dev", 5, set(METRICS))
     assert (second.data, second.split, second.persons, set(second.figures)) == ("b", "all", 3, {"pck02_torso"})
     judge = made.judge
+    assert judge.leading == "pck02_torso"
+    assert "a@dev, 5 persons: pckh05 " in made.sentence()
+    assert "; b, 3 persons: pck02_torso " in made.sentence()
+    assert sum(int(name.split("(")[1].rstrip(")")) for name in made.activities) == 8
+    ranked = gate.rank(learnt.bundle, learnt.chosen, {"b": people["b"]})
+    assert all(np.isfinite(s.lost) and s.metric == "pck02_torso" for s in ranked)
     assert np.isfinite(judge.shift(made.float_, made.int8)).all()
     spoilt = Run(judge, learnt.bundle.manual, threads=1)(harmed[0])
     worse = {name: np.where(mask[:, None], spoilt.hits["pck02_torso"], made.float_.hits["pck02_torso"])

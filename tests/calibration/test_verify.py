@@ -134,9 +134,14 @@ def test_who_cannot_be_judged_on_is_said(learnt):
     labelled[skeleton.index("upper_neck")] = False
     headless = Judge([replace(p, labelled=labelled) for p in learnt.persons], learnt.bundle.manual)
     assert headless.metrics == ["pck02_torso"]
+    assert headless.finest == headless.leading == "pck02_torso"
     labelled[skeleton.index("left_shoulder")] = False
     with pytest.raises(EdgeposeError, match="between upper_neck and head_top or left_shoulder and right_hip, and no "
                                             "person in the data has both labelled"):  # fmt: skip
         Judge([replace(p, labelled=labelled) for p in learnt.persons], learnt.bundle.manual)
+    some = [*learnt.persons[:4], *(replace(p, labelled=labelled) for p in learnt.persons[4:])]
+    sets = {"good": np.arange(8) < 4, "bad@dev": np.arange(8) >= 4}
+    with pytest.raises(EdgeposeError, match="no person in bad@dev has both labelled"):
+        Judge(some, learnt.bundle.manual, sets)
     with pytest.raises(EdgeposeError, match="there is no labelled person to judge on"):
         Judge([], learnt.bundle.manual)

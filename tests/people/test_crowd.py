@@ -44,6 +44,7 @@ class Seeing:
         self.coats = []  # what only the finder takes for people
         self.batches = []  # crops per image of each batch
         self.looks = Counter()
+        self.turned = []  # (scene, whether that look was turned)
 
     def of(self, image):
         return self.scenes[int(image[0, 0, 0])]
@@ -57,6 +58,7 @@ class Seeing:
 
     def find(self, image, timer=None, *, turned=False):
         self.looks[int(image[0, 0, 0])] += 1
+        self.turned.append((int(image[0, 0, 0]), turned))
         people = self.of(image) + self.coats
         return Found(np.array([box_of_joints(p) for p in people]).reshape(-1, 4), np.full(len(people), 0.9))
 
@@ -204,6 +206,16 @@ def test_a_large_coat_does_not_keep_the_only_place_from_a_person():
     seen = film(everybody(seeing, {"door": Regions(most=1)}), ["door"], 60)["door"]
     assert seen[-1].ids == ["run-1"]
     assert seen[-1].boxes[0, 0] > 400
+
+
+@pytest.mark.parametrize("lying", [True, False])
+def test_every_third_look_at_each_camera_is_for_people_who_lie(lying):
+    seeing = Seeing([], [stands(300)])
+    film(everybody(seeing, {"empty": Regions(), "hall": Regions()}, lying=lying), ["empty", "hall"], 30)
+    for scene in (0, 1):
+        turned = [was for which, was in seeing.turned if which == scene]
+        assert turned == [lying and (n + 1) % 3 == 0 for n in range(len(turned))]
+        assert len(turned) >= 6
 
 
 def test_the_largest_are_the_most():

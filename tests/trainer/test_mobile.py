@@ -254,6 +254,7 @@ def test_it_is_exported_as_plain_convolutions():
         ),
         ({"model": {"frozen": 1}}, "model.frozen keeps what a stem begins with"),
         ({"start_with": "stem"}, "set start_from and model.stem"),
+        ({"start_with": "stem", "start_from": "b.ckpt", "quantisation": {}}, "not its stem alone"),
         (
             {"start_with": "stem", "start_from": "b.ckpt", "model": {"stem": "compact", "multiplier": 1}},
             "set start_from and model.stem",
