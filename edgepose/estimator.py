@@ -110,7 +110,7 @@ class Estimator:
             return poses
         leaning = lean(poses.joints, self.skeleton)
         again = np.flatnonzero((np.abs(leaning) > LEAN) & (poses.person_scores >= SOMEBODY))
-        upright = [(crops[i][0], box_upright(poses.joints[i], -leaning[i], crops[i][1])) for i in again]
+        upright = [(crops[i][0], box_upright(poses.joints[i], -leaning[i], crops[i][1])) for i in again.tolist()]
         second = self._look(upright, -leaning[again], timer)
         surer = second.scores.mean(axis=1) > poses.scores[again].mean(axis=1)
         surer &= apart(lean(second.joints, self.skeleton), leaning[again]) < LEAN  # of furniture two looks disagree

@@ -163,6 +163,7 @@ def test_a_second_look_is_counted_and_named(monkeypatch):
     once, twice = (opened(1) for opened in rivals.openers_of_ours(["edgepose-s-int8"], "openvino", second_look=True))
     assert (once.name, twice.name) == ("edgepose-s-int8", "edgepose-s-int8, 2 looks")
     monkeypatch.setattr("edgepose.estimator.LEAN", -1.0)  # everybody leans
+    monkeypatch.setattr("edgepose.estimator.SOMEBODY", 0.0)
     for contestant, looks in ((once, 1), (twice, 2)):
         contestant.locate(picture(), np.array([20.0, 20, 180, 180]))
         assert contestant.looks == looks
