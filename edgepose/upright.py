@@ -13,7 +13,8 @@ from edgepose.skeletons import Skeleton
 
 LEAN = 45.0  # degrees from upright beyond which a second look is worth its crop; and how far two looks may differ
 
-SOMEBODY = 0.5  # person score from which it is given: the surer of two looks at furniture would be too sure too often
+# Person score of the first look from which there is a second: of furniture the surer of two is too sure.
+SOMEBODY = 0.62
 
 
 def lean(joints: NDArray[np.floating], skeleton: Skeleton) -> NDArray[np.float64]:

@@ -1,5 +1,6 @@
 """Who leans far is looked at again, turned upright: how far people lean, what it costs, and what it gives."""
 
+from dataclasses import replace
 from itertools import islice
 
 import cv2
@@ -204,3 +205,17 @@ def test_who_lies_or_hangs_is_found_and_followed(running, clip, quarters):
     assert len(ids) == 1
     assert max(counts) == 1
     assert np.mean(counts[20:]) > 0.95
+
+
+def test_furniture_stays_furniture(clip):
+    """The foot of the room's table has four limbs and lies: with too low a bar the larger network follows it."""
+    pose, found = bundles.load("edgepose-l-int8", role="pose"), bundles.load("edgepose-finder", role="person")
+    opened = [engines.load(b, "auto", Options(threads=2)) for b in (pose, found)]
+    estimator, finder = Estimator(opened[0], pose.manual, second_look=True), Finder(opened[1], found.manual)
+    crowd = Everybody(estimator, finder, "run", {"film": Regions()})
+    with sources.open_source(str(clip)) as source:
+        for number, frame in enumerate(islice(source, 62)):
+            (people,) = crowd.update([replace(frame, camera="film")])
+            assert len(people) == 0, number
+    for engine in opened:
+        engine.close()
