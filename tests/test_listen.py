@@ -133,7 +133,8 @@ def test_a_broker_that_dies_and_comes_back(mosquitto: Mosquitto) -> None:
 
 def test_ctrl_c_and_a_closed_pipe_end_it_cleanly(mosquitto: Mosquitto) -> None:
     script = (
-        "import sys; from edgepose.listen import listen; from edgepose.mqtt import parse_broker\n"
+        "import signal, sys; from edgepose.listen import listen; from edgepose.mqtt import parse_broker\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's & has it ignored
         "print('ready', flush=True)\n"
         "sys.stderr.write(listen(parse_broker(sys.argv[1]), as_json=True))"
     )
