@@ -6,6 +6,7 @@ all layers in INT8, the most harmful ones go back to float one after the other u
 
 from __future__ import annotations
 
+import math
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ class Budget:
             of_set = f" on {name}" if len(sets) > 1 else ""
             for metric, limit in asdict(self).items():
                 before, after = (answers.percent(metric, persons) for answers in (float_, int8))
-                if before - after > limit:
+                if math.isfinite(before) and not before - after <= limit:
                     faults.append(
                         f"{metric} lost {before - after:.2f} points of {before:.2f}{of_set}, allowed are {limit:g}"
                     )

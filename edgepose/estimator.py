@@ -21,7 +21,7 @@ from edgepose.crops import apply, apply_covariance, crop_affine, invert, to_inpu
 from edgepose.engines import Engine
 from edgepose.errors import EdgeposeError
 from edgepose.heatmaps import Decoder, cells_to_input
-from edgepose.upright import LEAN, SOMEBODY, apart, box_upright, lean
+from edgepose.upright import LEAN, SOMEBODY, box_upright, lean, second_counts
 
 Crop = tuple[NDArray[np.uint8], NDArray[np.floating]]  # an image [H, W, 3], BGR, and a person's box [4] in it
 
@@ -112,14 +112,13 @@ class Estimator:
         again = np.flatnonzero((np.abs(leaning) > LEAN) & (poses.person_scores >= SOMEBODY))
         upright = [(crops[i][0], box_upright(poses.joints[i], -leaning[i], crops[i][1])) for i in again.tolist()]
         second = self._look(upright, -leaning[again], timer)
-        surer = second.scores.mean(axis=1) > poses.scores[again].mean(axis=1)
-        surer &= apart(lean(second.joints, self.skeleton), leaning[again]) < LEAN  # of furniture two looks disagree
+        counts = second_counts(leaning[again], poses.scores[again], second.joints, second.scores, self.skeleton)
         for ours, theirs in zip(
             (poses.joints, poses.scores, poses.covariance),
             (second.joints, second.scores, second.covariance),
             strict=True,
         ):
-            ours[again[surer]] = theirs[surer]
+            ours[again[counts]] = theirs[counts]
         return poses
 
     def _look(self, crops: Sequence[Crop], turns: NDArray[np.float64], timer: StageTimer) -> Poses:

@@ -40,6 +40,22 @@ def box_upright(joints: NDArray[np.floating], turn: float, box: NDArray[np.float
     return np.concatenate([middle - half, middle + half])
 
 
+def second_counts(
+    leaning: NDArray[np.floating],
+    first_scores: NDArray[np.floating],
+    joints: NDArray[np.floating],
+    scores: NDArray[np.floating],
+    skeleton: Skeleton,
+) -> NDArray[np.bool_]:
+    """Whose second look counts [N]: it is surer, and agrees how the person leans; of furniture two looks disagree.
+
+    ``leaning`` [N] and ``first_scores`` [N, K] are of the first look, ``joints`` [N, K, 2] and ``scores`` [N, K] of the
+    second.
+    """
+    surer = scores.mean(axis=1) > first_scores.mean(axis=1)
+    return np.asarray(surer & (apart(lean(joints, skeleton), leaning) < LEAN))
+
+
 def apart(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:
     """Degrees [N], 0..180, between directions ``a`` and ``b`` [N] in degrees."""
     return np.asarray(np.abs((a - b + 180) % 360 - 180), dtype=np.float64)

@@ -4,8 +4,9 @@ MoveNet (Lightning, Thunder) and MediaPipe's BlazePose come as TFLite files and 
 (``pip install ai-edge-litert``). Of all of them the 17 joints of COCO are read. BlazePose is run once on an upright
 crop; MediaPipe itself would follow with crops turned by the pose of the frame before.
 
-Each can be given a second look at whoever leans far, as ``edgepose run`` gives it (edgepose.upright): then it has a
-name of its own, its time is still that of one look, and ``looks`` tells how many it took.
+Each can be given a second look at whoever leans far (edgepose.upright; ours, as in ``edgepose run``, if the scores say
+that it is a person, others always): then it has a name of its own, its time is still that of one look, and ``looks``
+tells how many it took.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from edgepose.engines import Engine
 from edgepose.errors import EdgeposeError, missing
 from edgepose.estimator import Estimator
 from edgepose.skeletons import COCO17, Skeleton
-from edgepose.upright import LEAN, apart, lean
+from edgepose.upright import LEAN, box_upright, lean, second_counts
 from trainer.profile.graph import analyse
 from trainer.profile.latency import random_images
 
@@ -181,11 +182,12 @@ class Rival:
     def locate(self, image: Image, box: Floats) -> Floats:
         """See :class:`Contestant`."""
         joints, scores = self._look(image, box, 0.0)
-        leaning = float(lean(joints[None], self.skeleton)[0])
-        if self._second_look and abs(leaning) > LEAN:
-            again, surer = self._look(image, box, -leaning)
-            agrees = apart(lean(again[None], self.skeleton), np.array([leaning]))[0] < LEAN
-            return again if agrees and surer.mean() > scores.mean() else joints
+        leaning = lean(joints[None], self.skeleton)
+        if self._second_look and abs(leaning[0]) > LEAN:
+            turn = -float(leaning[0])
+            again, sure = self._look(image, box_upright(joints, turn, box), turn)
+            if second_counts(leaning, scores[None], again[None], sure[None], self.skeleton)[0]:
+                return again
         return joints
 
     def _look(self, image: Image, box: Floats, turn: float) -> tuple[Floats, Floats]:

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from calibration import gate, graph, sensitivity, sets
 from calibration import report as page
-from calibration.judge import METRICS, Judge
+from calibration.judge import METRICS, Answers, Judge
 from calibration.quantize import METHODS, quantize, quantized_graph
 from calibration.ranges import by_percentile, by_squared_error
 from calibration.sensitivity import Budget, Run, Sensitivity, cheapest, sensitivities
@@ -236,6 +236,19 @@ def test_the_search_finds_the_smallest_number(needed, monkeypatch):
     assert len(tries) <= 12
     # more than half of the layers would no longer be an INT8 model
     assert "pckh05 lost" in cheapest(0, Lost(0), ranked, Budget(5, 100, 100), Tried()).fault
+
+
+def test_answers_that_are_no_places_are_over_any_budget():
+    def answers(head, torso):
+        of = {"pckh05": head, "pckh01": head, "pck02_torso": torso}
+        return Answers(np.zeros((2, 1, 2)), {name: np.full((2, 1), hit) for name, hit in of.items()})
+
+    everybody = {"": np.ones(2, dtype=bool)}
+    # No head is labelled: what cannot be judged is not asked for.
+    assert Budget().broken_by(answers(np.nan, 1.0), answers(np.nan, 1.0), everybody) == ""
+    assert "pck02_torso lost nan" in Budget(100, 100, 100).broken_by(
+        answers(np.nan, 1.0), answers(np.nan, np.nan), everybody
+    )
 
 
 def test_each_set_of_persons_has_the_whole_budget(learnt, harmed, tmp_path):
