@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgepose import bundle as bundles
 from edgepose import skeletons
 from edgepose.errors import EdgeposeError
-from trainer import checkpoints, qat
+from trainer import bundled, checkpoints, qat
 from trainer.data.module import PoseData, select
 from trainer.distil import Teacher
 from trainer.learner import Learner, beginning, train
@@ -29,7 +31,7 @@ from trainer.targets import heatmap_loss, output_loss, to_cells
 
 _OF_A_STEM = {"stem", "multiplier", "shallow", "preprocessing", "norm"}  # keys of [model]
 _MEASURED = 256  # crops that preprocessing is measured on
-_PRETRAINED = 48  # crops that a pretrained stem's batch norms are measured on
+_PRETRAINED = 48  # crops that batch norms are measured on that had been folded
 
 
 class PoseModule(Learner):
@@ -55,25 +57,24 @@ class PoseModule(Learner):
             qat.quantise(self.model, data.view(self.recipe.quantisation.crops))
             self.begin_average()
 
-    def begin_with(self, path: Path) -> None:
-        """Take over the best weights of another run's checkpoint; EdgeposeError where they do not fit."""
-        recipe, model = load_best(path)
-        ours, theirs = self.recipe.model, recipe.model
+    def begin_with(self, path: Path, crops: Callable[[int], Tensor]) -> None:
+        """Take over the best weights of another run's checkpoint, or a bundle's; EdgeposeError where they do not fit.
+
+        Of ``crops``, count -> [N, 3, S, S], RGB 0..255, a bundle's batch norms take their statistics.
+        """
+        if path.suffix == ".onnx" or str(path) in bundles.shipped():
+            bundle = bundles.load(path, role="pose")
+            recipe = bundled.recipe_of(bundle)
+            self._refuse_another(recipe, path)
+            model = bundled.restore(bundle, crops(_PRETRAINED))
+        else:
+            recipe, model = load_best(path)
+            self._refuse_another(recipe, path)
         stem_alone = self.recipe.start_with == "stem"
-        plain = ours.kind == "stacked-hourglass" and ours.attention is None
-        grows = plain and ours.stacks > theirs.stacks
-        free = {"dropout", "initialisation", "frozen", *(["stacks"] if grows else [])}
-        keys = _OF_A_STEM if stem_alone else set(type(ours).model_fields) - free
-        for key in sorted(keys):
-            if getattr(ours, key) != getattr(theirs, key):
-                raise EdgeposeError(
-                    f"start_from: model.{key} is {getattr(theirs, key)} in {path} and {getattr(ours, key)} in the "
-                    "recipe; give them the same"
-                )
         try:
             if stem_alone:
                 inherit(*(next(m for m in each.modules() if isinstance(m, Mobile)) for each in (self.model, model)))
-            elif grows:
+            elif self.recipe.model.stacks > recipe.model.stacks:
                 cast(StackedHourglass, self.model).grow_from(cast(StackedHourglass, model))
             else:
                 self.model.load_state_dict(model.state_dict())
@@ -83,6 +84,19 @@ class PoseModule(Learner):
                 f"start_from: the network in {path} is not the recipe's ({reason}); give them the same [model]"
             ) from error
         # The moving average copies the network at its first update, so it need not be told.
+
+    def _refuse_another(self, recipe: Recipe, path: Path) -> None:
+        """EdgeposeError where the network of ``recipe``, found in ``path``, is not what ours can begin with."""
+        ours, theirs = self.recipe.model, recipe.model
+        grows = ours.kind == "stacked-hourglass" and ours.attention is None and ours.stacks > theirs.stacks
+        free = {"dropout", "initialisation", "frozen", *(["stacks"] if grows else [])}
+        keys = _OF_A_STEM if self.recipe.start_with == "stem" else set(type(ours).model_fields) - free
+        for key in sorted(keys):
+            if getattr(ours, key) != getattr(theirs, key):
+                raise EdgeposeError(
+                    f"start_from: model.{key} is {getattr(theirs, key)} in {path} and {getattr(ours, key)} in the "
+                    "recipe; give them the same"
+                )
 
     def on_fit_start(self) -> None:
         # A cascade's image is normalised by a module of its regression, so look everywhere.
@@ -169,11 +183,11 @@ def fit(
     if recipe.distillation is not None:
         module.teacher = Teacher(recipe, threads)
     module.fresh = (not recipe.start_from or recipe.start_with == "stem") and checkpoint is None
-    if recipe.start_from and checkpoint is None:
-        module.begin_with(Path(recipe.start_from))
     if recipe.pretrained and checkpoint is None:
         movenet.require(Path(recipe.pretrained))  # before hours are spent on cutting crops
     data = PoseData(recipe, root, workers=workers, start=start)
+    if recipe.start_from and checkpoint is None:
+        module.begin_with(Path(recipe.start_from), data.view)
     persons = [p for spec in recipe.validation for p in select(spec, data.skeleton, root).persons]
     monitor = Monitor(folder, persons, recipe.validate_every)
     return train(

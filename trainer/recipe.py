@@ -175,7 +175,9 @@ class Course(Strict):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
     precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    start_from: str = ""  # a checkpoint whose weights to begin with, from the current folder; empty: fresh ones
+    # A checkpoint or a bundle (a shipped one's name, or a file) whose weights to begin with, from the current folder;
+    # empty: fresh ones. A finder's is a checkpoint.
+    start_from: str = ""
     pretrained: str = ""  # a MoveNet .tflite whose weights stem mobile begins with, from the current folder
     validate_every: Positive = 1000  # steps
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0

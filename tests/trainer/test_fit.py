@@ -27,6 +27,10 @@ def drawn(tmp_path_factory):
     return make_coco(root, 8)
 
 
+def no_crops(count):
+    raise AssertionError("a checkpoint needs none")
+
+
 def recipe(spec, **changes):
     values = {
         "name": "tiny",
@@ -133,7 +137,7 @@ def test_stacks_can_be_added_to_a_trained_network(drawn, tmp_path):
     model = {"width": 16, "depth": 2, "stacks": 2, "order": "post"}
     first = fit(recipe(spec, model=model), tmp_path / "first", root=root, workers=0, threads=1)
     made = PoseModule(recipe(spec, start_from=str(first), model={**model, "stacks": 4}))
-    made.begin_with(first)
+    made.begin_with(first, no_crops)
     image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 255
     with torch.no_grad():
         before, after = load_best(first)[1].eval()(image), made.model.eval()(image)
@@ -144,10 +148,10 @@ def test_stacks_can_be_added_to_a_trained_network(drawn, tmp_path):
     made.model.train()(image)[-1].square().sum().backward()
     assert all(float(p.grad.abs().max()) > 0 for p in made.model.heatmap_injections[2].parameters())
     with pytest.raises(EdgeposeError, match=r"start_from: model.stacks is 2 in .* and 1 in the recipe"):
-        PoseModule(recipe(spec, start_from=str(first), model={**model, "stacks": 1})).begin_with(first)
+        PoseModule(recipe(spec, start_from=str(first), model={**model, "stacks": 1})).begin_with(first, no_crops)
     attentive = {**model, "stacks": 4, "attention": {}}
     with pytest.raises(EdgeposeError, match=r"start_from: model.attention is None in .* in the recipe"):
-        PoseModule(recipe(spec, start_from=str(first), model=attentive)).begin_with(first)
+        PoseModule(recipe(spec, start_from=str(first), model=attentive)).begin_with(first, no_crops)
 
 
 def test_joints_that_nobody_labels_are_refused(drawn, tmp_path):

@@ -25,6 +25,10 @@ FILES = {"lightning": (1.0, 192), "thunder": (1.75, 256)}
 needs_peers = pytest.mark.skipif(not PEERS.is_dir(), reason="MoveNet's files are not on this machine")
 
 
+def no_crops(count):
+    raise AssertionError("a checkpoint needs none")
+
+
 def recipe(root="", **changes):
     model = {"stem": "mobile", "multiplier": 0.25, "width": 16, "depth": 2, "stacks": 1, "preprocessing": "symmetric"}
     spec = {
@@ -217,15 +221,30 @@ def test_a_network_can_begin_with_anothers_stem_alone(tmp_path):
     made = recipe(start_from=str(first), start_with="stem", model={"width": 32, "stacks": 2, "frozen": 1})
     ours = PoseModule(made)
     fresh = copy.deepcopy(ours.model)
-    ours.begin_with(first)
+    ours.begin_with(first, no_crops)
     theirs = load_best(first)[1]
     for name, value in ours.model.state_dict().items():
         taken = name.startswith("stem.") and not name.startswith("stem.out.")
         assert torch.equal(value, (theirs if taken else fresh).state_dict()[name]), name
     with pytest.raises(EdgeposeError, match=r"start_from: model.multiplier is 0.25 in .* and 0.5 in the recipe"):
-        PoseModule(recipe(start_from=str(first), start_with="stem", model={"multiplier": 0.5})).begin_with(first)
+        PoseModule(recipe(start_from=str(first), start_with="stem", model={"multiplier": 0.5})).begin_with(
+            first, no_crops
+        )
     with pytest.raises(EdgeposeError, match=r"start_from: model.width is 16 in .* and 32 in the recipe"):
-        PoseModule(recipe(start_from=str(first), model={"width": 32})).begin_with(first)
+        PoseModule(recipe(start_from=str(first), model={"width": 32})).begin_with(first, no_crops)
+
+
+def test_a_stem_alone_brings_no_preprocessing_so_it_is_measured(tmp_path):
+    make_coco(tmp_path, 4)
+    model = {"preprocessing": "z-score"}
+    first = fit(recipe(model=dict(model)), tmp_path / "first", root=tmp_path, workers=0, threads=1)
+    made = recipe(start_from=str(first), start_with="stem", model=dict(model))
+    second = fit(made, tmp_path / "second", root=tmp_path, workers=0, threads=1)
+    ours, theirs = (load_best(path)[1].normalise.state_dict() for path in (second, first))
+    unmeasured = build(made).normalise.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.allclose(ours[k], theirs[k], rtol=1e-3) for k in ours)
+    assert any(not torch.allclose(ours[k], unmeasured[k], rtol=1e-2) for k in ours)
 
 
 def test_it_is_exported_as_plain_convolutions():

@@ -107,6 +107,7 @@ class PoseData(lightning.LightningDataModule):
 
     def view(self, count: int) -> Tensor:
         """At most ``count`` training crops as they are, evenly drawn: [N, 3, S, S], RGB 0..255, at exported size S."""
+        self.setup("fit")
         size = (self._recipe.input_size, self._recipe.input_size)
         crops = []
         for index in evenly(len(self._persons), count):

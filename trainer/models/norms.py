@@ -68,3 +68,21 @@ def with_norm(model: nn.Module, kind: str) -> nn.Module:
             if isinstance(child, nn.BatchNorm2d):
                 setattr(module, name, made[kind](child.num_features))
     return model
+
+
+def settle(norm: nn.BatchNorm2d, bias: Tensor, x: Tensor) -> None:
+    """Put back a batch norm that was folded into the convolution that gives ``x`` [N, C, H, W]; ``bias`` [C] is left.
+
+    Its statistics become those of ``x``, so that in evaluation it adds the bias and does nothing else, and in training
+    begins with statistics that fit.
+    """
+    variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3))
+    norm.load_state_dict(
+        {
+            **norm.state_dict(),
+            "running_mean": mean,
+            "running_var": variance,
+            "weight": (variance + norm.eps).sqrt(),
+            "bias": mean + bias.to(mean),
+        }
+    )

@@ -1,0 +1,132 @@
+"""Learning on from a bundle: the network that made it is put together again and gives the same."""
+
+import onnx
+import pytest
+import torch
+
+from edgepose import bundle as bundles
+from edgepose.bundle import save
+from edgepose.errors import EdgeposeError
+from tests.trainer.conftest import make_coco
+from trainer import bundled
+from trainer.engine import manual_of
+from trainer.export import export, to_onnx
+from trainer.fit import PoseModule, fit, load_best
+from trainer.models.build import build
+from trainer.recipe import Recipe
+
+NETWORKS = {
+    "post": {"width": 16, "depth": 2, "stacks": 2, "order": "post"},
+    "pre, whose batch norms do not fold": {"width": 16, "depth": 2, "stacks": 2, "order": "pre"},
+    "mobile": {"stem": "mobile", "multiplier": 0.25, "width": 16, "depth": 2, "stacks": 2, "order": "post",
+               "early": True, "preprocessing": "symmetric"},
+    "z-score": {"width": 16, "depth": 2, "stacks": 1, "order": "post", "preprocessing": "z-score"},
+    "no norm": {"width": 16, "depth": 2, "stacks": 1, "order": "post", "norm": "none"},
+}  # fmt: skip
+
+
+def recipe(**changes):
+    return Recipe.model_validate(
+        {
+            "name": "tried",
+            "precision": "float32",
+            "data": [{"data": "coco:figures/annotations.json:figures/images", "split": "all"}],
+            "stages": [{"images": 32, "size": 64, "batch": 8}],
+            **changes,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("drawn")
+    make_coco(folder, 8)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def crops():
+    return torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(2)) * 255
+
+
+def trained(made, root, folder):
+    """A bundle of a network whose batch norms have seen images."""
+    return export(fit(made, folder, root=root, workers=0, threads=1), folder / "made.onnx", root=root)
+
+
+@pytest.mark.parametrize("model", NETWORKS.values(), ids=NETWORKS)
+def test_a_network_comes_back_from_its_bundle(model, root, crops, tmp_path):
+    bundle = trained(recipe(model=model), root, tmp_path)
+    restored = bundled.restore(bundle, crops)
+    original = load_best(tmp_path / "last.ckpt")[1]
+    image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3)) * 255
+    with torch.no_grad():
+        for ours, theirs in zip(restored(image), original(image), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-3)
+
+
+def test_its_batch_norms_have_the_statistics_of_what_is_trained_on(root, crops, tmp_path):
+    """With statistics that do not fit, the first steps would tear down what the network knows."""
+    bundle = trained(recipe(model=NETWORKS["mobile"]), root, tmp_path)
+    restored = bundled.restore(bundle, crops)
+    with torch.no_grad():
+        still, learning = restored.eval()(crops)[-1], restored.train()(crops)[-1]
+        fresh = build(recipe(model=NETWORKS["mobile"]))
+        fresh.load_state_dict({k: v for k, v in restored.state_dict().items() if "running" not in k}, strict=False)
+        apart = fresh.train()(crops)[-1] - fresh.eval()(crops)[-1]
+    assert float((learning - still).norm()) < 0.05 * float(still.norm()) < float(apart.norm())
+
+
+@pytest.mark.parametrize("stacks", [2, 3])
+def test_a_run_begins_with_a_bundle(stacks, root, tmp_path):
+    model = NETWORKS["post"]
+    bundle = trained(recipe(model=model), root, tmp_path / "first")
+    still = {"kind": "adamw", "rate": 1e-9, "weight_decay": 0, "warm_up": 1, "ema": 0}
+    made = recipe(start_from=str(bundle.path), model={**model, "stacks": stacks}, optimiser=still,
+                  stages=[{"images": 8, "size": 64, "batch": 8}])  # fmt: skip
+    fit(made, tmp_path / "second", root=root, workers=0, threads=1)
+    before, after = (load_best(tmp_path / run / "last.ckpt")[1] for run in ("first", "second"))
+    image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3)) * 255
+    with torch.no_grad():
+        ours, theirs = after(image), before(image)
+    assert len(ours) == stacks
+    # One step of batch statistics is what may differ.
+    assert float((ours[-1] - theirs[-1]).abs().max()) < 0.2 * float(theirs[-1].abs().max())
+
+
+def test_a_shipped_model_comes_back(crops):
+    """Of the shipped sizes, each a stem with a pyramid: what a user fine-tunes."""
+    for name in ("edgepose-first", "edgepose-s"):
+        bundle = bundles.load(name)
+        size = bundle.manual.input_size[0]
+        view = torch.nn.functional.interpolate(crops[:2], (size, size))
+        restored = bundled.restore(bundle, view)  # which compares the two
+        assert sum(p.numel() for p in restored.parameters()) > 500_000
+
+
+def test_what_cannot_be_put_together_is_refused(root, crops, tmp_path):
+    with pytest.raises(EdgeposeError, match="is int8; begin with the float32 bundle"):
+        bundled.recipe_of(bundles.load("edgepose-s-int8"))
+    made = PoseModule(recipe(model=NETWORKS["post"]))
+    with pytest.raises(EdgeposeError, match="finder.onnx is a person finder"):
+        made.begin_with(bundles.find("edgepose-finder"), lambda _: crops)
+    bundle = trained(recipe(model=NETWORKS["post"]), root, tmp_path)
+    proto = onnx.load(bundle.path)
+    nobodys = save(proto, bundle.manual.model_copy(update={"recipe": {}}), tmp_path / "nobodys.onnx")
+    with pytest.raises(EdgeposeError, match="does not say by which recipe"):
+        bundled.recipe_of(nobodys)
+    folding = recipe(model={**NETWORKS["post"], "block": "reparam"})
+    graph = to_onnx(PoseModule(folding).model, manual_of(folding))
+    with pytest.raises(EdgeposeError, match="reparam are one convolution"):
+        bundled.recipe_of(save(graph, manual_of(folding), tmp_path / "folding.onnx"))
+
+
+def test_a_graph_that_is_not_its_recipes_is_refused(root, crops, tmp_path):
+    bundle = trained(recipe(model=NETWORKS["post"]), root, tmp_path)
+    proto = onnx.load(bundle.path)
+    another = {**bundle.manual.recipe, "model": {**bundle.manual.recipe["model"], "stacks": 3}}
+    lies = save(proto, bundle.manual.model_copy(update={"recipe": another}), tmp_path / "lies.onnx")
+    with pytest.raises(EdgeposeError, match="not the network of its own recipe; begin with its checkpoint"):
+        bundled.restore(lies, crops)
+    with pytest.raises(EdgeposeError, match="is 16 in .* and 32 in the recipe"):
+        PoseModule(recipe(model={**NETWORKS["post"], "width": 32})).begin_with(bundle.path, lambda _: crops)
