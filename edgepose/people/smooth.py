@@ -1,8 +1,9 @@
 """Joints smoothed over time, by the frames' real times; one smoother per camera, for all its people.
 
-Three kinds: ``off`` (joints as they are), ``one-euro`` (Casiez, Roussel & Vogel: 1 Euro Filter, CHI 2012) and
-``kalman`` (constant velocity, the heatmaps' covariance as the noise of measurement). Speeds and accelerations are
-measured in sizes of the person, so that one set of parameters holds at any resolution and distance.
+Three kinds: ``off`` (joints as they are), ``one-euro`` (Casiez, Roussel & Vogel: 1 Euro Filter, CHI 2012, whose
+equations are cited by number) and ``kalman`` (constant velocity, the heatmaps' covariance as the noise of measurement).
+Speeds and accelerations are measured in sizes of the person, so that one set of parameters holds at any resolution and
+distance.
 
 Time comes in with the frame, in nanoseconds. Frames may be missing and intervals may differ. A time that repeats or
 runs backwards counts as no time passed; the frame's time is kept nevertheless, so that a clock set back costs one
@@ -138,7 +139,8 @@ class OneEuro(Smoother):
         slope = _ratio(poses.joints - last, dt[..., None], records["slope"])
         slope = _blend(alpha(self.d_cutoff, dt)[..., None], slope, records["slope"])
         speed = np.hypot(slope[..., 0], slope[..., 1]) / sizes(poses)[:, None]
-        weight = np.where(new, 1.0, alpha(self.min_cutoff + self.beta * speed, dt))[..., None]  # fc = fcmin + beta |dx|
+        cutoff = self.min_cutoff + self.beta * speed  # fc = fcmin + beta |dX^| (eq. 7)
+        weight = np.where(new, 1.0, alpha(cutoff, dt))[..., None]
         joints = _blend(weight, poses.joints, last)
         velocity = _blend(weight, _ratio(joints - last, dt[..., None], records["velocity"]), records["velocity"])
         records["slope"] = np.where(new[..., None], 0.0, slope)
@@ -235,8 +237,9 @@ def smoother(kind: str, **parameters: float) -> Smoother:
 
 
 def alpha(cutoff: Floats | float, dt: Floats) -> Floats:
-    """Weight of the new value in a low-pass: alpha = 1 / (1 + tau / Te), tau = 1 / (2 pi fc); 0 where no time passed.
+    """Weight of the new value in a low-pass; 0 where no time passed (Casiez et al. 2012, eq. 4 and 5).
 
+    alpha = 1 / (1 + tau / Te) with tau = 1 / (2 pi fc).
     Written as Te / (Te + tau), which holds for Te = 0; ``cutoff`` fc in Hz, ``dt`` Te in seconds.
     """
     tau = 1 / (2 * np.pi * np.asarray(cutoff))
@@ -244,7 +247,7 @@ def alpha(cutoff: Floats | float, dt: Floats) -> Floats:
 
 
 def _blend(weight: Floats, value: Floats, last: Floats) -> Floats:
-    """The low-pass's step: alpha X_i + (1 - alpha) X^_(i-1)."""
+    """The low-pass's step: alpha X_i + (1 - alpha) X^_(i-1) (Casiez et al. 2012, eq. 1)."""
     return weight * value + (1 - weight) * last
 
 
