@@ -1,32 +1,33 @@
 #!/usr/bin/env bash
 # One shipped model from raw data to its two bundles: runs/edgepose-NAME/edgepose-NAME.onnx and edgepose-NAME-int8.onnx.
 #
-#   deploy/model.sh NAME DATA        NAME: s, l; DATA: the folder with lspet/ and mpii_sports/
+#   deploy/model.sh NAME DATA        NAME: s, m, l; DATA: the folder with lspet/ and mpii_sports/
 #
-# An hour or two on a CPU. An interrupted run goes on where it stopped; a file that is there is not made again.
-# movenet_lightning_fp16.tflite (s) or movenet_thunder_fp16.tflite (l) must lie in the current folder.
+# An hour or three on a CPU. An interrupted run goes on where it stopped; a file that is there is not made again.
+# movenet_lightning_fp16.tflite (s) or movenet_thunder_fp16.tflite (l) must lie in the current folder; m begins with
+# edgepose-s and is taught by edgepose-l, as they come with the package.
 set -euo pipefail
-[ $# = 2 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# = 2 ] || { sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 name=edgepose-$1 run=runs/edgepose-$1
 export EDGEPOSE_DATA=$2
 case $1 in
-  s) movenet=lightning ;;
-  l) movenet=thunder ;;
-  *) echo "'$1' is no shipped model that this makes; it makes s and l" >&2; exit 2 ;;
+  s) movenet=lightning recipes="s-first s" ;;
+  m) movenet=lightning recipes=m ;;
+  l) movenet=thunder recipes="l-first l" ;;
+  *) echo "'$1' is no shipped model that this makes; it makes s, m and l" >&2; exit 2 ;;
 esac
 [ -d "$2/lspet" ] && [ -f "$2/mpii_sports/people_pseudo.json" ] || {
   echo "$2 must hold lspet/ (LSPET as released) and mpii_sports/ (annotations.json, images/, people_pseudo.json)" >&2; exit 2; }
-[ -f "movenet_${movenet}_fp16.tflite" ] || {
+[ "$1" = m ] || [ -f "movenet_${movenet}_fp16.tflite" ] || {
   echo "there is no movenet_${movenet}_fp16.tflite here; fetch MoveNet SinglePose ${movenet^}, TFLite float16" >&2; exit 2; }
 bin=$(cd "$(dirname "$0")/.." && pwd)/.venv/bin
 [ -x "$bin/edgepose-calibrate" ] || { echo "there is no $bin/edgepose-calibrate; 'make setup-dev' makes it" >&2; exit 2; }
 sports=coco:mpii_sports/annotations.json:mpii_sports/images lsp=lsp:lspet
 
-"$bin/edgepose-train" fit "$1-first" --workers 0 --resume
-"$bin/edgepose-train" fit "$1" --workers 0 --resume  # from the first run's weights
+for recipe in $recipes; do "$bin/edgepose-train" fit "$recipe" --workers 0 --resume; done  # each from the one before
 [ -f "$run/$name.onnx" ] || "$bin/edgepose-train" export "$run/last.ckpt" "$run/$name.onnx" \
   --fit-on "$sports@dev" --fit-on "$lsp@dev" --measure-on "$sports@val" --measure-on "$lsp@val" \
-  --description "One hourglass on a MobileNetV2 stem with a feature pyramid that began as MoveNet ${movenet^}'s; see the model card." \
+  --description "Hourglasses on a MobileNetV2 stem with a feature pyramid that began as MoveNet ${movenet^}'s; see the model card." \
   --terms "Trained on research data (LSPET; MPII Human Pose) from MoveNet's published weights (Apache-2.0). Read the model card before you use it in a product."
 [ -f "$run/set.npz" ] || "$bin/edgepose-calibrate" select "$run/$name.onnx" "$run/set.npz" \
   --data "$sports@train" --data "$lsp@train" --count 128

@@ -116,7 +116,8 @@ def _cameras(settings: Settings) -> list[tuple[CameraSettings, SourceSpec]]:
 
 def _engine(settings: Settings, bundle: Bundle, stack: ExitStack) -> Engine:
     chosen = settings.engine
-    options = engines.Options(chosen.threads, chosen.precision, chosen.device, chosen.build)
+    often = (1,) if bundle.manual.role == "person" else (1, 2)  # crops in a frame
+    options = engines.Options(chosen.threads, chosen.precision, chosen.device, chosen.build, often)
     engine = engines.load(bundle, chosen.name, options)
     stack.callback(engine.close)
     return engine

@@ -52,7 +52,7 @@ def through_the_loop(model: str, finder: str, threads: int, images: int) -> tupl
         flags = {"source.uri": str(path), "model": model, "people.finder": finder, "engine.threads": threads}
         found = bench(config.load(flags, environ={}).settings)
     bundle = bundles.load(model, role="pose")
-    engine = engines.load(bundle, "auto", engines.Options(threads=threads))
+    engine = engines.load(bundle, "auto", engines.Options(threads=threads, often=(1,)))
     crop = np.zeros((1, 3, *bundle.manual.input_size[::-1]), np.float32)
     times = []
     for _ in range(100):
@@ -70,7 +70,7 @@ def main(
     images: Annotated[int, typer.Option(help="Length of each film.")] = 100,
 ) -> None:
     """Print a row for each number of people, then the ids of two people who cross."""
-    options = engines.Options(threads=threads)
+    options = engines.Options(threads=threads, often=(1, 2))
     bundle, finding = bundles.load(model, role="pose"), bundles.load(finder, role="person")
     engine = engines.load(bundle, "auto", options)
     estimator = Estimator(engine, bundle.manual)

@@ -1,24 +1,30 @@
 """The shipped INT8 bundles: of the shipped float one, and as good as it where the images are at hand."""
 
+from dataclasses import asdict
+
 import numpy as np
 import onnx
 import pytest
 
 from calibration import graph
-from calibration.judge import Judge
+from calibration.gate import judge_of
+from calibration.judge import Answers
 from calibration.sensitivity import Budget
+from calibration.verify import difference
 from edgepose import bundle as bundles
 from edgepose import engines, skeletons
 from trainer.data.module import select
 from trainer.recipe import DataSet
 
 SPORTS = "coco:mpii_sports/annotations.json:mpii_sports/images"
-SHIPPED = [("edgepose-first", "int8"), ("edgepose-first", "int8-cpu"), ("edgepose-s", "int8"),
+LSPET = "lsp:lspet"
+SHIPPED = [("edgepose-first", "int8"), ("edgepose-first", "int8-cpu"), ("edgepose-s", "int8"), ("edgepose-m", "int8"),
            ("edgepose-l", "int8")]  # fmt: skip
 RUNNERS = [("edgepose-first", "int8", "openvino"), ("edgepose-first", "int8-cpu", "openvino"),
            ("edgepose-first", "int8-cpu", "onnxruntime"), ("edgepose-s", "int8", "openvino"),
-           ("edgepose-l", "int8", "openvino")]  # fmt: skip
-FLOAT_LAYERS = {"edgepose-s-int8": 2}  # convolutions that were put back; see the card
+           ("edgepose-m", "int8", "openvino"), ("edgepose-l", "int8", "openvino")]  # fmt: skip
+JUDGED = {"edgepose-m": [SPORTS, LSPET]}  # where not on the former alone; see the cards
+FLOAT_LAYERS = {"edgepose-s-int8": 2, "edgepose-m-int8": 1}  # convolutions that were put back; see the card
 
 
 @pytest.mark.parametrize(("name", "kind"), SHIPPED)
@@ -29,7 +35,7 @@ def test_they_are_made_from_what_is_shipped(name, kind):
     assert made.manual.made_from["bundle"] == shipped.sha256
     assert made.manual.score == shipped.manual.score
     assert made.manual.ellipses == shipped.manual.ellipses
-    assert len(made.manual.accuracy) == 1
+    assert [row.data for row in made.manual.accuracy] == JUDGED.get(name, [SPORTS])
     model = onnx.load(made.path)
     quantised = [n for n in model.graph.node if n.name in graph.layers(model)]
     convolutions = [n for n in model.graph.node if n.op_type == "Conv"]
@@ -39,9 +45,26 @@ def test_they_are_made_from_what_is_shipped(name, kind):
 
 @pytest.mark.parametrize(("name", "kind", "engine"), RUNNERS)
 def test_they_keep_the_budget(name, kind, engine, data_root):
-    shipped = bundles.load(name)
-    persons = select(DataSet(data=SPORTS, split="dev"), skeletons.get("mpii16"), data_root).persons
-    judge = Judge(persons, shipped.manual)
-    answers = [judge.answer(engines.load(b, engine)) for b in (shipped, bundles.load(f"{name}-{kind}"))]
-    assert Budget().broken_by(*answers, judge.sets) == ""
-    assert np.nanmedian(judge.shift(*answers)) < 0.02
+    """By what was measured when a file was made, to the letter; on this machine's kernels, as far as persons can tell.
+
+    Which instructions a CPU has decides how its kernels round: that moves single joints, and the figures of a few
+    hundred persons by up to 0.8 points either way.
+    """
+    shipped, made = bundles.load(name), bundles.load(f"{name}-{kind}")
+    people = {
+        data: select(DataSet(data=data, split="dev"), skeletons.get("mpii16"), data_root).persons
+        for data in JUDGED.get(name, [SPORTS])
+    }
+    judge = judge_of(people, shipped.manual)
+    float_, int8 = (judge.answer(engines.load(b, engine)) for b in (shipped, made))
+    for row, (data, persons) in zip(made.manual.accuracy, judge.sets.items(), strict=True):
+        assert row.data == data
+        for metric, limit in asdict(Budget()).items():
+            if np.isfinite(float_.percent(metric, persons)):
+                if metric in row.figures:  # the first files were not judged by the torso
+                    assert float_.percent(metric, persons) - row.figures[metric] <= limit, (data, metric)
+                here = difference(metric, *(Answers(a.joints[persons], {metric: a.hits[metric][persons]})
+                                            for a in (float_, int8)))  # fmt: skip
+                assert -here.high <= limit, (data, here)
+    sports = judge.sets[SPORTS]
+    assert np.nanmedian(judge.shift(float_, int8)[sports]) < 0.02

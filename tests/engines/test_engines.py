@@ -73,6 +73,16 @@ def test_threads_are_an_option(tiny):
         engines.load(tiny, name, Options(threads=1)).infer(np.zeros((1, 3, 64, 64), np.float32))
 
 
+def test_sizes_that_come_often_are_run_apart_and_give_the_same(shipped):
+    images = np.random.default_rng(0).uniform(0, 255, (3, 3, *shipped.manual.input_size)).astype(np.float32)
+    plain, apart = (engines.load(shipped, "openvino", Options(threads=1, often=often)) for often in ((), (1, 2)))
+    for count in (1, 2, 3, 1):
+        expected = plain.infer(images[:count]).copy()
+        np.testing.assert_allclose(apart.infer(images[:count]), expected, atol=1e-4)
+    plain.close()
+    apart.close()
+
+
 @pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [
