@@ -17,7 +17,7 @@ from trainer.fit import PoseModule, fit, load_best
 from trainer.learner import Learner
 from trainer.models import movenet
 from trainer.models.build import build
-from trainer.models.mobile import Mobile, begin, channels, take_over
+from trainer.models.mobile import HalvingConv, Mobile, begin, channels, take_over
 from trainer.recipe import Recipe
 
 PEERS = Path(__file__).parents[3] / "shared" / "peers"
@@ -104,6 +104,20 @@ def test_in_training_it_begins_with_statistics_that_fit():
     stem.out = nn.Identity()  # the one that is not published
     trained = stem.train()(images())
     assert torch.allclose(trained, stem.eval()(images()), atol=0.05 * float(trained.detach().abs().max()))
+
+
+@pytest.mark.parametrize("groups", [1, 8])
+def test_halving_is_the_same_in_training_and_in_running(groups):
+    """Gradients too: in training a depthwise one is written as one of stride 1."""
+    torch.manual_seed(0)
+    conv, x = HalvingConv(8, 8, groups), torch.randn(2, 8, 12, 16, requires_grad=True)
+    found = []
+    for training in (True, False):
+        y = conv.train(training)(x)
+        found.append((y, *torch.autograd.grad(y.square().sum(), (x, conv.weight))))
+    assert found[0][0].shape == (2, 8, 6, 8)
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_a_frozen_part_is_frozen_from_the_start():
