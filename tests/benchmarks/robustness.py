@@ -255,7 +255,7 @@ def plot(lines: dict[str, dict[str, list[float]]], rival: str, title: str, path:
         axes.set_ylabel("PCK@0.2 torso, 12 limb joints, %")
     figure.suptitle(title, fontsize=11)
     handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
     with write_beside(path) as beside:
         figure.savefig(beside, dpi=110)
     pyplot.close(figure)
