@@ -11,9 +11,9 @@ set -euo pipefail
 name=edgepose-$1 run=runs/edgepose-$1
 export EDGEPOSE_DATA=$2
 case $1 in
-  s) movenet=lightning recipes="s-first s" ;;
-  m) movenet=lightning recipes=m ;;
-  l) movenet=thunder recipes="l-first l" ;;
+  s) movenet=lightning hourglasses="One hourglass" recipes="s-first s" ;;
+  m) movenet=lightning hourglasses="Two hourglasses" recipes=m ;; # whose file s began with
+  l) movenet=thunder hourglasses="One hourglass" recipes="l-first l" ;;
   *) echo "'$1' is no shipped model that this makes; it makes s, m and l" >&2; exit 2 ;;
 esac
 [ -d "$2/lspet" ] && [ -f "$2/mpii_sports/people_pseudo.json" ] || {
@@ -27,7 +27,7 @@ sports=coco:mpii_sports/annotations.json:mpii_sports/images lsp=lsp:lspet
 for recipe in $recipes; do "$bin/edgepose-train" fit "$recipe" --workers 0 --resume; done  # each from the one before
 [ -f "$run/$name.onnx" ] || "$bin/edgepose-train" export "$run/last.ckpt" "$run/$name.onnx" \
   --fit-on "$sports@dev" --fit-on "$lsp@dev" --measure-on "$sports@val" --measure-on "$lsp@val" \
-  --description "Hourglasses on a MobileNetV2 stem with a feature pyramid that began as MoveNet ${movenet^}'s; see the model card." \
+  --description "$hourglasses on a MobileNetV2 stem with a feature pyramid that began as MoveNet ${movenet^}'s; see the model card." \
   --terms "Trained on research data (LSPET; MPII Human Pose) from MoveNet's published weights (Apache-2.0). Read the model card before you use it in a product."
 [ -f "$run/set.npz" ] || "$bin/edgepose-calibrate" select "$run/$name.onnx" "$run/set.npz" \
   --data "$sports@train" --data "$lsp@train" --count 128

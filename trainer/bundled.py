@@ -28,13 +28,18 @@ TOLERANCE = 2e-3  # largest difference of heatmaps between the bundle and the ne
 def recipe_of(bundle: Bundle) -> Recipe:
     """The recipe that made ``bundle``; EdgeposeError where its network cannot be put together from it."""
     if bundle.manual.precision != "float32":
-        raise EdgeposeError(f"{bundle.path} is {bundle.manual.precision}; begin with the float32 bundle it was made of")
+        raise EdgeposeError(
+            f"start_from: {bundle.path} is {bundle.manual.precision}; begin with the float32 bundle it was made of"
+        )
     if not bundle.manual.recipe:
-        raise EdgeposeError(f"{bundle.path} does not say by which recipe it was made; begin with its checkpoint")
+        raise EdgeposeError(
+            f"start_from: {bundle.path} does not say by which recipe it was made; begin with its checkpoint"
+        )
     recipe = validate(Recipe, bundle.manual.recipe, str(bundle.path))
     if recipe.model.block == "reparam":
-        raise EdgeposeError(f"{bundle.path}: the branches of block reparam are one convolution there; begin with its "
-                            "checkpoint")  # fmt: skip
+        raise EdgeposeError(
+            f"start_from: in {bundle.path} the branches of block reparam are one convolution; begin with its checkpoint"
+        )
     return recipe
 
 
@@ -57,7 +62,9 @@ def restore(bundle: Bundle, crops: Tensor) -> nn.Module:
         model.load_state_dict({**model.state_dict(), **kept})
         _fill(model, _nodes(graph, held), crops)
     except (RuntimeError, KeyError, StopIteration) as error:
-        raise EdgeposeError(f"{bundle.path} is not the network of its own recipe; begin with its checkpoint") from error
+        raise EdgeposeError(
+            f"start_from: {bundle.path} is not the network of its own recipe; begin with its checkpoint"
+        ) from error
     _compare(model, bundle, crops)
     return model
 
@@ -125,11 +132,13 @@ def _compare(model: nn.Module, bundle: Bundle, crops: Tensor) -> None:
     width, height = bundle.manual.input_size
     some = nn.functional.interpolate(crops[:2], (height, width), mode="bilinear")
     images = np.ascontiguousarray(some.numpy())
-    engine = engines.load(bundle)
-    difference = float(np.abs(engine.infer(images) - TorchEngine(model).infer(images)).max())
-    engine.close()
+    engine = engines.load(bundle, options=engines.Options(precision="float32"))  # no GPU's reduced precision
+    try:
+        difference = float(np.abs(engine.infer(images) - TorchEngine(model).infer(images)).max())
+    finally:
+        engine.close()
     if not difference <= TOLERANCE:
         raise EdgeposeError(
-            f"{bundle.path} differs by {difference:.2g} from the network that was put together from it; "
+            f"start_from: {bundle.path} differs by {difference:.2g} from the network that was put together from it; "
             "begin with its checkpoint"
         )

@@ -63,13 +63,18 @@ class PoseModule(Learner):
         Of ``crops``, count -> [N, 3, S, S], RGB 0..255, a bundle's batch norms take their statistics.
         """
         if path.suffix == ".onnx" or str(path) in bundles.shipped():
-            bundle = bundles.load(path, role="pose")
+            bundle = bundles.load(path)
+            if bundle.manual.role != "pose":
+                raise EdgeposeError(f"start_from: {path} is a person finder; name a pose model or its checkpoint")
             recipe = bundled.recipe_of(bundle)
             self._refuse_another(recipe, path)
             model = bundled.restore(bundle, crops(_PRETRAINED))
-        else:
+        elif path.exists():
             recipe, model = load_best(path)
             self._refuse_another(recipe, path)
+        else:
+            models = ", ".join(name for name in bundles.shipped() if not name.endswith(("int8", "int8-cpu", "finder")))
+            raise EdgeposeError(f"start_from: {path} is neither a file nor a shipped model ({models}); check the name")
         stem_alone = self.recipe.start_with == "stem"
         try:
             if stem_alone:
@@ -87,10 +92,14 @@ class PoseModule(Learner):
 
     def _refuse_another(self, recipe: Recipe, path: Path) -> None:
         """EdgeposeError where the network of ``recipe``, found in ``path``, is not what ours can begin with."""
+        stem_alone = self.recipe.start_with == "stem"
+        if not stem_alone and recipe.skeleton != self.recipe.skeleton:
+            raise EdgeposeError(f"start_from: {path} speaks of skeleton {recipe.skeleton}, the recipe of "
+                                f"{self.recipe.skeleton}; give them the same")  # fmt: skip
         ours, theirs = self.recipe.model, recipe.model
         grows = ours.kind == "stacked-hourglass" and ours.attention is None and ours.stacks > theirs.stacks
         free = {"dropout", "initialisation", "frozen", *(["stacks"] if grows else [])}
-        keys = _OF_A_STEM if self.recipe.start_with == "stem" else set(type(ours).model_fields) - free
+        keys = _OF_A_STEM if stem_alone else set(type(ours).model_fields) - free
         for key in sorted(keys):
             if getattr(ours, key) != getattr(theirs, key):
                 raise EdgeposeError(

@@ -18,7 +18,8 @@ _HINTS = {"auto": "f32", "float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 class OpenVINOEngine:
     """The model compiled for any batch, and once more for each size that comes often.
 
-    Known shapes save OpenVINO a tenth of the time; compiling takes a second where the model is INT8.
+    Known shapes save OpenVINO a tenth of the time. Each costs another compilation, a second where the model is INT8,
+    and another copy of the weights.
     """
 
     name = "openvino"

@@ -1,9 +1,9 @@
-"""Is the skeleton right to the eye? A film through the whole loop, and a contact sheet of every tenth frame's people.
+"""Is the skeleton right to the eye? A film's people, found and followed as in the loop, on a contact sheet.
 
     python tests/benchmarks/clip_sheet.py sheet.jpg deploy/demo/one_by_one_person.mp4 --model edgepose-s-int8
 
-One tile for each person who stands fully in the picture (its box touches no edge), cut out around the box; above it the
-frame's number and the id. Joints with a score under --sure are left out, as ``edgepose run --overlay`` does.
+Of every tenth frame one tile for each person who stands fully in the picture (its box touches no edge), cut out around
+the box; above it the frame's number and the id. Joints with a score under --sure are left out, as ``edgepose run --overlay`` does.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def main(
 ) -> None:
     """Write the sheets and say how many people are on them."""
     pose, found = bundles.load(model, role="pose"), bundles.load(finder, role="person")
-    opened = [engines.load(bundle, "auto", Options(threads=threads)) for bundle in (pose, found)]
+    opened = [engines.load(bundle, "auto", Options(threads=threads, often=(1,))) for bundle in (pose, found)]
     crowd = Everybody(
         Estimator(opened[0], pose.manual, second_look=True), Finder(opened[1], found.manual), "run", {"": Regions()}
     )
@@ -78,6 +78,8 @@ def main(
             ids |= set(people.ids)
             if number % every == 0:
                 tiles += tiles_of(frame.image, people, pose.skeleton, str(number), sure)
+    for engine in opened:
+        engine.close()
     page = 5 * columns
     for first in range(0, len(tiles), page):
         path = sheet if first == 0 else sheet.with_stem(f"{sheet.stem}-{first // page + 1}")

@@ -76,6 +76,9 @@ def test_threads_are_an_option(tiny):
 def test_sizes_that_come_often_are_run_apart_and_give_the_same(shipped):
     images = np.random.default_rng(0).uniform(0, 255, (3, 3, *shipped.manual.input_size)).astype(np.float32)
     plain, apart = (engines.load(shipped, "openvino", Options(threads=1, often=often)) for often in ((), (1, 2)))
+    for count, request in apart._often.items():
+        assert list(request.get_compiled_model().input().shape) == [count, 3, *shipped.manual.input_size]
+    assert set(apart._often) == {1, 2}
     for count in (1, 2, 3, 1):
         expected = plain.infer(images[:count]).copy()
         np.testing.assert_allclose(apart.infer(images[:count]), expected, atol=1e-4)

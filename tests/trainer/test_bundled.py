@@ -93,6 +93,7 @@ def test_a_run_begins_with_a_bundle(stacks, root, tmp_path):
     still = {"kind": "adamw", "rate": 1e-9, "weight_decay": 0, "warm_up": 1, "ema": 0}
     made = recipe(start_from=str(bundle.path), model={**model, "stacks": stacks}, optimiser=still,
                   stages=[{"images": 8, "size": 64, "batch": 8}])  # fmt: skip
+    made = made.model_copy(update={"seed": 2})  # fresh weights would be others
     fit(made, tmp_path / "second", root=root, workers=0, threads=1)
     before, after = (load_best(tmp_path / run / "last.ckpt")[1] for run in ("first", "second"))
     image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3)) * 255
@@ -104,8 +105,8 @@ def test_a_run_begins_with_a_bundle(stacks, root, tmp_path):
 
 
 def test_a_shipped_model_comes_back(crops):
-    """Of the shipped sizes, each a stem with a pyramid: what a user fine-tunes."""
-    for name in ("edgepose-first", "edgepose-s"):
+    """What a user fine-tunes."""
+    for name in ("edgepose-first", "edgepose-s", "edgepose-m", "edgepose-l"):
         bundle = bundles.load(name)
         size = bundle.manual.input_size[0]
         view = torch.nn.functional.interpolate(crops[:2], (size, size))
@@ -132,7 +133,7 @@ def test_what_cannot_be_put_together_is_refused(root, crops, tmp_path):
     with pytest.raises(EdgeposeError, match="is int8; begin with the float32 bundle"):
         bundled.recipe_of(bundles.load("edgepose-s-int8"))
     made = PoseModule(recipe(model=NETWORKS["post"]))
-    with pytest.raises(EdgeposeError, match="finder.onnx is a person finder"):
+    with pytest.raises(EdgeposeError, match="start_from: .*finder.onnx is a person finder; name a pose model"):
         made.begin_with(bundles.find("edgepose-finder"), lambda _: crops)
     bundle = trained(recipe(model=NETWORKS["post"]), root, tmp_path)
     proto = onnx.load(bundle.path)
@@ -143,6 +144,23 @@ def test_what_cannot_be_put_together_is_refused(root, crops, tmp_path):
     graph = to_onnx(PoseModule(folding).model, manual_of(folding))
     with pytest.raises(EdgeposeError, match="reparam are one convolution"):
         bundled.recipe_of(save(graph, manual_of(folding), tmp_path / "folding.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [({"start_from": "edgepose-x"}, "edgepose-x is neither a file nor a shipped model .edgepose-first, edgepose-l,"),
+     ({"start_from": "edgepose-s", "skeleton": "coco17"}, "speaks of skeleton mpii16, the recipe of coco17")],
+)  # fmt: skip
+def test_what_a_run_cannot_begin_with_is_said(changes, says, crops):
+    with pytest.raises(EdgeposeError, match=f"start_from: .*{says}"):
+        PoseModule(recipe(**changes)).begin_with(Path(changes["start_from"]), lambda _: crops)
+
+
+def test_a_network_that_answers_otherwise_is_refused(root, crops, tmp_path, monkeypatch):
+    bundle = trained(recipe(model=NETWORKS["post"]), root, tmp_path)
+    monkeypatch.setattr(bundled, "settle", lambda norm, bias, x: norm.reset_parameters())
+    with pytest.raises(EdgeposeError, match=r"made.onnx differs by .* begin with its checkpoint"):
+        bundled.restore(bundle, crops)
 
 
 def test_a_graph_that_is_not_its_recipes_is_refused(root, crops, tmp_path):

@@ -54,7 +54,7 @@ class HalvingConv(nn.Conv2d):
         if torch.onnx.is_in_onnx_export():
             exported: Tensor = _Exported.apply(x, weight, self.groups)  # type: ignore[no-untyped-call]
             return exported
-        if self.training and self.groups > 1:
+        if self.training and self.groups > 1 and x.device.type == "cpu":
             # The same numbers: oneDNN's gradient of a depthwise convolution of stride 2 is many times slower than this.
             return functional.conv2d(x, weight, bias, padding=1, groups=self.groups)[:, :, 1::2, 1::2]
         return functional.conv2d(functional.pad(x, (0, 1, 0, 1)), weight, bias, stride=2, groups=self.groups)
