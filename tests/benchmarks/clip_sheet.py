@@ -3,7 +3,8 @@
     python tests/benchmarks/clip_sheet.py sheet.jpg deploy/demo/one_by_one_person.mp4 --model edgepose-s-int8
 
 Of every tenth frame one tile for each person who stands fully in the picture (its box touches no edge), cut out around
-the box; above it the frame's number and the id. Joints with a score under --sure are left out, as ``edgepose run --overlay`` does.
+the box; above it the frame's number and the id. Joints with a score under --sure are left out, as
+``edgepose run --overlay`` does.
 """
 
 from __future__ import annotations
