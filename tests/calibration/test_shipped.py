@@ -1,6 +1,8 @@
 """The shipped INT8 bundles: of the shipped float one, and as good as it where the images are at hand."""
 
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from multiprocessing import get_context
 
 import numpy as np
 import onnx
@@ -43,21 +45,36 @@ def test_they_are_made_from_what_is_shipped(name, kind):
     assert left == FLOAT_LAYERS.get(made.manual.name, 0)
 
 
-@pytest.mark.parametrize(("name", "kind", "engine"), RUNNERS)
-def test_they_keep_the_budget(name, kind, engine, data_root):
-    """By what was measured when a file was made, to the letter; on this machine's kernels, as far as persons can tell.
-
-    Which instructions a CPU has decides how its kernels round: that moves single joints, and the figures of a few
-    hundred persons by up to 0.8 points either way.
-    """
-    shipped, made = bundles.load(name), bundles.load(f"{name}-{kind}")
-    people = {
-        data: select(DataSet(data=data, split="dev"), skeletons.get("mpii16"), data_root).persons
-        for data in JUDGED.get(name, [SPORTS])
-    }
+def answers_of(name, kind, engine, root, sets):
+    """Of the float and the INT8 file on the dev persons of ``sets``, and the judge who knows the persons."""
+    shipped = bundles.load(name)
+    people = {data: select(DataSet(data=data, split="dev"), skeletons.get("mpii16"), root).persons for data in sets}
     judge = judge_of(people, shipped.manual)
-    float_, int8 = (judge.answer(engines.load(b, engine)) for b in (shipped, made))
-    for row, (data, persons) in zip(made.manual.accuracy, judge.sets.items(), strict=True):
+    return judge, [judge.answer(engines.load(b, engine)) for b in (shipped, bundles.load(f"{name}-{kind}"))]
+
+
+def fault_and_shift(name, kind, engine, root):
+    """What is over the budget, and how far joints move in the middle, on mpii_sports."""
+    judge, answers = answers_of(name, kind, engine, root, [SPORTS])
+    return Budget().broken_by(*answers, judge.sets), float(np.nanmedian(judge.shift(*answers)))
+
+
+@pytest.mark.parametrize(("name", "kind", "engine"), RUNNERS)
+def test_they_keep_the_budget(name, kind, engine, data_root, monkeypatch):
+    """On AVX-512 VNNI: how kernels round depends on the CPU's instructions, and a budget to the letter on that."""
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_VNNI")  # read once in a process, hence one of its own
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        fault, shift = pool.submit(fault_and_shift, name, kind, engine, data_root).result()
+    assert fault == ""
+    assert shift < 0.02
+
+
+@pytest.mark.parametrize(("name", "kind", "engine"), RUNNERS)
+def test_they_kept_the_budget_when_made_and_keep_it_here_as_far_as_persons_can_tell(name, kind, engine, data_root):
+    """On each set that a file was judged on; kernels move the figures of a few hundred persons by up to 0.8 points."""
+    judge, (float_, int8) = answers_of(name, kind, engine, data_root, JUDGED.get(name, [SPORTS]))
+    rows = bundles.load(f"{name}-{kind}").manual.accuracy
+    for row, (data, persons) in zip(rows, judge.sets.items(), strict=True):
         assert row.data == data
         for metric, limit in asdict(Budget()).items():
             if np.isfinite(float_.percent(metric, persons)):
@@ -66,5 +83,3 @@ def test_they_keep_the_budget(name, kind, engine, data_root):
                 here = difference(metric, *(Answers(a.joints[persons], {metric: a.hits[metric][persons]})
                                             for a in (float_, int8)))  # fmt: skip
                 assert -here.high <= limit, (data, here)
-    sports = judge.sets[SPORTS]
-    assert np.nanmedian(judge.shift(float_, int8)[sports]) < 0.02
