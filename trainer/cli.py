@@ -248,6 +248,33 @@ def data_check(
         raise typer.Exit(1)
 
 
+@data_app.command("clean")
+def data_clean(
+    data: Annotated[str, typer.Argument(help="DIR | lsp:DIR | coco:JSON:IMAGES | mpii:FILE:IMAGES | synth:COUNT")],
+    out: Annotated[Path, typer.Option(help="The file of corrections (.csv), for data.corrections in a recipe.")],
+    model: Annotated[str, typer.Option(help="A bundle (name or file) or a checkpoint that judges.")] = "edgepose-l",
+    data_root: Root = None,
+    split: Annotated[str, typer.Option(help="train | dev | val | all; a test set's labels are left alone.")] = "train",
+    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of corrected persons to this PNG.")] = None,
+    engine: Annotated[str, typer.Option(help="auto | openvino | onnxruntime | tensorrt")] = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: the engine's choice.")] = 0,
+) -> None:
+    """Find labels that a trained network contradicts: sides exchanged, joints on another limb or another person."""
+    from trainer import clean as cleaner
+    from trainer.data import cleaning
+    from trainer.data.module import select
+    from trainer.evaluate import open_estimator
+
+    (spec,) = _sets([f"{data}@{split}"])
+    estimator = open_estimator(model, engine, threads, second_look=True)
+    persons = select(spec, estimator.skeleton, data_root)
+    found = cleaner.clean(persons, estimator)
+    cleaning.write(found.corrections, out)
+    if sheet is not None:
+        cleaner.sheet(found, persons, sheet)
+    typer.echo(f"{found.summary()}\nwrote {out}")
+
+
 def _findings(found: Findings) -> str:
     lines = [
         f"{found.persons} persons in {found.images} images, median height {found.median_height:.0f} px; "

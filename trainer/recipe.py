@@ -27,6 +27,7 @@ class DataSet(Strict):
     split: Literal["train", "dev", "val", "all"] = "train"
     share: Annotated[float, Field(gt=0)] = 1.0
     limit: Annotated[int, Field(ge=0)] = 0  # at most so many persons, evenly drawn; 0: all
+    corrections: str = ""  # CSV of 'edgepose-train data clean', from the current folder: labels to put right or hide
     labels: bool = True  # false: its joints are hidden from training and the teacher alone teaches (distillation)
 
 

@@ -17,6 +17,7 @@ from edgepose.errors import EdgeposeError
 from edgepose.skeletons import Skeleton
 from trainer.data.background import windows
 from trainer.data.cache import CropCache, open_cache
+from trainer.data.cleaning import correct
 from trainer.data.persons import Person, PersonSet, load, to_skeleton, unlabelled
 from trainer.data.samples import Plan, Samples
 from trainer.data.splits import join_twins, take
@@ -31,8 +32,10 @@ def select(spec: DataSet, target: Skeleton, root: Path | None) -> PersonSet:
     if not set(native.skeleton.joints) & set(target.joints):
         raise EdgeposeError(f"data '{spec.data}' has no joint of skeleton {target.name}; choose another skeleton")
     chosen = native if spec.split == "all" else take(join_twins(native), spec.split)
-    persons = [to_skeleton(p, native.skeleton, target) for p in chosen.persons]
-    persons = [p for p in persons if p.labelled.any()]
+    whole = PersonSet(native.name, target, [to_skeleton(p, native.skeleton, target) for p in chosen.persons])
+    if spec.corrections:
+        whole = correct(whole, Path(spec.corrections))
+    persons = [p for p in whole.persons if p.labelled.any()]
     if spec.limit:
         persons = [persons[i] for i in evenly(len(persons), spec.limit)]
     if not persons:
