@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -9,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -116,8 +117,11 @@ def _cameras(settings: Settings) -> list[tuple[CameraSettings, SourceSpec]]:
 
 def _engine(settings: Settings, bundle: Bundle, stack: ExitStack) -> Engine:
     chosen = settings.engine
-    often = (1,) if bundle.manual.role == "person" else (1, 2)  # crops in a frame
-    options = engines.Options(chosen.threads, chosen.precision, chosen.device, chosen.build, often)
+    options = engines.Options(chosen.threads, chosen.precision, chosen.device, chosen.build, batches=(1, 2))
+    if bundle.manual.role == "person":
+        # It sees one image at a time, beside the pose network: with as many threads each would hold the other up.
+        half = max((chosen.threads or len(os.sched_getaffinity(0))) // 2, 1)
+        options = replace(options, threads=half, batches=(1,))
     engine = engines.load(bundle, chosen.name, options)
     stack.callback(engine.close)
     return engine

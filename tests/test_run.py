@@ -16,6 +16,7 @@ import cv2
 import jsonschema
 import pytest
 
+from edgepose import app, config, engines
 from edgepose.app import stopping_on_signals
 from edgepose.messages import schemas
 from edgepose.timing import STAGES
@@ -49,6 +50,21 @@ def running(*arguments, **environment):
         finally:
             process.kill()
             process.wait()
+
+
+def test_the_finder_has_half_of_the_threads_and_each_network_the_batches_that_come(clip, monkeypatch):
+    asked = {}
+    load = engines.load
+
+    def recorded(bundle, name, options):
+        asked[bundle.manual.role] = options
+        return load(bundle, name, options)
+
+    monkeypatch.setattr(engines, "load", recorded)
+    with app.assembled(config.load({"source.uri": str(clip), "engine.threads": 4}, environ={}).settings):
+        pass
+    assert (asked["pose"].threads, asked["pose"].batches) == (4, (1, 2))
+    assert (asked["person"].threads, asked["person"].batches) == (2, (1,))
 
 
 def bodies(watcher, leaf):

@@ -41,7 +41,7 @@ class Options:
     precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     device: str = "auto"  # e.g. "CPU", "GPU"; the runtime's own names
     build: bool = True  # whether a runtime that needs a compiled plan may build one (tensorrt)
-    often: tuple[int, ...] = ()  # batch sizes that are worth a longer start to be run faster (openvino)
+    batches: tuple[int, ...] = ()  # sizes, 1 among them, of which all batches are made up; empty: any size (openvino)
 
 
 # name -> (module in this package, library it needs, how to install that)

@@ -7,8 +7,9 @@ network itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from edgepose.estimator import Estimator, Poses, StageTimer, untimed
 from edgepose.frame import Frame
 from edgepose.people import People
-from edgepose.people.finder import Finder
+from edgepose.people.finder import Finder, Found
 from edgepose.people.follow import SinglePerson
 from edgepose.people.looks import looks
 from edgepose.people.regions import Regions, keep, select
@@ -25,7 +26,10 @@ from edgepose.people.smooth import Smoother, smoother
 from edgepose.people.steady import Steady
 from edgepose.people.track import Following, Tracker
 
+BESIDE_S = 0.15  # how old an answer of the finder may be that counts for the next frame: people move
 TURNED = 3  # one in so many looks of the finder is at the image turned by a quarter, for people who lie
+
+_Look = tuple[str, int, Callable[[], Found]]  # of the finder: camera, its frame's time, what waits for the answer
 
 
 class Crowd(Protocol):
@@ -59,7 +63,11 @@ class Everybody:
         self._patience, self._confident = following.patience, following.confident
         self._outside: dict[str, dict[str, int]] = {}  # camera -> who is followed but does not count -> since when, ns
         self._steady = {name: Steady() for name in regions}
-        self._lying, self._looks = lying, dict.fromkeys(regions, 0)  # of the finder, by camera
+        self._every = following.every
+        self._lying, self._count = lying, dict.fromkeys(regions, 0)  # looks of the finder, by camera
+        self._looked = dict.fromkeys(regions, 0)  # how many there had been of all cameras when this one had its last
+        self._beside: _Look | None = None
+        self._before: dict[str, tuple[Found, int]] = {}  # camera -> what was seen beside its last frame, and when
         self._trackers = {
             name: Tracker(
                 run if len(regions) == 1 else f"{run}-{name}",
@@ -71,24 +79,58 @@ class Everybody:
         self._smoothers: dict[str, Smoother] = {name: smoother(smoothing) for name in regions}
 
     def update(self, frames: Sequence[Frame], timer: StageTimer = untimed) -> list[People]:
-        """See :class:`Crowd`; the crops of all frames are one batch."""
-        wanted = [self._wanted(frame, timer) for frame in frames]
+        """See :class:`Crowd`; the crops of all frames are one batch.
+
+        Where nobody is lost the finder looks beside the pose network, and what it sees counts for the camera's next
+        frame: with a core of its own, or on a GPU, looking costs the loop next to no time. One look at a time: of
+        several cameras the one that waited longest has it.
+        """
+        self._take()
+        waiting = [frame for frame in frames if self._inform(frame, timer)]
+        if waiting:
+            self._beside = self._begin(min(waiting, key=lambda frame: self._looked[frame.camera]), timer)
+        with timer("follow"):
+            wanted = [self._trackers[frame.camera].boxes(frame.acquired_ns) for frame in frames]
         poses = self._estimator.estimate_all([f.image for f in frames], wanted, timer)
         with timer("follow"):
             return [self._people(frame, mine) for frame, mine in zip(frames, poses, strict=True)]
 
-    def _wanted(self, frame: Frame, timer: StageTimer) -> NDArray[np.float64]:
-        """The crops that the frame's tracker wants, after the finder had its look where it was time."""
+    def _take(self) -> None:
+        """Keep what was seen beside the last frames until its camera has another one."""
+        if self._beside is not None:
+            camera, taken_ns, answer = self._beside
+            self._before[camera], self._beside = (answer(), taken_ns), None
+
+    def _inform(self, frame: Frame, timer: StageTimer) -> bool:
+        """Tell the frame's tracker what the finder saw in the last one, or sees now; whether it should look beside."""
         tracker = self._trackers[frame.camera]
-        if tracker.wants_finder():
-            self._looks[frame.camera] += 1
-            turned = self._lying and self._looks[frame.camera] % TURNED == 0
-            found = self._finder.find(frame.image, timer, turned=turned)
-            # Whoever does not count costs no crop. How many count is seen when the pose network has had its word.
-            counts = keep(self._regions[frame.camera], found.boxes, size_of(frame), all_of_them=True)
-            tracker.found(found.boxes[counts], found.scores[counts])
-        with timer("follow"):
-            return tracker.boxes(frame.acquired_ns)
+        before, taken_ns = self._before.pop(frame.camera, (None, 0))
+        fresh = 0 <= frame.acquired_ns - taken_ns <= BESIDE_S * 1e9
+        if before is not None and fresh:
+            tracker.found(before.boxes, before.scores, frames_ago=1)
+        if not tracker.wants_finder():
+            return False
+        if self._every > 1 and not tracker.searches and (before is None or fresh):
+            return True
+        _, _, answer = self._begin(frame, timer)
+        now = answer()
+        tracker.found(now.boxes, now.scores)
+        return False
+
+    def _begin(self, frame: Frame, timer: StageTimer) -> _Look:
+        """Begin to look at ``frame`` with the finder."""
+        camera = frame.camera
+        self._count[camera] += 1
+        self._looked[camera] = sum(self._count.values())
+        turned = self._lying and self._count[camera] % TURNED == 0
+        running = self._finder.begin(frame.image, timer, turned=turned)
+        return camera, frame.acquired_ns, partial(self._answer, running, camera, size_of(frame))
+
+    def _answer(self, running: Callable[[], Found], camera: str, size: tuple[int, int]) -> Found:
+        # Whoever does not count costs no crop. How many count is seen when the pose network has had its word.
+        found = running()
+        counts = keep(self._regions[camera], found.boxes, size, all_of_them=True)
+        return Found(found.boxes[counts], found.scores[counts])
 
     def _people(self, frame: Frame, poses: Poses) -> People:
         tracker = self._trackers[frame.camera]

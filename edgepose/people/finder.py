@@ -7,7 +7,9 @@ afterwards but boxes of the same person from two cells.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -76,13 +78,35 @@ class Finder:
         ``turned``: the network is shown the image turned by a quarter, for people who lie: then they stand, or stand on
         their head. EdgeposeError where the engine gives no numbers.
         """
+        return self.begin(image, timer, turned=turned)()
+
+    def begin(
+        self, image: NDArray[np.uint8], timer: StageTimer = untimed, *, turned: bool = False
+    ) -> Callable[[], Found]:
+        """As ``find``, but what it returns waits for the answer; the engine runs meanwhile where it can do that.
+
+        One look at a time: the answer is taken before the next one begins.
+        """
         with timer("look for people"):
             height, width = image.shape[:2]
             whole = np.array([-0.5, -0.5, width - 0.5, height - 0.5])
             affine = self._letterbox(whole, turned)
             warp(image, affine, self.manual.input_size, out=self._crop)
             to_input(self._crop, self._inputs[0])
-            maps = self.engine.infer(self._inputs)[0]
+            start = getattr(self.engine, "start", None)
+            running = start(self._inputs) if start is not None else lambda: self.engine.infer(self._inputs)
+        return partial(self._answer, running, affine, whole, timer)
+
+    def _answer(
+        self,
+        running: Callable[[], NDArray[np.float32]],
+        affine: NDArray[np.float64],
+        whole: NDArray[np.float64],
+        timer: StageTimer,
+    ) -> Found:
+        """The people in the ``whole`` image [4], once the network has seen it through ``affine``."""
+        with timer("look for people"):
+            maps = running()[0]
             expected = (self.manual.maps, *(side // self.manual.stride for side in self._crop.shape[:2]))
             if maps.shape != expected:
                 raise ValueError(f"maps {maps.shape} are not the {expected} of finder {self.manual.name}")

@@ -210,14 +210,22 @@ class Tracker:
 
     def wants_finder(self) -> bool:
         """Whether to look for people in the coming frame: nobody is here, one is lost, or it is time again."""
-        if not self._tracks or any(t.state == "lost" for t in self._tracks):
+        if self.searches:
             return True
         return len(self._tracks) < self._following.most and self._since_look >= self._following.every
 
-    def found(self, boxes: NDArray[np.floating], scores: NDArray[np.floating]) -> None:
-        """The finder's answer for this frame, before ``boxes``: ``boxes`` [M, 4] in pixels with ``scores`` [M]."""
+    @property
+    def searches(self) -> bool:
+        """Whether nobody is here, or somebody is lost: the finder's answer should be of the coming frame itself."""
+        return not self._tracks or any(t.state == "lost" for t in self._tracks)
+
+    def found(self, boxes: NDArray[np.floating], scores: NDArray[np.floating], frames_ago: int = 0) -> None:
+        """The finder's answer for this frame, before ``boxes``: ``boxes`` [M, 4] in pixels with ``scores`` [M].
+
+        ``frames_ago``: how old the answer is.
+        """
         self._found = np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(scores, np.float64)
-        self._since_look = 0
+        self._since_look = frames_ago
 
     def boxes(self, acquired_ns: int) -> NDArray[np.float64]:
         """The boxes [N, 4] to estimate in the frame taken at ``acquired_ns`` (nanoseconds): tracks, then newcomers."""

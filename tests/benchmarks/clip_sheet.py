@@ -67,7 +67,7 @@ def main(
 ) -> None:
     """Write the sheets and say how many people are on them."""
     pose, found = bundles.load(model, role="pose"), bundles.load(finder, role="person")
-    opened = [engines.load(bundle, "auto", Options(threads=threads, often=(1,))) for bundle in (pose, found)]
+    opened = [engines.load(bundle, "auto", Options(threads=threads, batches=(1,))) for bundle in (pose, found)]
     crowd = Everybody(
         Estimator(opened[0], pose.manual, second_look=True), Finder(opened[1], found.manual), "run", {"": Regions()}
     )

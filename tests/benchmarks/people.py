@@ -52,7 +52,7 @@ def through_the_loop(model: str, finder: str, threads: int, images: int) -> tupl
         flags = {"source.uri": str(path), "model": model, "people.finder": finder, "engine.threads": threads}
         found = bench(config.load(flags, environ={}).settings)
     bundle = bundles.load(model, role="pose")
-    engine = engines.load(bundle, "auto", engines.Options(threads=threads, often=(1,)))
+    engine = engines.load(bundle, "auto", engines.Options(threads=threads, batches=(1,)))
     crop = np.zeros((1, 3, *bundle.manual.input_size[::-1]), np.float32)
     times = []
     for _ in range(100):
@@ -70,11 +70,12 @@ def main(
     images: Annotated[int, typer.Option(help="Length of each film.")] = 100,
 ) -> None:
     """Print a row for each number of people, then the ids of two people who cross."""
-    options = engines.Options(threads=threads, often=(1, 2))
+    options = engines.Options(threads=threads, batches=(1, 2))
     bundle, finding = bundles.load(model, role="pose"), bundles.load(finder, role="person")
     engine = engines.load(bundle, "auto", options)
     estimator = Estimator(engine, bundle.manual)
-    looking = Finder(engines.load(finding, "auto", options), finding.manual)
+    beside = engines.Options(threads=max(threads // 2, 1), batches=(1,))  # as the loop has it
+    looking = Finder(engines.load(finding, "auto", beside), finding.manual)
     typer.echo("| people | found, mean | finding to following, fps | engine only, fps / people | share of it | "
                "the batch alone, fps | share of it | finder's share of time | ids |")  # fmt: skip
     typer.echo("|---|---|---|---|---|---|---|---|---|")

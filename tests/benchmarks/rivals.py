@@ -89,7 +89,7 @@ class Ours:
 
     def __init__(self, bundle: Bundle, engine: str, threads: int, *, second_look: bool = False) -> None:
         """EdgeposeError: an engine that is not here or cannot run it."""
-        self._engine = _Counted(engines.load(bundle, engine, engines.Options(threads=threads, often=(1,))))
+        self._engine = _Counted(engines.load(bundle, engine, engines.Options(threads=threads, batches=(1,))))
         self._estimator = Estimator(self._engine, bundle.manual, second_look=second_look)
         self._input = random_images(bundle.manual, 1)
         self.name, self.file = bundle.path.stem + TWICE * second_look, bundle.path

@@ -73,15 +73,17 @@ def test_threads_are_an_option(tiny):
         engines.load(tiny, name, Options(threads=1)).infer(np.zeros((1, 3, 64, 64), np.float32))
 
 
-def test_sizes_that_come_often_are_run_apart_and_give_the_same(shipped):
-    images = np.random.default_rng(0).uniform(0, 255, (3, 3, *shipped.manual.input_size)).astype(np.float32)
-    plain, apart = (engines.load(shipped, "openvino", Options(threads=1, often=often)) for often in ((), (1, 2)))
-    for count, request in apart._often.items():
-        assert list(request.get_compiled_model().input().shape) == [count, 3, *shipped.manual.input_size]
-    assert set(apart._often) == {1, 2}
-    for count in (1, 2, 3, 1):
+def test_batches_made_up_of_a_few_sizes_give_the_same(shipped):
+    images = np.random.default_rng(0).uniform(0, 255, (5, 3, *shipped.manual.input_size)).astype(np.float32)
+    plain, apart = (engines.load(shipped, "openvino", Options(threads=1, batches=sizes)) for sizes in ((), (1, 2)))
+    for count, lanes in apart._lanes.items():
+        assert list(lanes.next().get_compiled_model().input().shape) == [count, 3, *shipped.manual.input_size]
+    assert set(apart._lanes) == {1, 2}
+    for count in (1, 2, 3, 5, 1):
         expected = plain.infer(images[:count]).copy()
         np.testing.assert_allclose(apart.infer(images[:count]), expected, atol=1e-4)
+        running = apart.start(images[:count])
+        np.testing.assert_allclose(running(), expected, atol=1e-4)
     plain.close()
     apart.close()
 

@@ -57,10 +57,13 @@ class Seeing:
         return [self._answers(self.of(image), own) for image, own in zip(images, boxes, strict=True)]
 
     def find(self, image, timer=None, *, turned=False):
+        return self.begin(image, timer, turned=turned)()
+
+    def begin(self, image, timer=None, *, turned=False):
         self.looks[int(image[0, 0, 0])] += 1
         self.turned.append((int(image[0, 0, 0]), turned))
         people = self.of(image) + self.coats
-        return Found(np.array([box_of_joints(p) for p in people]).reshape(-1, 4), np.full(len(people), 0.9))
+        return lambda: Found(np.array([box_of_joints(p) for p in people]).reshape(-1, 4), np.full(len(people), 0.9))
 
     def _answers(self, people, boxes):
         n = len(boxes)
@@ -143,6 +146,53 @@ def test_the_finder_looks_now_and_then():
         everybody(seeing, {"door": Regions(), "empty": Regions()}, following=Following(every=4)), ["door", "empty"], 12
     )
     assert seeing.looks == {0: 3, 1: 12}
+
+
+def crops_after_somebody_came(every=4, step=1):
+    """Crops of each frame: a second person comes with frame 4, when the finder is to look; ``step`` frames apart."""
+    seeing = Seeing([stands(150)])
+    crowd = everybody(seeing, {"door": Regions()}, following=Following(every=every))
+    for number in range(8):
+        if number == 4:
+            seeing.scenes[0].append(stands(450))
+        crowd.update([frame(0, number * step, "door")])
+    return [crops for (crops,) in seeing.batches], seeing.looks[0]
+
+
+def test_while_everybody_is_seen_the_finder_looks_beside_and_the_next_frame_knows():
+    assert crops_after_somebody_came() == ([1, 1, 1, 1, 1, 2, 2, 2], 2)
+
+
+def test_who_looks_at_every_frame_knows_at_once():
+    assert crops_after_somebody_came(every=1) == ([1, 1, 1, 1, 2, 2, 2, 2], 8)
+
+
+def test_what_was_seen_too_long_ago_does_not_count():
+    """At 5 frames a second somebody who walks is elsewhere: the finder looks again, in the frame itself."""
+    assert crops_after_somebody_came(step=5) == ([1, 1, 1, 1, 1, 2, 2, 2], 3)
+
+
+def test_while_somebody_is_lost_the_finder_sees_the_frame_itself():
+    seeing = Seeing([stands(150)])
+    crowd = everybody(seeing, {"door": Regions()}, following=Following(every=100))
+    for number in range(8):
+        if number == 5:
+            seeing.scenes[0] = []  # lost in this frame
+        if number == 7:
+            seeing.scenes[0] = [stands(450)]
+        crowd.update([frame(0, number, "door")])
+    assert seeing.batches == [[1]] * 7 + [[2]]
+    assert seeing.looks == {0: 3}
+
+
+def test_of_several_cameras_one_is_looked_at_beside_and_each_has_its_turn():
+    seeing = Seeing(*[[stands(150)] for _ in range(3)])
+    cameras = ["door", "hall", "yard"]
+    crowd = everybody(seeing, {c: Regions() for c in cameras}, following=Following(every=2))
+    film(crowd, cameras, 1)
+    assert seeing.looks == {0: 1, 1: 1, 2: 1}  # nobody was followed yet: all at once
+    film(crowd, cameras, 31, start=1)
+    assert seeing.looks == {0: 11, 1: 11, 2: 11}
 
 
 def test_whom_the_finder_sees_in_the_wrong_place_costs_no_crop():
