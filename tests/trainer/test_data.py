@@ -1,4 +1,6 @@
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from scipy.io import savemat
 from edgepose import EdgeposeError
 from edgepose.crops import apply, crop_affine, warp
 from edgepose.skeletons import LSP14, MPII16
+from trainer.data import cache as cache_module
 from trainer.data import load, synth
 from trainer.data.cache import open_cache
 from trainer.data.check import check, sheet
@@ -118,6 +121,31 @@ def test_a_missing_image_is_named(coco):
     spec, root = coco
     (root / "figures" / "images" / "002.png").unlink()
     with pytest.raises(EdgeposeError, match=r"002\.png does not exist"):
+        open_cache(load(spec, root), 64, 1.25)
+
+
+def test_of_several_who_want_a_cache_one_cuts_it(coco, monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path / "cache"))
+    spec, root = coco
+    persons, cuts, cut = load(spec, root), [], cache_module._cut
+
+    def slowly(*arguments):
+        cuts.append(1)
+        time.sleep(0.3)
+        cut(*arguments)
+
+    monkeypatch.setattr(cache_module, "_cut", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: open_cache(persons, 64, 1.25), range(4)))
+    assert len(cuts) == 1
+    assert all(np.array_equal(each.crops, found[0].crops) for each in found)
+
+
+def test_a_cache_that_cannot_be_written_is_a_sentence(coco, monkeypatch, tmp_path):
+    spec, root = coco
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(EdgeposeError, match=r"cannot write .*cache: Not a directory; set EDGEPOSE_CACHE"):
         open_cache(load(spec, root), 64, 1.25)
 
 

@@ -7,15 +7,19 @@ streams from disk, so a set may be larger than memory.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from edgepose.crops import compose, crop_affine, invert, warp
+from edgepose.errors import EdgeposeError
 from edgepose.files import cache_dir, write_beside
 from trainer.data.persons import Person, PersonSet, read_image
 from trainer.progress import progress
@@ -51,13 +55,34 @@ def _key(persons: PersonSet, size: int, padding: float) -> str:
 
 
 def open_cache(persons: PersonSet, size: int, padding: float) -> CropCache:
-    """The cache for a square network input of ``size`` pixels, cut now if it is not on disk yet."""
+    """The cache for a square network input of ``size`` pixels, cut now if it is not on disk yet.
+
+    Of several processes that want it at once, one cuts it and the others wait.
+    """
     side = round(size * MARGIN)
     affines = np.stack([crop_affine(p.box, (side, side), padding * MARGIN) for p in persons.persons])
     path = cache_dir() / f"crops-{persons.name}-{size}-{_key(persons, size, padding)}.npy"
     if not path.exists():
-        _cut(persons, affines, side, path)
+        with _alone(path):
+            if not path.exists():
+                _cut(persons, affines, side, path)
     return CropCache(path, affines)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold ``path``'s lock; EdgeposeError where its folder cannot be written to."""
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise EdgeposeError(f"cannot write {path.parent}: {error.strerror or error}; set EDGEPOSE_CACHE to a "
+                            "folder you may write to") from error  # fmt: skip
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _cut(persons: PersonSet, affines: NDArray[np.float64], side: int, path: Path) -> None:
