@@ -119,9 +119,12 @@ def _engine(settings: Settings, bundle: Bundle, stack: ExitStack) -> Engine:
     chosen = settings.engine
     options = engines.Options(chosen.threads, chosen.precision, chosen.device, chosen.build, batches=(1, 2))
     if bundle.manual.role == "person":
-        # It sees one image at a time, beside the pose network: with as many threads each would hold the other up.
-        half = max((chosen.threads or len(os.sched_getaffinity(0))) // 2, 1)
-        options = replace(options, threads=half, batches=(1,))
+        options = replace(options, batches=(1,))
+        if settings.people.every > 1:
+            # Beside the pose network: with as many threads each would hold the other up. Half of the CPUs that the
+            # system counts may be all that there are (two for each core).
+            threads = chosen.threads // 2 or len(os.sched_getaffinity(0)) // 4
+            options = replace(options, threads=max(threads, 1))
     engine = engines.load(bundle, chosen.name, options)
     stack.callback(engine.close)
     return engine

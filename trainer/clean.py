@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from edgepose.crops import apply, crop_affine, warp
 from edgepose.draw import draw_pose
-from edgepose.errors import EdgeposeError
 from edgepose.estimator import Estimator
 from trainer.data.cleaning import Correction, judge, numbered
 from trainer.data.persons import Person, PersonSet, read_image
@@ -41,14 +40,15 @@ class Cleaned:
 
 
 def clean(persons: PersonSet, estimator: Estimator) -> Cleaned:
-    """Judge the labels of ``persons``, which are in the skeleton of ``estimator``."""
+    """Judge the labels of ``persons``: everybody of the set, in the skeleton of ``estimator``."""
     skeleton = estimator.skeleton
-    if persons.skeleton is not skeleton:
-        raise EdgeposeError(f"persons of {persons.name} are in skeleton {persons.skeleton.name}, the model answers in "
-                            f"{skeleton.name}; choose a model of theirs")  # fmt: skip
-    found = Cleaned(len(persons.persons), int(sum(p.labelled.sum() for p in persons.persons)))
-    pairs = zip(persons.persons, numbered(persons.persons), strict=True)
-    for person, name in progress(pairs, len(persons.persons), f"cleaning {persons.name}"):
+    labelled = [
+        (person, name)
+        for person, name in zip(persons.persons, numbered(persons.persons), strict=True)
+        if person.labelled.any()
+    ]
+    found = Cleaned(len(labelled), int(sum(person.labelled.sum() for person, _ in labelled)))
+    for person, name in progress(labelled, len(labelled), f"cleaning {persons.name}"):
         looks, scores = _both(estimator, read_image(person.image), person.box)
         correction = judge(person, name, looks, scores, skeleton)
         if correction is not None:
@@ -71,12 +71,7 @@ def _both(
 
 
 def sheet(found: Cleaned, persons: PersonSet, path: Path, count: int = 40) -> None:
-    """A contact sheet of corrected persons, evenly drawn: the photograph, its labels, the labels corrected.
-
-    EdgeposeError where nothing was corrected.
-    """
-    if not found.corrections:
-        raise EdgeposeError(f"no sheet was drawn: no label of {persons.name} is contradicted")
+    """A contact sheet of corrected persons, at least one, evenly drawn: the photograph, its labels, these corrected."""
     tiles = []
     for i in evenly(len(found.whose), count):
         person, after = found.whose[i], found.corrections[i].apply(found.whose[i], persons.skeleton)

@@ -252,9 +252,9 @@ def data_check(
 def data_clean(
     data: Annotated[str, typer.Argument(help="DIR | lsp:DIR | coco:JSON:IMAGES | mpii:FILE:IMAGES | synth:COUNT")],
     out: Annotated[Path, typer.Option(help="The file of corrections (.csv), for data.corrections in a recipe.")],
-    model: Annotated[str, typer.Option(help="A bundle (name or file) or a checkpoint that judges.")] = "edgepose-l",
+    model: Annotated[str, typer.Option(help="The bundle that judges: a shipped one's name, or a file.")] = "edgepose-l",
     data_root: Root = None,
-    split: Annotated[str, typer.Option(help="train | dev | val | all; a test set's labels are left alone.")] = "train",
+    split: Annotated[str, typer.Option(help="train | dev | val | all; leave alone what you measure on.")] = "train",
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of corrected persons to this PNG.")] = None,
     engine: Annotated[str, typer.Option(help="auto | openvino | onnxruntime | tensorrt")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0: the engine's choice.")] = 0,
@@ -262,17 +262,20 @@ def data_clean(
     """Find labels that a trained network contradicts: sides exchanged, joints on another limb or another person."""
     from trainer import clean as cleaner
     from trainer.data import cleaning
-    from trainer.data.module import select
+    from trainer.data.module import everybody
     from trainer.evaluate import open_estimator
 
     (spec,) = _sets([f"{data}@{split}"])
     estimator = open_estimator(model, engine, threads, second_look=True)
-    persons = select(spec, estimator.skeleton, data_root)
+    persons = everybody(spec, estimator.skeleton, data_root)
     found = cleaner.clean(persons, estimator)
     cleaning.write(found.corrections, out)
-    if sheet is not None:
-        cleaner.sheet(found, persons, sheet)
     typer.echo(f"{found.summary()}\nwrote {out}")
+    if sheet is not None and found.corrections:
+        cleaner.sheet(found, persons, sheet)
+        typer.echo(f"wrote {sheet}")
+    elif sheet is not None:
+        typer.echo("no sheet: there is nothing to show")
 
 
 def _findings(found: Findings) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,6 +38,7 @@ class ONNXRuntimeEngine:
         except Exception as error:  # its exception classes are private, and all mean: this file will not load
             reason = str(error).strip().splitlines()[-1]
             raise EdgeposeError(f"onnxruntime cannot load {bundle.path}: {reason}") from error
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="onnxruntime")
         self.precision = bundle.manual.precision
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -42,8 +46,13 @@ class ONNXRuntimeEngine:
         result: NDArray[np.float32] = self._session.run(["heatmaps"], {"image": images})[0]
         return result
 
+    def start(self, images: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
+        """Begin to run ``images`` [N, 3, H, W], which are copied at once; returns what waits for their heatmaps."""
+        return self._thread.submit(self.infer, images.copy()).result
+
     def close(self) -> None:
-        """Drop the session."""
+        """Drop the session, when what was begun has ended."""
+        self._thread.shutdown()
         del self._session
 
 

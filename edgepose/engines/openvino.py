@@ -41,6 +41,8 @@ class OpenVINOEngine:
         }
         if options.threads:
             settings["INFERENCE_NUM_THREADS"] = options.threads
+        if options.batches and 1 not in options.batches:
+            raise ValueError(f"batches {options.batches} make up no batch of 1")
         self._lanes: dict[int, _Lanes] = {}  # by batch size; 0: any
         try:
             for count in options.batches or (0,):
@@ -59,8 +61,8 @@ class OpenVINOEngine:
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """See :class:`edgepose.engines.Engine`."""
-        count, request = self._first(images)
-        result: NDArray[np.float32] = request.infer([images[:count]], share_inputs=True, share_outputs=True)[0]
+        count, lanes = self._first(images)
+        result: NDArray[np.float32] = lanes.waited.infer([images[:count]], share_inputs=True, share_outputs=True)[0]
         return self._with_rest(result, images[count:])
 
     def start(self, images: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
@@ -69,13 +71,15 @@ class OpenVINOEngine:
         Returns what waits for their heatmaps [N, K, h, w]; these are valid until the next ``start`` but one. Of a batch
         that is made up of several the first part runs meanwhile.
         """
-        count, request = self._first(images)
-        rest = images[count:].copy()
-        request.start_async([images[:count]], share_inputs=False)
+        count, lanes = self._first(images)
+        request = lanes.next()
+        own = images.copy()
+        # Shared, as everywhere: OpenVINO copies what is not shared into the array that another request shared before.
+        request.start_async([own[:count]], share_inputs=True)
 
         def heatmaps() -> NDArray[np.float32]:
             request.wait()
-            return self._with_rest(request.get_output_tensor(0).data, rest)
+            return self._with_rest(request.get_output_tensor(0).data, own[count:])
 
         return heatmaps
 
@@ -83,10 +87,10 @@ class OpenVINOEngine:
         """Drop the requests and the compiled models."""
         del self._lanes
 
-    def _first(self, images: NDArray[np.float32]) -> tuple[int, Any]:
-        """How many of ``images`` are run first, and by which request."""
-        count = max((size for size in self._lanes if size <= len(images)), default=0)
-        return count or len(images), self._lanes[count].next()
+    def _first(self, images: NDArray[np.float32]) -> tuple[int, _Lanes]:
+        """How many of ``images`` are run first, and by which graph."""
+        count = max(size for size in self._lanes if size <= len(images))
+        return count or len(images), self._lanes[count]
 
     def _with_rest(self, heatmaps: NDArray[np.float32], rest: NDArray[np.float32]) -> NDArray[np.float32]:
         """``heatmaps`` of the first images, and of the ``rest`` that is still to be run."""
@@ -94,13 +98,16 @@ class OpenVINOEngine:
 
 
 class _Lanes:
-    """Two requests of a compiled model, in turns: one's result is read while the other runs."""
+    """Requests of a compiled model: two in turns, of which one's result is read while the other runs.
+
+    ``waited`` is a third one, for what is waited for at once: it shares the caller's array and disturbs no other.
+    """
 
     def __init__(self, model: Any) -> None:
-        self._requests = [model.create_infer_request() for _ in range(2)]
+        self.waited, *self._requests = (model.create_infer_request() for _ in range(3))
 
     def next(self) -> Any:
-        """The request that was used longer ago."""
+        """Of the two the request that was used longer ago."""
         self._requests.reverse()
         return self._requests[0]
 

@@ -66,6 +66,7 @@ class Everybody:
         self._every = following.every
         self._lying, self._count = lying, dict.fromkeys(regions, 0)  # looks of the finder, by camera
         self._looked = dict.fromkeys(regions, 0)  # how many there had been of all cameras when this one had its last
+        self._last_ns: dict[str, int] = {}  # camera -> when its last frame was taken
         self._beside: _Look | None = None
         self._before: dict[str, tuple[Found, int]] = {}  # camera -> what was seen beside its last frame, and when
         self._trackers = {
@@ -85,7 +86,7 @@ class Everybody:
         frame: with a core of its own, or on a GPU, looking costs the loop next to no time. One look at a time: of
         several cameras the one that waited longest has it.
         """
-        self._take()
+        self.settle()
         waiting = [frame for frame in frames if self._inform(frame, timer)]
         if waiting:
             self._beside = self._begin(min(waiting, key=lambda frame: self._looked[frame.camera]), timer)
@@ -95,8 +96,8 @@ class Everybody:
         with timer("follow"):
             return [self._people(frame, mine) for frame, mine in zip(frames, poses, strict=True)]
 
-    def _take(self) -> None:
-        """Keep what was seen beside the last frames until its camera has another one."""
+    def settle(self) -> None:
+        """Wait for the look that was begun beside the last frames; its camera's next frame will know what was seen."""
         if self._beside is not None:
             camera, taken_ns, answer = self._beside
             self._before[camera], self._beside = (answer(), taken_ns), None
@@ -105,17 +106,22 @@ class Everybody:
         """Tell the frame's tracker what the finder saw in the last one, or sees now; whether it should look beside."""
         tracker = self._trackers[frame.camera]
         before, taken_ns = self._before.pop(frame.camera, (None, 0))
-        fresh = 0 <= frame.acquired_ns - taken_ns <= BESIDE_S * 1e9
-        if before is not None and fresh:
+        last_ns, self._last_ns[frame.camera] = self._last_ns.get(frame.camera), frame.acquired_ns
+        if before is not None and self._soon(taken_ns, frame):
             tracker.found(before.boxes, before.scores, frames_ago=1)
         if not tracker.wants_finder():
             return False
-        if self._every > 1 and not tracker.searches and (before is None or fresh):
+        if self._every > 1 and not tracker.searches and self._soon(last_ns, frame):
             return True
         _, _, answer = self._begin(frame, timer)
         now = answer()
         tracker.found(now.boxes, now.scores)
         return False
+
+    @staticmethod
+    def _soon(before_ns: int | None, frame: Frame) -> bool:
+        """Whether ``frame`` was taken so soon after ``before_ns`` that people are where they were."""
+        return before_ns is not None and 0 <= frame.acquired_ns - before_ns <= BESIDE_S * 1e9
 
     def _begin(self, frame: Frame, timer: StageTimer) -> _Look:
         """Begin to look at ``frame`` with the finder."""

@@ -1,7 +1,8 @@
 """Everybody in one camera, followed: which crops to look at next, and who was seen in them.
 
-No engine, no clock and no camera in here. Per frame: ``wants_finder``, ``found`` if it did, ``boxes``,
-``wants_looks``, ``update`` with looks if it did.
+No engine, no clock and no camera in here. Per frame: ``found`` if the finder looked at the last one; ``wants_finder``,
+and if it did ``found`` if the finder looked at this one, which then counts alone; ``boxes``; ``wants_looks``, and
+``update`` with looks if it did.
 Where frames' times run backwards, as after a clock was set, no time passes.
 
 A track is in one of four states; only confirmed ones are published, and only in frames in which they were seen.

@@ -4,6 +4,7 @@ import pytest
 from edgepose import EdgeposeError, engines, sources
 from edgepose.crops import crop_affine
 from edgepose.engines import Options
+from edgepose.engines.pipelined import pipelined
 from edgepose.estimator import Estimator
 from trainer.data import load
 from trainer.data.persons import read_image
@@ -84,8 +85,29 @@ def test_batches_made_up_of_a_few_sizes_give_the_same(shipped):
         np.testing.assert_allclose(apart.infer(images[:count]), expected, atol=1e-4)
         running = apart.start(images[:count])
         np.testing.assert_allclose(running(), expected, atol=1e-4)
+    sizes = (2, 5, 1, 5, 3, 2)
+    expected = [plain.infer(images[5 - count :]).copy() for count in sizes]
+    batches = (images[5 - count :] for count in sizes)
+    for heatmaps, wanted in zip(pipelined(apart, batches), expected, strict=True):  # two in flight, of mixed sizes
+        np.testing.assert_allclose(heatmaps, wanted, atol=1e-4)
+    with pytest.raises(ValueError, match="make up no batch of 1"):
+        engines.load(shipped, "openvino", Options(batches=(2,)))
     plain.close()
     apart.close()
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_what_was_begun_is_of_the_images_as_they_were(tiny, name):
+    engine = engines.load(tiny, name, Options(threads=1))
+    images = np.random.default_rng(0).uniform(0, 255, (2, 3, *tiny.manual.input_size)).astype(np.float32)
+    kept, expected = images.copy(), engine.infer(images).copy()
+    running = engine.start(images)
+    other = engine.start(255 - images)
+    assert np.array_equal(images, kept)
+    images[:] = 0
+    np.testing.assert_allclose(running(), expected, atol=1e-4)
+    assert not np.allclose(other(), expected, atol=1e-3)
+    engine.close()
 
 
 @pytest.mark.parametrize(

@@ -168,8 +168,23 @@ def test_who_looks_at_every_frame_knows_at_once():
 
 
 def test_what_was_seen_too_long_ago_does_not_count():
-    """At 5 frames a second somebody who walks is elsewhere: the finder looks again, in the frame itself."""
-    assert crops_after_somebody_came(step=5) == ([1, 1, 1, 1, 1, 2, 2, 2], 3)
+    """At 5 frames a second somebody who walks is elsewhere by then: the look is at the frame itself."""
+    assert crops_after_somebody_came(step=5) == ([1, 1, 1, 1, 2, 2, 2, 2], 2)
+
+
+@pytest.mark.parametrize("jump", [-50, 5], ids=["the clock is set back", "the camera was away"])
+def test_what_was_seen_before_a_jump_in_time_does_not_count(jump):
+    """A look is begun in frame 4 at two people; in frame 5 one of them has gone where the first look had not seen."""
+    seeing = Seeing([stands(150)])
+    crowd = everybody(seeing, {"door": Regions()}, following=Following(every=4))
+    for number in range(6):
+        if number == 4:
+            seeing.scenes[0] = [stands(150), stands(450)]
+        if number == 5:
+            seeing.scenes[0] = [stands(150)]
+        crowd.update([frame(0, number + (jump if number == 5 else 0), "door")])
+    assert seeing.batches == [[1]] * 6
+    assert seeing.looks == {0: 3}
 
 
 def test_while_somebody_is_lost_the_finder_sees_the_frame_itself():
@@ -182,6 +197,20 @@ def test_while_somebody_is_lost_the_finder_sees_the_frame_itself():
             seeing.scenes[0] = [stands(450)]
         crowd.update([frame(0, number, "door")])
     assert seeing.batches == [[1]] * 7 + [[2]]
+    assert seeing.looks == {0: 3}
+
+
+def test_who_is_lost_beside_a_look_is_looked_for_again():
+    """The look of frame 4 saw nobody who is not gone; that of frame 5, in which somebody is lost, counts alone."""
+    seeing = Seeing([stands(150)])
+    crowd = everybody(seeing, {"door": Regions()}, following=Following(every=4))
+    for number in range(6):
+        if number == 4:
+            seeing.scenes[0] = [stands(600)]  # beside the crop: lost, and a look is on its way
+        if number == 5:
+            seeing.scenes[0] = [stands(450)]
+        crowd.update([frame(0, number, "door")])
+    assert seeing.batches[4:] == [[1], [2]]
     assert seeing.looks == {0: 3}
 
 

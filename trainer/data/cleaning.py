@@ -92,11 +92,13 @@ def judge(
     whole, part = np.arange(len(skeleton)), get_args(Sides)[1:]
     for sides in part:
         order = exchanged(skeleton, sides)
-        among = paired & (order != whole)
         (as_is, distance), (turned, other) = off(whole), off(order)
-        agree, agree_exchanged = (int((m & among & (d < NEAR)).sum()) for m, d in ((as_is, distance), (turned, other)))
-        judged = min(int((m & among).sum()) for m in (as_is, turned))
-        if judged >= KNOWN[sides] and agree_exchanged - agree >= MOST * judged:
+        gains = turned * (other < NEAR) - 1 * (as_is & (distance < NEAR))
+        halves = [paired & (order != whole) & half for half in (skeleton.lower, ~skeleton.lower)]
+        judged = sum(min(int((m & half).sum()) for m in (as_is, turned)) for half in halves)
+        each = [int(gains[half].sum()) for half in halves]
+        # Known arms may speak for unknown legs, but not against known ones.
+        if judged >= KNOWN[sides] and sum(each) >= MOST * judged and min(each) >= 0:
             exchange = sides
             break
     order = exchanged(skeleton, exchange) if exchange else whole
@@ -140,6 +142,11 @@ def read(path: Path) -> list[Correction]:
 def correct(persons: PersonSet, path: Path) -> PersonSet:
     """The set with the corrections of ``path``; EdgeposeError where these are of other data or name no joint of it."""
     by_name = {(c.image, c.person): c for c in read(path)}
+    for (image, person), correction in by_name.items():
+        for joint in correction.hide:
+            if joint not in persons.skeleton.joints:
+                raise EdgeposeError(f"corrections {path}: {image}, person {person}: skeleton {persons.skeleton.name} "
+                                    f"has no joint '{joint}'; clean with a model of that skeleton")  # fmt: skip
     names = list(numbered(persons.persons))
     if by_name and not by_name.keys() & set(names):
         raise EdgeposeError(f"corrections {path} name nobody of data set {persons.name}; they are of other data")

@@ -26,13 +26,18 @@ from trainer.learner import steps
 from trainer.recipe import DataSet, Recipe
 
 
-def select(spec: DataSet, target: Skeleton, root: Path | None) -> PersonSet:
-    """The persons of one data set's split, in the target skeleton; EdgeposeError when nobody is left."""
+def everybody(spec: DataSet, target: Skeleton, root: Path | None) -> PersonSet:
+    """All persons of one data set's split in the target skeleton, also who has none of its joints labelled."""
     native = load(spec.data, root)
     if not set(native.skeleton.joints) & set(target.joints):
         raise EdgeposeError(f"data '{spec.data}' has no joint of skeleton {target.name}; choose another skeleton")
     chosen = native if spec.split == "all" else take(join_twins(native), spec.split)
-    whole = PersonSet(native.name, target, [to_skeleton(p, native.skeleton, target) for p in chosen.persons])
+    return PersonSet(native.name, target, [to_skeleton(p, native.skeleton, target) for p in chosen.persons])
+
+
+def select(spec: DataSet, target: Skeleton, root: Path | None) -> PersonSet:
+    """The persons of one data set's split, in the target skeleton; EdgeposeError when nobody is left."""
+    whole = everybody(spec, target, root)
     if spec.corrections:
         whole = correct(whole, Path(spec.corrections))
     persons = [p for p in whole.persons if p.labelled.any()]
@@ -40,7 +45,7 @@ def select(spec: DataSet, target: Skeleton, root: Path | None) -> PersonSet:
         persons = [persons[i] for i in evenly(len(persons), spec.limit)]
     if not persons:
         raise EdgeposeError(f"data '{spec.data}' has no labelled person in split '{spec.split}'")
-    return PersonSet(native.name, target, persons)
+    return PersonSet(whole.name, target, persons)
 
 
 class PoseData(lightning.LightningDataModule):
