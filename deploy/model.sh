@@ -3,7 +3,7 @@
 #
 #   deploy/model.sh NAME DATA        NAME: s, m, l; DATA: the folder with lspet/ and mpii_sports/
 #
-# An hour or three on a CPU. An interrupted run goes on where it stopped; a file that is there is not made again.
+# One to five hours on a CPU. An interrupted run goes on where it stopped; a file that is there is not made again.
 # movenet_lightning_fp16.tflite (s) or movenet_thunder_fp16.tflite (l) must lie in the current folder; m begins with
 # edgepose-s and is taught by edgepose-l, as they come with the package.
 set -euo pipefail
@@ -13,7 +13,7 @@ export EDGEPOSE_DATA=$2
 case $1 in
   s) movenet=lightning hourglasses="One hourglass" recipes="s-first s" ;;
   m) movenet=lightning hourglasses="Two hourglasses" recipes=m ;; # whose file s began with
-  l) movenet=thunder hourglasses="One hourglass" recipes="l-first l" ;;
+  l) movenet=thunder hourglasses="Two hourglasses" recipes="l-first l-second l" ;;
   *) echo "'$1' is no shipped model that this makes; it makes s, m and l" >&2; exit 2 ;;
 esac
 [ -d "$2/lspet" ] && [ -f "$2/mpii_sports/people_pseudo.json" ] || {
@@ -24,7 +24,15 @@ bin=$(cd "$(dirname "$0")/.." && pwd)/.venv/bin
 [ -x "$bin/edgepose-calibrate" ] || { echo "there is no $bin/edgepose-calibrate; 'make setup-dev' makes it" >&2; exit 2; }
 sports=coco:mpii_sports/annotations.json:mpii_sports/images lsp=lsp:lspet
 
-for recipe in $recipes; do "$bin/edgepose-train" fit "$recipe" --workers 0 --resume; done  # each from the one before
+corrections=runs/lspet-corrections.csv
+for recipe in $recipes; do # each from the one before
+  if [ "$recipe" = l ] && [ ! -f $corrections ]; then # l learns from labels that l-second has cleaned
+    judge=runs/edgepose-l-second/edgepose-l-second.onnx
+    "$bin/edgepose-train" export runs/edgepose-l-second/last.ckpt $judge --fit-on "$sports@dev" --fit-on "$lsp@dev"
+    "$bin/edgepose-train" data clean "$lsp" --model $judge --out $corrections
+  fi
+  "$bin/edgepose-train" fit "$recipe" --workers 0 --resume
+done
 [ -f "$run/$name.onnx" ] || "$bin/edgepose-train" export "$run/last.ckpt" "$run/$name.onnx" \
   --fit-on "$sports@dev" --fit-on "$lsp@dev" --measure-on "$sports@val" --measure-on "$lsp@val" \
   --description "$hourglasses on a MobileNetV2 stem with a feature pyramid that began as MoveNet ${movenet^}'s; see the model card." \

@@ -174,8 +174,8 @@ def _table(found: dict[str, Any]) -> None:
     table.add_row("12 limb joints", "", "", _figure(found["pck02_torso_limbs"]))
     Console().print(table)
     kept = found["reliability"]
-    inside = 100 * kept["ellipse_90"]
-    typer.echo(f"scores: expected calibration error {kept['ece']:.3f}; 90 % ellipses hold {inside:.1f} % of the joints")
+    error = "no labelled head to judge by" if kept["ece"] is None else f"expected calibration error {kept['ece']:.3f}"
+    typer.echo(f"scores: {error}; 90 % ellipses hold {100 * kept['ellipse_90']:.1f} % of the joints")
 
 
 def _figure(value: float | None) -> str:

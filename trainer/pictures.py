@@ -72,11 +72,12 @@ def reliability_plot(kept: Mapping[str, Any], path: Path) -> None:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.5), constrained_layout=True)
     rows = kept["table"]
     left.plot([0, 1], [0, 1], color="#bbb", linewidth=0.8)
-    most = max(row["joints"] for row in rows)
+    most = max((row["joints"] for row in rows), default=1)
     sizes = [20 + 180 * row["joints"] / most for row in rows]
     left.scatter([row["score"] for row in rows], [row["within"] for row in rows], s=sizes, color="#258")
     left.set(xlabel="score", ylabel="share of joints within half a head", xlim=(0, 1), ylim=(0, 1),
-             title=f"scores: expected calibration error {kept['ece']:.3f}")  # fmt: skip
+             title=f"scores: expected calibration error {kept['ece']:.3f}" if rows
+             else "scores: no head is labelled, so nothing tells how good they are")  # fmt: skip
     joints = list(kept["ellipses_by_joint"])
     for key, colour in (("ellipse_50", "#7ac"), ("ellipse_90", "#258"), ("ellipse_95", "#013")):
         promised = float(key.rpartition("_")[2])

@@ -151,7 +151,7 @@ def reliability(
         if mine.any():
             by_joint[joint] = held(mine)
     return {
-        "ece": round(ece, 4),
+        "ece": round(ece, 4) if table else None,  # without labelled heads nothing tells
         "table": table,
         **held(labelled),
         "ellipses_by_joint": by_joint,

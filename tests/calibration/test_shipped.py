@@ -25,7 +25,7 @@ SHIPPED = [("edgepose-first", "int8"), ("edgepose-first", "int8-cpu"), ("edgepos
 RUNNERS = [("edgepose-first", "int8", "openvino"), ("edgepose-first", "int8-cpu", "openvino"),
            ("edgepose-first", "int8-cpu", "onnxruntime"), ("edgepose-s", "int8", "openvino"),
            ("edgepose-m", "int8", "openvino"), ("edgepose-l", "int8", "openvino")]  # fmt: skip
-JUDGED = {"edgepose-m": [SPORTS, LSPET]}  # where not on the former alone; see the cards
+JUDGED = {"edgepose-m": [SPORTS, LSPET], "edgepose-l": [SPORTS, LSPET]}  # where not on the former alone; see the cards
 FLOAT_LAYERS = {"edgepose-s-int8": 2, "edgepose-m-int8": 1}  # convolutions that were put back; see the card
 
 

@@ -137,6 +137,30 @@ def test_reliability_by_hand():
 
 
 @pytest.mark.timeout(600)
+def test_without_labelled_heads_scores_are_not_judged(tmp_path, monkeypatch):
+    """LSPET labels a neck that is none of mpii16's, so there is no head to measure by."""
+    from typer.testing import CliRunner
+
+    from trainer import evaluate
+    from trainer.cli import app
+
+    predict = evaluate.predict
+
+    def headless(estimator, persons, *rest, **named):
+        head = [estimator.skeleton.index(joint) for joint in ("upper_neck", "head_top")]
+        for person in persons:
+            person.labelled[head] = False
+        return predict(estimator, persons, *rest, **named)
+
+    monkeypatch.setattr(evaluate, "predict", headless)
+    plot = tmp_path / "plot.png"
+    command = ["evaluate", "edgepose-first", "--data", "synth:4", "--split", "all", "--plot", str(plot)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert "no labelled head to judge by; 90 % ellipses hold" in done.output
+    assert plot.stat().st_size > 1000
+
+
 def test_evaluate_prints_one_json_object(shipped, data_root):
     """The shipped file, on persons that it never saw: good enough to be worth watching."""
     command = [sys.executable, "-m", "trainer.cli", "evaluate", str(shipped.path), "--json", "--data-root",
