@@ -138,7 +138,7 @@ def _crowd(settings: Settings, estimator: Estimator, regions: dict[str, Regions]
     bundle = bundles.load(people.finder, role="person")
     finder = Finder(_engine(settings, bundle, stack), bundle.manual, people.least)
     following = Following(every=people.every, confirm=people.confirm, patience=people.patience, most=people.most)
-    return Everybody(
+    everybody = Everybody(
         estimator,
         finder,
         run,
@@ -147,6 +147,8 @@ def _crowd(settings: Settings, estimator: Estimator, regions: dict[str, Regions]
         smoothing=people.smoothing,
         lying=people.second_look,
     )
+    stack.callback(everybody.settle)  # before its finder's engine is closed
+    return everybody
 
 
 def _sinks(settings: Settings, extra: tuple[Sink, ...], stack: ExitStack) -> list[Sink]:

@@ -72,10 +72,9 @@ class OpenVINOEngine:
         that is made up of several the first part runs meanwhile.
         """
         count, lanes = self._first(images)
-        request = lanes.next()
         own = images.copy()
         # Shared, as everywhere: OpenVINO copies what is not shared into the array that another request shared before.
-        request.start_async([own[:count]], share_inputs=True)
+        request = lanes.begin(own[:count])
 
         def heatmaps() -> NDArray[np.float32]:
             request.wait()
@@ -84,7 +83,9 @@ class OpenVINOEngine:
         return heatmaps
 
     def close(self) -> None:
-        """Drop the requests and the compiled models."""
+        """Drop the requests, when what was begun has ended, and the compiled models."""
+        for lanes in self._lanes.values():
+            lanes.wait()
         del self._lanes
 
     def _first(self, images: NDArray[np.float32]) -> tuple[int, _Lanes]:
@@ -105,11 +106,22 @@ class _Lanes:
 
     def __init__(self, model: Any) -> None:
         self.waited, *self._requests = (model.create_infer_request() for _ in range(3))
+        self._images: list[Any] = [None, None]  # what each request reads: kept, also where nobody takes the answer
 
-    def next(self) -> Any:
-        """Of the two the request that was used longer ago."""
+    def begin(self, images: NDArray[np.float32]) -> Any:
+        """The request, of the two, that was used longer ago, begun on ``images``, which it shares."""
         self._requests.reverse()
-        return self._requests[0]
+        self._images.reverse()
+        request = self._requests[0]
+        request.wait()  # for an answer that nobody took
+        self._images[0] = images
+        request.start_async([images], share_inputs=True)
+        return request
+
+    def wait(self) -> None:
+        """Until nothing runs."""
+        for request in self._requests:
+            request.wait()
 
 
 def load(bundle: Bundle, options: Options) -> OpenVINOEngine:
