@@ -52,7 +52,10 @@ def running(*arguments, **environment):
             process.wait()
 
 
-def test_the_finder_has_half_of_the_threads_and_each_network_the_batches_that_come(clip, monkeypatch):
+@pytest.mark.parametrize(("threads", "every", "finders"), [(4, 5, 2), (1, 5, 1), (4, 1, 4)])
+def test_the_finder_beside_has_half_of_the_threads_and_each_network_its_batches(
+    clip, monkeypatch, threads, every, finders
+):
     asked = {}
     load = engines.load
 
@@ -61,10 +64,11 @@ def test_the_finder_has_half_of_the_threads_and_each_network_the_batches_that_co
         return load(bundle, name, options)
 
     monkeypatch.setattr(engines, "load", recorded)
-    with app.assembled(config.load({"source.uri": str(clip), "engine.threads": 4}, environ={}).settings):
+    flags = {"source.uri": str(clip), "engine.threads": threads, "people.every": every}
+    with app.assembled(config.load(flags, environ={}).settings):
         pass
-    assert (asked["pose"].threads, asked["pose"].batches) == (4, (1, 2))
-    assert (asked["person"].threads, asked["person"].batches) == (2, (1,))
+    assert (asked["pose"].threads, asked["pose"].batches) == (threads, (1, 2))
+    assert (asked["person"].threads, asked["person"].batches) == (finders, (1,))
 
 
 def bodies(watcher, leaf):

@@ -148,70 +148,49 @@ def test_the_finder_looks_now_and_then():
     assert seeing.looks == {0: 3, 1: 12}
 
 
-def crops_after_somebody_came(every=4, step=1):
-    """Crops of each frame: a second person comes with frame 4, when the finder is to look; ``step`` frames apart."""
-    seeing = Seeing([stands(150)])
+def watched(scenes, frames, *, every, at=lambda number: number):
+    """Crops of each frame, and looks of the finder; ``scenes``: frame -> who is there from it on; ``at``: its time."""
+    seeing = Seeing([])
     crowd = everybody(seeing, {"door": Regions()}, following=Following(every=every))
-    for number in range(8):
-        if number == 4:
-            seeing.scenes[0].append(stands(450))
-        crowd.update([frame(0, number * step, "door")])
+    for number in range(frames):
+        seeing.scenes[0] = scenes.get(number, seeing.scenes[0])
+        crowd.update([frame(0, at(number), "door")])
     return [crops for (crops,) in seeing.batches], seeing.looks[0]
 
 
+SOMEBODY_COMES = {0: [stands(150)], 4: [stands(150), stands(450)]}
+
+
 def test_while_everybody_is_seen_the_finder_looks_beside_and_the_next_frame_knows():
-    assert crops_after_somebody_came() == ([1, 1, 1, 1, 1, 2, 2, 2], 2)
+    assert watched(SOMEBODY_COMES, 8, every=4) == ([1, 1, 1, 1, 1, 2, 2, 2], 2)
 
 
 def test_who_looks_at_every_frame_knows_at_once():
-    assert crops_after_somebody_came(every=1) == ([1, 1, 1, 1, 2, 2, 2, 2], 8)
+    assert watched(SOMEBODY_COMES, 8, every=1) == ([1, 1, 1, 1, 2, 2, 2, 2], 8)
 
 
 def test_what_was_seen_too_long_ago_does_not_count():
     """At 5 frames a second somebody who walks is elsewhere by then: the look is at the frame itself."""
-    assert crops_after_somebody_came(step=5) == ([1, 1, 1, 1, 2, 2, 2, 2], 2)
+    found = watched(SOMEBODY_COMES, 8, every=4, at=lambda number: 5 * number)
+    assert found == ([1, 1, 1, 1, 2, 2, 2, 2], 2)
 
 
 @pytest.mark.parametrize("jump", [-50, 5], ids=["the clock is set back", "the camera was away"])
 def test_what_was_seen_before_a_jump_in_time_does_not_count(jump):
-    """A look is begun in frame 4 at two people; in frame 5 one of them has gone where the first look had not seen."""
-    seeing = Seeing([stands(150)])
-    crowd = everybody(seeing, {"door": Regions()}, following=Following(every=4))
-    for number in range(6):
-        if number == 4:
-            seeing.scenes[0] = [stands(150), stands(450)]
-        if number == 5:
-            seeing.scenes[0] = [stands(150)]
-        crowd.update([frame(0, number + (jump if number == 5 else 0), "door")])
-    assert seeing.batches == [[1]] * 6
-    assert seeing.looks == {0: 3}
+    """The look of frame 4 sees two people; in frame 5 one of them is no longer there."""
+    scenes = SOMEBODY_COMES | {5: [stands(150)]}
+    found = watched(scenes, 6, every=4, at=lambda number: number + (jump if number == 5 else 0))
+    assert found == ([1] * 6, 3)
 
 
 def test_while_somebody_is_lost_the_finder_sees_the_frame_itself():
-    seeing = Seeing([stands(150)])
-    crowd = everybody(seeing, {"door": Regions()}, following=Following(every=100))
-    for number in range(8):
-        if number == 5:
-            seeing.scenes[0] = []  # lost in this frame
-        if number == 7:
-            seeing.scenes[0] = [stands(450)]
-        crowd.update([frame(0, number, "door")])
-    assert seeing.batches == [[1]] * 7 + [[2]]
-    assert seeing.looks == {0: 3}
+    assert watched({0: [stands(150)], 5: [], 7: [stands(450)]}, 8, every=100) == ([1] * 7 + [2], 3)
 
 
 def test_who_is_lost_beside_a_look_is_looked_for_again():
-    """The look of frame 4 saw nobody who is not gone; that of frame 5, in which somebody is lost, counts alone."""
-    seeing = Seeing([stands(150)])
-    crowd = everybody(seeing, {"door": Regions()}, following=Following(every=4))
-    for number in range(6):
-        if number == 4:
-            seeing.scenes[0] = [stands(600)]  # beside the crop: lost, and a look is on its way
-        if number == 5:
-            seeing.scenes[0] = [stands(450)]
-        crowd.update([frame(0, number, "door")])
-    assert seeing.batches[4:] == [[1], [2]]
-    assert seeing.looks == {0: 3}
+    """In frame 4 somebody is lost while a look is on its way; that of frame 5 counts alone."""
+    scenes = {0: [stands(150)], 4: [stands(600)], 5: [stands(450)]}
+    assert watched(scenes, 6, every=4) == ([1] * 5 + [2], 3)
 
 
 def test_of_several_cameras_one_is_looked_at_beside_and_each_has_its_turn():
