@@ -230,7 +230,13 @@ batch = 4
     path = tmp_path / "long.toml"
     path.write_text(text)
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "trainer.cli", "fit", str(path), "--out", str(out), "--data-root", str(root),
+    program = (
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's & has it ignored
+        "from trainer.cli import main\n"
+        "main()"
+    )
+    command = [sys.executable, "-c", program, "fit", str(path), "--out", str(out), "--data-root", str(root),
                "--workers", "0", "--threads", "1"]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     log = out / "log" / "from-0000000" / "metrics.csv"
