@@ -38,8 +38,9 @@ def bench(settings: Settings) -> dict[str, Any]:
     over wall-clock time of the whole loop.
     """
     uri = require_source(settings)
-    if sources.parse(uri).live:
-        raise EdgeposeError(f"bench needs a file, which gives every frame as fast as it can; {uri} is live")
+    spec = sources.parse(uri)
+    if spec.live:
+        raise EdgeposeError(f"bench needs a file, which gives every frame as fast as it can; {spec.redacted()} is live")
     alone = _decode_alone(settings)
     timings = Timings()
     extra = () if settings.mqtt.url else (EncodingSink(),)
@@ -48,7 +49,7 @@ def bench(settings: Settings) -> dict[str, Any]:
         engine, model = parts.engine, parts.bundle.manual
     stages = {**alone.table(WARM_UP), **timings.table(WARM_UP)}
     if not any(network in stages for network in NETWORKS):
-        raise EdgeposeError(f"{uri} has too few frames; bench needs more than {WARM_UP}")
+        raise EdgeposeError(f"{spec.redacted()} has too few frames; bench needs more than {WARM_UP}")
     infer = max(sum(stages[stage]["mean"] for stage in NETWORKS if stage in stages), 1e-6)
     rest = sum(row["mean"] for stage, row in stages.items() if stage not in (*NETWORKS, "wait for frame"))
     frames, seconds = timings.span(WARM_UP)

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from edgepose import skeletons
 from edgepose.errors import EdgeposeError, missing, unknown
-from edgepose.files import write_beside
+from edgepose.files import kind, write_beside
 from edgepose.skeletons import Skeleton
 from edgepose.toml import first_fault
 
@@ -173,16 +173,17 @@ def shipped() -> list[str]:
 
 def find(name_or_path: str) -> Path:
     """The file of a shipped bundle, or the path itself; EdgeposeError when there is neither."""
+    if name_or_path in shipped():  # first: a folder here may have the same name
+        return MODELS / f"{name_or_path}.onnx"
     path = Path(name_or_path)
-    if path.is_dir():
+    there = kind(path)
+    if there == "folder":
         raise EdgeposeError(f"model {path} is a folder; name the .onnx file in it")
-    if path.suffix == ".onnx" or path.exists():
-        if not path.is_file():
+    if path.suffix == ".onnx" or there != "nothing":
+        if there != "file":
             raise EdgeposeError(f"model file {path} does not exist; 'edgepose models' lists the shipped ones")
         return path
-    if name_or_path not in shipped():
-        raise unknown("model", name_or_path, shipped())
-    return MODELS / f"{name_or_path}.onnx"
+    raise unknown("model", name_or_path, shipped())
 
 
 def load(name_or_path: str | Path, role: Literal["pose", "person"] | None = None) -> Bundle:

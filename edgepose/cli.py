@@ -302,7 +302,7 @@ def sources() -> None:
 @config_app.command("show")
 def config_show(config_file: ConfigFile = None) -> None:
     """Print every setting in force and where its value comes from."""
-    from edgepose.sources.uri import redact
+    from edgepose.redact import redact
 
     found = config.load({}, config_file)
     for key in found.origins:

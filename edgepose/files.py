@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from edgepose.errors import EdgeposeError
 
@@ -15,7 +17,8 @@ from edgepose.errors import EdgeposeError
 def write_beside(path: Path) -> Iterator[Path]:
     """Yield a temporary path in ``path``'s folder with the same suffix; rename it to ``path`` at the end.
 
-    After an exception, or a full disk, the temporary file is removed and ``path`` is as it was.
+    After an exception, or a full disk, the temporary file is removed and ``path`` is as it was. EdgeposeError for what
+    the system refuses, inside too.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,8 +35,25 @@ def write_beside(path: Path) -> Iterator[Path]:
         os.umask(umask)
         beside.chmod(0o666 & ~umask)  # mkstemp's 0600 is for secrets, not for results
         beside.replace(path)
+    except OSError as error:
+        raise EdgeposeError(
+            f"cannot write {path}: {error.strerror or error}; make room or choose another file"
+        ) from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+def kind(path: Path) -> Literal["file", "folder", "nothing", "other"]:
+    """What lies at ``path``; EdgeposeError where the system does not let us look: permissions, a name too long."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a path with a null character
+        return "nothing"
+    except OSError as error:
+        raise EdgeposeError(
+            f"{path} cannot be looked at: {error.strerror or error}; check the path and its permissions"
+        ) from error
+    return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"
 
 
 def cache_dir() -> Path:

@@ -8,7 +8,6 @@ tree, so one JSON Schema describes both. ``python -m edgepose.messages`` writes 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from edgepose.bundle import LEVELS, Bundle, Manual
 from edgepose.errors import EdgeposeError, unknown
 from edgepose.files import write_beside
 from edgepose.frame import Frame
+from edgepose.redact import without_secrets
 from edgepose.toml import first_fault
 
 SCHEMAS = Path(__file__).parent / "schemas"
@@ -342,12 +342,6 @@ def _radii(manual: Manual) -> list[list[float]]:
     """For each level of the ellipses the radius of each joint."""
     rows = manual.ellipses.radii
     return [[rows[k % len(rows)][i] for k in range(manual.maps)] for i in range(len(LEVELS))]
-
-
-def without_secrets(source: str) -> str:
-    """``source`` without user names, passwords and tokens, for eyes that may read topics but not the camera."""
-    source = re.sub(r"://[^/\s]*@", "://", source)
-    return re.sub(r"(?i)\b(user-id|user-pw|user|password|passwd|pwd|token|key)=[^\s&!]+", r"\1=...", source)
 
 
 def encode(message: Message, encoding: Encoding = "json") -> bytes:

@@ -29,7 +29,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from edgepose.errors import EdgeposeError, unknown
 from edgepose.messages import check_prefix
-from edgepose.sources.uri import redact
+from edgepose.redact import redact
 
 CONNECT_TIMEOUT_S = 5.0
 SEND_BUFFER = 32 * 1024  # bytes; what a slow link holds back must wait in our queue, not in the kernel's

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgepose.bundle import Bundle
 from edgepose.engines.device_memory import GPU
 from edgepose.errors import EdgeposeError
-from edgepose.files import cache_dir, write_beside
+from edgepose.files import cache_dir, kind, write_beside
 from edgepose.toml import first_fault
 
 Precision = Literal["auto", "float32", "float16", "bfloat16", "int8"]
@@ -188,7 +188,7 @@ def obtain(
     beside, kept = bundle.path.with_suffix(".plan"), cached(bundle, wanted)
     reasons = []
     for path in (beside, kept):
-        if path.exists():
+        if kind(path) != "nothing":
             found = _usable(path, bundle, wanted, here)
             if isinstance(found, Manifest):
                 return path, found

@@ -28,7 +28,13 @@ class StatusLine:
 
     def __enter__(self) -> StatusLine:
         if self._console.is_terminal:
-            self._live = Live(console=self._console, get_renderable=self._text, refresh_per_second=4, transient=True)
+            self._live = Live(
+                console=self._console,
+                get_renderable=self._text,
+                refresh_per_second=4,
+                transient=True,
+                redirect_stdout=False,  # JSON lines belong there; rich would send them to the terminal
+            )
             self._live.start()
         return self
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from edgepose.errors import EdgeposeError, nearest
+from edgepose.redact import redact
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -50,7 +51,7 @@ def first_fault(model: type[BaseModel], error: ValidationError) -> str:
         return f"unknown key '{path}'; {hint}"
     if fault["type"] == "missing":
         return f"key '{path}' is missing; add it"
-    value = "" if isinstance(fault["input"], dict | list) else f" (it is {fault['input']!r})"
+    value = "" if isinstance(fault["input"], dict | list) else f" (it is {redact(repr(fault['input']))})"
     message = fault["msg"].removeprefix("Value error, ")
     return f"key '{path}'{value}: {message}" if path else message
 

@@ -46,6 +46,15 @@ def test_unknown_model_names_the_nearest():
     refused("edgepose-frist", "unknown model 'edgepose-frist'; did you mean 'edgepose-first'")
 
 
+def test_a_folder_of_the_same_name_hides_no_shipped_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "edgepose-s").mkdir()
+    assert bundles.find("edgepose-s").name == "edgepose-s.onnx"
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(EdgeposeError, match=r"model mine is a folder; name the \.onnx file in it"):
+        bundles.find("mine")
+
+
 def test_absent_file(tmp_path):
     refused(tmp_path / "no.onnx", "no.onnx does not exist; 'edgepose models' lists")
 

@@ -61,6 +61,14 @@ def test_a_wrong_file_is_refused_with_its_fault(text, sentence):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["source = 'rtsp://me:hush hush@cam/x'", "mqtt = 'mqtt://me:hush@h/?token=hush'"])
+def test_a_secret_in_the_wrong_place_is_not_shown(text):
+    write(text)
+    with pytest.raises(EdgeposeError, match=r"\(it is '.*://\*\*\*@") as caught:
+        config.load(environ={})
+    assert "hush" not in str(caught.value)
+
+
 def test_a_missing_file_is_named():
     with pytest.raises(EdgeposeError, match=r"nowhere\.toml does not exist"):
         config.load(path=Path("nowhere.toml"), environ={})

@@ -268,7 +268,8 @@ BAD = [
     (("run", "--sorce", "x"), "No such option"),
     (("models", "show", "nothing"), "unknown model 'nothing'"),
     (("listen",), "error: no broker was given"),
-    (("bench", "--source", "videotest://?frames=9"), "videotest://?frames=9"),
+    (("bench", "--source", "videotest://?frames=9"), "bench needs a file"),
+    (("bench", "--source", "rtsp://me:secret@x/y?token=secret"), "rtsp://me:***@x/y?token=***"),
 ]
 
 
@@ -278,6 +279,18 @@ def test_bad_input_gets_one_sentence_and_exit_2(arguments, sentence, tmp_path, m
     said = refused(*arguments)
     assert sentence in said
     assert "secret" not in said
+
+
+def test_json_lines_go_to_stdout_also_where_a_status_line_is_shown(tiny):
+    ours, terminal = os.openpty()
+    done = subprocess.run(
+        [*EDGEPOSE, "run", "--source", "videotest://?frames=5", "--model", str(tiny.path), "--stdout"],
+        stdout=subprocess.PIPE, stderr=terminal, check=False, timeout=100,
+    )  # fmt: skip
+    os.close(terminal)
+    os.close(ours)
+    assert done.returncode == 0
+    assert "edgepose.info/1" in {json.loads(line)["schema"] for line in done.stdout.splitlines()}
 
 
 def test_a_refused_connection_is_an_error(tiny, tmp_path):

@@ -162,7 +162,7 @@ class _Lane:
         across, down = bundle.heatmap_size
         shared = memory.gpu.integrated  # then the device reads and writes the pinned memory itself
         self.images = memory.pinned((most, 3, height, width), mapped=shared)
-        self.heatmaps = memory.pinned((most, len(bundle.skeleton), down, across), mapped=shared)
+        self.heatmaps = memory.pinned((most, bundle.manual.maps, down, across), mapped=shared)
         self.shared = shared
         self.image_pointer = self.images.pointer if shared else memory.device(self.images.array.nbytes)
         self.heatmap_pointer = self.heatmaps.pointer if shared else memory.device(self.heatmaps.array.nbytes)

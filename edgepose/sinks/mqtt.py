@@ -32,6 +32,7 @@ from edgepose.messages import (
     topics,
 )
 from edgepose.mqtt import Broker, LostError, Packet, RefusedError, Session
+from edgepose.redact import without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +174,7 @@ class MQTTSink:
 
     def set_status(self, state: StatusState, reason: str = "") -> None:
         """Retain the camera's status as of now; a new connection says it again."""
-        self._set_due(self._status(state, reason, self._clock()), retained=True)
+        self._set_due(self._status(state, without_secrets(reason), self._clock()), retained=True)
 
     def close(self, drain_s: float = 1.0) -> None:
         """Send what is queued for up to ``drain_s``, then ``stopped``, and disconnect; gives up after 0.5 s more."""
@@ -306,9 +307,23 @@ class MQTTSink:
             entry = self._next()
             if entry is None:
                 return
-            mid = session.publish(entry[1])
+            try:
+                mid = session.publish(entry[1])
+            except LostError:
+                self._not_sent(entry)
+                raise
             if entry[1].qos:
                 self._inflight[mid] = entry
+
+    def _not_sent(self, entry: tuple[float, Packet]) -> None:
+        """The connection broke over it: a pose message with QoS 1 waits for the next one, another is lost."""
+        if entry[1].topic != self.topics.poses:
+            return  # what is retained is said anew at every connection
+        with self._lock:
+            if entry[1].qos:
+                self._queue.appendleft(entry)
+            else:
+                self.dropped += 1
 
     def _next(self) -> tuple[float, Packet] | None:
         now = time.monotonic()

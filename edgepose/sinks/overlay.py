@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgepose.draw import draw_pose
 from edgepose.errors import EdgeposeError, missing
+from edgepose.files import kind
 from edgepose.frame import Frame
 from edgepose.gst import gst
 from edgepose.people import People
@@ -59,7 +60,7 @@ def open_overlay(target: str, skeleton: Skeleton) -> Overlay:
     path = Path(target)
     if path.suffix.lower() not in (".mp4", ".mkv", ".avi"):
         raise EdgeposeError(f"overlay '{target}' must be 'window' or a file that ends in .mp4, .mkv or .avi")
-    if not path.absolute().parent.is_dir():
+    if kind(path.absolute().parent) != "folder":
         raise EdgeposeError(f"overlay folder {path.absolute().parent} does not exist; make it first")
     return FileOverlay(path, skeleton)
 
@@ -84,7 +85,7 @@ class FileOverlay:
         with self._one_sentence():
             if self._writer is None:
                 # H.264 wants even sides.
-                self._size = (image.shape[1] // 2 * 2, image.shape[0] // 2 * 2)
+                self._size = (max(image.shape[1] // 2 * 2, 2), max(image.shape[0] // 2 * 2, 2))
                 self._writer = _writer(self._beside, self._size)
             self._writer.add(_fitted(image, self._size), self._seconds(frame.acquired_ns))
 
@@ -115,6 +116,7 @@ class FileOverlay:
         try:
             yield
         except faults as error:
+            self._writer = None  # not to be finished: what is in it is not whole, and on a full disk libav would crash
             self._beside.unlink(missing_ok=True)
             reason = getattr(error, "strerror", None) or error
             raise EdgeposeError(

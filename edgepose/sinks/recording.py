@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgepose.errors import EdgeposeError
+from edgepose.files import kind
 from edgepose.messages import Message, encode
 
 
@@ -12,7 +13,7 @@ class RecordingSink:
     """Appends every message to ``path`` and hands it to the system at once: a crash costs the last line at most."""
 
     def __init__(self, path: Path) -> None:
-        if not path.parent.is_dir():
+        if kind(path.parent) != "folder":
             raise EdgeposeError(f"folder {path.parent} for the recording {path.name} does not exist; create it first")
         self._path = path
         try:

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.errors import EdgeposeError
+from edgepose.files import kind
 from edgepose.frame import Frame
 from edgepose.gst import gst
 from edgepose.sources.base import (
@@ -232,9 +233,10 @@ class GStreamerSource(Base):
 def check_file(spec: SourceSpec) -> None:
     """EdgeposeError when the file of ``spec`` is not there or may not be read."""
     path = Path(spec.location)
-    if path.is_dir():
+    there = kind(path)
+    if there == "folder":
         raise EdgeposeError(f"{path} is a folder; for a folder of pictures write images:{path}")
-    if not path.is_file():
+    if there != "file":
         hint = "parameters need the form file:///path?key=value" if "?" in spec.location else "check the path"
         raise EdgeposeError(f"file {path} does not exist; {hint}")
     if not os.access(path, os.R_OK):

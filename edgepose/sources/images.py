@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from edgepose.errors import EdgeposeError
+from edgepose.files import kind
 from edgepose.frame import Frame
 from edgepose.sources.base import Base
 from edgepose.sources.uri import SourceSpec
@@ -27,7 +28,7 @@ class ImagesSource(Base):
 
     def __init__(self, spec: SourceSpec) -> None:
         folder = Path(spec.location)
-        if not folder.is_dir():
+        if kind(folder) != "folder":
             raise EdgeposeError(f"folder {folder} does not exist; check the path in {spec.redacted()}")
         try:
             self._paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())

@@ -6,7 +6,7 @@ in a dead connection ends with libav's own time-out.
 
 *Time.* File: start of play + PTS - first PTS. RTSP: PTS + the least (arrival - PTS) seen, which takes the
 network's jitter out and may rise by 1 ms/s to follow a drifting camera. V4L2: the driver's time. MJPEG over
-HTTP: arrival.
+HTTP: arrival. Arrivals and waits go by a clock that nobody sets; a network camera's times are taken to UTC at the end.
 """
 
 from __future__ import annotations
@@ -164,33 +164,40 @@ class PyAVSource(Base):
         waits = (max(self._stall, FIRST_FRAME_TIMEOUT), self._stall)
         with self._av.open(url, format=form, options=options, timeout=waits) as container:
             if not container.streams.video:
-                raise EdgeposeError(f"{self._spec.redacted()} holds no video; check the file")
+                raise self._no_video()
             stream = container.streams.video[0]
             stream.thread_type = "SLICE" if self._spec.live else "AUTO"  # frame threads would delay
             times = _Times(self._spec, stream)
             pace = _Pace(self._spec)
             seq = 0
+            begun: tuple[int, int] | None = None  # the first frame's time, and when it was there
             while True:
                 for frame, arrival_ns in self._decode(container, stream):
                     if self._closed.is_set() or seq >= self._spec.number("frames", 1 << 62):
                         return
-                    acquired_ns = times.utc_ns(frame, arrival_ns)
-                    if pace.skips(acquired_ns):
+                    taken_ns = times.taken_ns(frame, arrival_ns)
+                    if pace.skips(taken_ns):
                         continue
                     if self._spec.live and not self._spec.reopens:
-                        self._closed.wait((acquired_ns - time.time_ns()) / 1e9)
-                    self._hand_over(Frame(self._image(frame), acquired_ns, seq, self.camera))
+                        begun = begun or (taken_ns, time.monotonic_ns())
+                        self._closed.wait((taken_ns - begun[0] - (time.monotonic_ns() - begun[1])) / 1e9)
+                    self._hand_over(Frame(self._image(frame), times.utc_ns(taken_ns), seq, self.camera))
                     seq += 1
                 if not seq:
-                    raise EdgeposeError(f"{self._spec.redacted()} holds no video; check the file")
+                    raise self._no_video()
                 if not self._spec.flag("loop") or self._closed.is_set():
                     return
                 container.seek(0)
                 times.rewind()
 
+    def _no_video(self) -> EdgeposeError:
+        if self._spec.reopens:  # it may be starting, or have too many viewers
+            return SourceLost(f"{self._spec.redacted()} sends no video; check the camera")
+        return EdgeposeError(f"{self._spec.redacted()} holds no video; check the file")
+
     def _decode(self, container: Any, stream: Any) -> Iterator[tuple[Any, int]]:
         for packet in container.demux(stream):
-            arrival_ns = time.time_ns()
+            arrival_ns = time.monotonic_ns()
             try:
                 frames = packet.decode()
             except self._av.error.InvalidDataError:
@@ -237,24 +244,25 @@ class _Pace:
             self._step_ns = 1_000_000_000 // spec.number("fps")
         self._next_ns: int | None = None
 
-    def skips(self, acquired_ns: int) -> bool:
+    def skips(self, taken_ns: int) -> bool:
         if not self._step_ns:
             return False
         if self._next_ns is None:
-            self._next_ns = acquired_ns
-        if acquired_ns < self._next_ns - self._step_ns // 20:
+            self._next_ns = taken_ns
+        if taken_ns < self._next_ns - self._step_ns // 20:
             return True
-        self._next_ns = max(self._next_ns + self._step_ns, acquired_ns + self._step_ns // 2)
+        self._next_ns = max(self._next_ns + self._step_ns, taken_ns + self._step_ns // 2)
         return False
 
 
 class _Times:
-    """Stream time -> UTC; see the module."""
+    """When a frame was taken; see the module. Of a network camera by the monotonic clock, of others in UTC."""
 
     def __init__(self, spec: SourceSpec, stream: Any) -> None:
         self._by_arrival = spec.kind == "http"
         self._absolute = spec.kind == "v4l2"
         self._envelope = spec.kind == "rtsp"
+        self._network = spec.network
         rate = stream.average_rate
         self._step_ns = int(1_000_000_000 / rate) if rate else 33_333_333
         self._origin_ns: int | None = None
@@ -262,7 +270,14 @@ class _Times:
         self._last_arrival_ns = 0
         self._again = False
 
-    def utc_ns(self, frame: Any, arrival_ns: int) -> int:
+    def utc_ns(self, taken_ns: int) -> int:
+        """A network camera's time, by what the clock says now; the others are in UTC already."""
+        return taken_ns + time.time_ns() - time.monotonic_ns() if self._network else taken_ns
+
+    def taken_ns(self, frame: Any, arrival_ns: int) -> int:
+        """When ``frame`` was taken, whose packet came at ``arrival_ns`` by the monotonic clock."""
+        if not self._network:
+            arrival_ns += time.time_ns() - time.monotonic_ns()
         if self._by_arrival or (frame.pts is None and (self._envelope or self._absolute)):
             return arrival_ns
         if frame.pts is None:

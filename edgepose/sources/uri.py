@@ -22,11 +22,11 @@ from typing import Literal, TypeAlias
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
 from edgepose.errors import EdgeposeError, unknown
+from edgepose.redact import MASK, SECRET_KEY, redact
 
 Kind: TypeAlias = Literal["file", "v4l2", "csi", "rtsp", "http", "videotest", "images"]
 Value: TypeAlias = str | int | bool
 
-MASK = "***"
 _SCHEMES: dict[str, Kind] = {
     "file": "file",
     "v4l2": "v4l2",
@@ -38,7 +38,6 @@ _SCHEMES: dict[str, Kind] = {
     "videotest": "videotest",
     "images": "images",
 }
-_SECRET_KEY = re.compile(r"pass|pwd|token|secret|auth|key|sig", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -143,11 +142,6 @@ def parse(uri: str, *, camera: str | None = None, environ: Mapping[str, str] | N
 def sanitise(name: str) -> str:
     """``name`` as an MQTT topic level: lower case, ``[a-z0-9_-]``, at most 64 long; may come out empty."""
     return re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-")[:64].strip("-")
-
-
-def redact(uri: str) -> str:
-    """Any text with a URL's user part masked, however malformed the URL is."""
-    return re.sub(r"(://)[^\s]*@", rf"\1{MASK}@", uri)
 
 
 # --- per kind ---------------------------------------------------------------------------------------
@@ -300,4 +294,4 @@ def _check_size(options: Mapping[str, Value], uri: str) -> None:
 
 def _query_secrets(url: str) -> list[str]:
     pairs = (pair.partition("=") for pair in url.partition("?")[2].split("&"))
-    return [value for key, _, value in pairs if value and _SECRET_KEY.search(key)]
+    return [value for key, _, value in pairs if value and SECRET_KEY.search(key)]

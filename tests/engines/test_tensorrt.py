@@ -55,6 +55,18 @@ def test_same_heatmaps_for_any_number_of_images(trt, memory, tiny, expected):
     engine.close()
 
 
+def test_the_finder_runs_too(trt, memory):
+    finder = bundles.load("edgepose-finder", role="person")
+    width, height = finder.manual.input_size
+    batch = np.random.default_rng(0).uniform(0, 255, (1, 3, height, width)).astype(np.float32)
+    engine = opened(finder, Options(), trt, memory)
+    session = engines.load(finder, "onnxruntime")
+    for _ in range(3):
+        assert np.array_equal(engine.infer(batch), session.infer(batch))
+    session.close()
+    engine.close()
+
+
 def test_a_lane_records_a_batch_size_once(tiny):
     trt, memory = surface.module("tensorrt-10.3.0"), surface.LazyMemory()
     engine = opened(tiny, Options(), trt, memory)

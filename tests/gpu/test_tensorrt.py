@@ -35,6 +35,17 @@ def test_the_shipped_model_gives_the_same_heatmaps(trt, shipped, images, precisi
     engine.close()
 
 
+@pytest.mark.timeout(600)
+def test_the_finder_gives_the_same_maps(trt):
+    finder = bundles.load("edgepose-finder", role="person")
+    width, height = finder.manual.input_size
+    batch = np.random.default_rng(0).uniform(0, 255, (1, 3, height, width)).astype(np.float32)
+    expected = engines.load(finder, "onnxruntime").infer(batch)
+    engine = opened(finder, Options(precision="float32"), trt)
+    assert np.abs(engine.infer(batch) - expected).max() < 1e-2 * np.abs(expected).max()
+    engine.close()
+
+
 def test_quantised_and_half_files_run(trt, tiny, tmp_path):
     half = bundles.save(halved(onnx.load(tiny.path)), tiny_manual(precision="float16"), tmp_path / "half.onnx")
     int8 = bundles.save(quantised_graph(), tiny_manual(precision="int8"), tmp_path / "int8.onnx")

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cbor2
 import pytest
@@ -20,7 +20,7 @@ import pytest
 from edgepose.bundle import Bundle
 from edgepose.errors import EdgeposeError
 from edgepose.messages import Encoding, Info, Stats, decode, info_message
-from edgepose.mqtt import Broker, parse_broker
+from edgepose.mqtt import Broker, LostError, parse_broker
 from edgepose.sinks.mqtt import Backoff, MQTTSink, client_id
 from tests.broker import PATIENCE_S, Mosquitto, free_port, wait_for, watch
 from tests.conftest import tiny_manual
@@ -227,6 +227,35 @@ def test_unacknowledged_messages_are_sent_again(mosquitto: Mosquitto, make: Call
         wait_for(lambda: len(seen.on("poses")) == 21)
         assert [decode(m.payload).seq for m in seen.on("poses")] == list(range(21))  # type: ignore[union-attr]
     assert sink.dropped == 0
+
+
+def test_who_reads_topics_reads_no_user_name(mosquitto: Mosquitto, make: Callable[..., MQTTSink]) -> None:
+    with watch(mosquitto.port) as seen:
+        sink = make()
+        assert sink.connect(PATIENCE_S)
+        sink.set_status("camera-lost", "rtsp://me:***@cam/x ended its stream; check the camera")
+        wait_for(lambda: states(seen.on("status"))[-1:] == ["camera-lost"])
+        last: Any = decode(seen.on("status")[-1].payload)
+        assert last.reason == "rtsp://cam/x ended its stream; check the camera"
+
+
+@pytest.mark.parametrize(("qos", "waits", "dropped"), [(0, 0, 1), (1, 1, 0)])
+def test_a_pose_over_which_the_connection_breaks_is_kept_or_counted(qos: Any, waits: int, dropped: int) -> None:
+    class Breaking:
+        """A session whose socket breaks at the next write, which no real broker does on demand."""
+
+        congested = False
+
+        def publish(self, packet: Any) -> int:
+            raise LostError("the connection broke")
+
+    sink = MQTTSink(parse_broker("mqtt://127.0.0.1:9/"), "bench", "front", qos=qos, backoff=QUICK)
+    sink.publish(example(1))
+    sink._due.clear()
+    with pytest.raises(LostError):
+        sink._flush(cast(Any, Breaking()))
+    assert (len(sink._queue), sink.dropped) == (waits, dropped)
+    sink.close(0.0)
 
 
 def test_no_broker_at_the_start_is_told_and_tried_again(mosquitto: Mosquitto, make: Callable[..., MQTTSink]) -> None:

@@ -118,19 +118,38 @@ def test_pictures_of_another_size_are_fitted_in(tmp_path, with_av):
     assert shown[-1][2:64, 40:60].mean() > 20
 
 
-def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path):
+@pytest.mark.parametrize("form", ["mkv", "mp4", "avi"])
+def test_a_full_disk_is_a_sentence_and_leaves_nothing(form, tmp_path):
     pytest.importorskip("av")
-    (tmp_path / ".film.part.mkv").symlink_to("/dev/full")
-    overlay = open_overlay(str(tmp_path / "film.mkv"), MPII16)
+    (tmp_path / f".film.part.{form}").symlink_to("/dev/full")
+    overlay = open_overlay(str(tmp_path / f"film.{form}"), MPII16)
 
     def film():
         for seq in range(200):
             overlay.show(frame(seq, 640, 480), someone())
         overlay.close()
 
-    with pytest.raises(EdgeposeError, match=r"cannot write overlay .*film\.mkv: No space left on device; make room"):
+    with pytest.raises(EdgeposeError, match=r"cannot write overlay .*film\..*: No space left on device; make room"):
         film()
+    overlay.close()  # as the loop does with all that it opened; there is nothing to finish
     assert not list(tmp_path.iterdir())
+
+
+def test_a_film_that_broke_is_not_put_in_its_place(with_av, tmp_path, monkeypatch):
+    overlay = open_overlay(str(tmp_path / "film.mp4"), MPII16)
+    overlay.show(frame(0), someone())
+    monkeypatch.setattr(overlay._writer, "add", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    with pytest.raises(EdgeposeError, match="Input/output error"):
+        overlay.show(frame(1), someone())
+    overlay.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_of_one_line_is_shown(with_av, tmp_path):
+    overlay = open_overlay(str(tmp_path / "film.mp4"), MPII16)
+    overlay.show(frame(0, 1, 40), someone())
+    overlay.close()
+    assert (tmp_path / "film.mp4").stat().st_size > 0
 
 
 @pytest.mark.parametrize(

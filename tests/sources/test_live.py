@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import socketserver
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
 from edgepose.errors import EdgeposeError
-from edgepose.sources import SourceLost, SourceStalled, open_source
+from edgepose.sources import SourceLost, SourceStalled, open_source, parse, pyav
 from tests.rtsp import RtspServer, free_port, why_not
 
 S = 1_000_000_000
@@ -271,3 +274,49 @@ def test_nobody_there(backend: str) -> None:
         with pytest.raises(SourceLost, match=r"(?i)not found") as caught, open_source(wrong, backend=backend) as source:
             source.read()
         assert "hush" not in str(caught.value)
+
+
+class _HangsUp(socketserver.StreamRequestHandler):
+    """An RTSP camera that lets everybody in and ends the stream before its first picture."""
+
+    def handle(self) -> None:
+        sdp = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n"
+        while (line := self.rfile.readline().decode()).strip():
+            head = dict(h.split(": ", 1) for h in iter(lambda: self.rfile.readline().decode().strip(), ""))
+            answer = f"RTSP/1.0 200 OK\r\nCSeq: {head['CSeq']}\r\nSession: 1\r\n"
+            if line.startswith("OPTIONS"):
+                answer += "Public: DESCRIBE, SETUP, PLAY\r\n\r\n"
+            elif line.startswith("DESCRIBE"):
+                answer += f"Content-Type: application/sdp\r\nContent-Length: {len(sdp)}\r\n\r\n{sdp}"
+            else:
+                answer += "Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\n\r\n"
+            self.wfile.write(answer.encode())
+            if line.startswith("PLAY"):
+                return
+
+
+def test_a_camera_that_hangs_up_before_its_first_picture_is_lost_and_may_come_back(backend: str) -> None:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _HangsUp) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        url = f"rtsp://127.0.0.1:{server.server_address[1]}/cam"
+        with pytest.raises((SourceLost, SourceStalled)), open_source(url, backend=backend, stall_timeout=2) as source:
+            source.read()
+        server.shutdown()
+
+
+@pytest.mark.parametrize("uri", ["rtsp://h/x?fps=10", "http://h/x?fps=10"])
+def test_a_clock_that_is_set_moves_a_network_cameras_times_at_once(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = {"utc": 1_000 * S, "running": 50 * S}
+    monkeypatch.setattr(pyav.time, "time_ns", lambda: now["utc"])
+    monkeypatch.setattr(pyav.time, "monotonic_ns", lambda: now["running"])
+    spec = parse(uri, environ={})
+    times, pace = pyav._Times(spec, SimpleNamespace(average_rate=10)), pyav._Pace(spec)
+    for number in range(40):
+        if number == 20:
+            now["utc"] += 5 * S  # as NTP does once on a board without a clock of its own
+        if number == 30:
+            now["utc"] -= 3_600 * S
+        taken = times.taken_ns(SimpleNamespace(pts=number, time_base=Fraction(1, 10)), now["running"])
+        assert not pace.skips(taken)
+        assert abs(times.utc_ns(taken) - now["utc"]) < S // 100
+        now = {name: value + S // 10 for name, value in now.items()}

@@ -124,6 +124,7 @@ SECRET = "pa@s&w0rd"
         "rtsp://me:pa@s&w0rd@/x",
         "rstp://me:pa@s&w0rd@h/x",
         "rtsp://me:pa@s&w0rd@h/x\n",
+        "rtsp://me:pa@s w0rd@h/x?width=3",
     ],
 )
 def test_password_is_in_no_message(uri: str) -> None:
@@ -137,6 +138,12 @@ def test_password_is_in_no_message(uri: str) -> None:
         assert spec.redacted() == "rtsp://me:***@h/x"
     assert "w0rd" not in text
     assert "***" in text
+
+
+def test_secrets_in_the_query_are_in_no_fault() -> None:
+    with pytest.raises(EdgeposeError, match=r"token=\*\*\*&width=3") as caught:
+        parse("rtsp://h/x?token=hush&width=3", environ={})
+    assert "hush" not in str(caught.value)
 
 
 def test_secrets_in_the_query() -> None:
