@@ -225,7 +225,9 @@ def verify(
     from calibration import gate
     from calibration import verify as verifying
     from calibration.judge import Judge
+    from trainer.grid import require_picture
 
+    require_picture(plot)
     first, second = verifying.open_runner(a, threads), verifying.open_runner(b, threads)
     judge = Judge(persons_of(data, first.manual.skeleton, data_root), first.manual)
     found = verifying.compare(first, second, judge, repeats=repeats, threads=threads)

@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,9 +31,9 @@ from calibration.features import Crops, Features
 from calibration.sets import About, CalibrationSet, cut
 from edgepose.bundle import Bundle
 from edgepose.errors import EdgeposeError, unknown
-from edgepose.files import write_beside
 from trainer.data.persons import Person
 from trainer.explain.tiles import BGR, PAPER, fitted, paragraph
+from trainer.grid import require_picture, write_picture
 
 Indices = NDArray[np.int64]
 
@@ -157,8 +156,7 @@ def contact_sheet(chosen: CalibrationSet, path: Path, sizes: Mapping[int, int] |
 
     The largest cluster comes first. EdgeposeError where the file name is not that of a picture.
     """
-    if path.suffix not in (".png", ".jpg"):
-        raise EdgeposeError(f"{path}: a contact sheet's file name ends in .png or .jpg")
+    require_picture(path)
     about = chosen.about
     rows: list[tuple[str, NDArray[np.uint8]]] = []
     if not about.clusters:
@@ -172,8 +170,7 @@ def contact_sheet(chosen: CalibrationSet, path: Path, sizes: Mapping[int, int] |
         pool = f" of {sizes[name]} in the pool" if sizes else ""
         rows.append((f"cluster {name}: {len(mine)} chosen{pool}", mine[:_COLUMNS]))
     columns = max(len(crops) for _, crops in rows)
-    with write_beside(path) as beside:
-        cv2.imwrite(str(beside), np.vstack([_row(text, crops, columns) for text, crops in rows]))
+    write_picture(np.vstack([_row(text, crops, columns) for text, crops in rows]), path)
 
 
 def _row(text: str, crops: NDArray[np.uint8], columns: int) -> BGR:

@@ -161,7 +161,7 @@ def _hide(rng: np.random.Generator, crop: NDArray[np.uint8]) -> NDArray[np.uint8
 def _smear(rng: np.random.Generator, crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
     import cv2
 
-    length = int(max(3, rng.uniform(0.02, 0.08) * crop.shape[1]))
+    length = int(max(3, rng.uniform(0.02, 0.08) * crop.shape[1])) | 1  # odd: an even one has no middle, and shifts
     kernel = np.zeros((length, length), np.float32)
     kernel[length // 2] = 1
     turn = cv2.getRotationMatrix2D(((length - 1) / 2, (length - 1) / 2), float(rng.uniform(0, 180)), 1)

@@ -60,7 +60,8 @@ def restore(bundle: Bundle, crops: Tensor) -> nn.Module:
     }
     try:
         model.load_state_dict({**model.state_dict(), **kept})
-        _fill(model, _nodes(graph, held), crops)
+        measured = {f"model.{name}" for name, _ in model.named_buffers()}  # whitening is a convolution of its own
+        _fill(model, _nodes(graph, held, measured), crops)
     except (RuntimeError, KeyError, StopIteration) as error:
         raise EdgeposeError(
             f"start_from: {bundle.path} is not the network of its own recipe; begin with its checkpoint"
@@ -69,12 +70,15 @@ def restore(bundle: Bundle, crops: Tensor) -> nn.Module:
     return model
 
 
-def _nodes(graph: Any, held: dict[str, Any]) -> Iterator[tuple[str, list[Tensor]]]:
-    """Kind and constants of each convolution and each batch norm that was not folded, in order of execution."""
+def _nodes(graph: Any, held: dict[str, Any], measured: set[str]) -> Iterator[tuple[str, list[Tensor]]]:
+    """Kind and constants of each convolution and each batch norm that was not folded, in order of execution.
+
+    Without the convolution whose weights are among the ``measured`` buffers.
+    """
     for node in graph.node:
         if node.op_type == "Identity" and node.input[0] in held:  # equal constants are kept once
             held[node.output[0]] = held[node.input[0]]
-        if node.op_type in ("Conv", "BatchNormalization"):
+        if node.op_type in ("Conv", "BatchNormalization") and node.input[1] not in measured:
             yield node.op_type, [torch.from_numpy(held[name].copy()) for name in node.input[1:] if name]
 
 

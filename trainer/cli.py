@@ -120,18 +120,22 @@ def evaluate(
     from trainer.finder import commands as finders
 
     if finders.is_finder(model):
+        if limit or plot is not None or second_look:
+            raise EdgeposeError(f"{model} is a person finder; --limit, --plot and --second-look are of pose models")
         sets = finders.scene_sets(data, guesses, split)
         finders.evaluate(model, sets, data_root, engine=engine, threads=threads, as_json=as_json, sheet=sheet)
         return
     from trainer.data.module import select
     from trainer.data.splits import SPLITS
     from trainer.evaluate import Predictions, figures, open_estimator, predict
+    from trainer.grid import require_picture
     from trainer.pictures import contact_sheet, reliability_plot
     from trainer.recipe import DataSet
     from trainer.uncertainty import reliability
 
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
+    require_picture(sheet, plot)
     estimator = open_estimator(model, engine, threads, second_look=second_look)
     persons = [
         p for d in data for p in select(DataSet.model_validate({"data": d, "split": split}), estimator.skeleton,
@@ -207,6 +211,8 @@ def export(
         raise EdgeposeError(f"{out}: a bundle's file name ends in .onnx")
     about: dict[str, Any] = {"root": data_root, "terms": terms, "description": description}
     if finders.is_finder(str(checkpoint)):
+        if fit_on:
+            raise EdgeposeError(f"{checkpoint} is a person finder's, which has no scores of joints; leave out --fit-on")
         bundle = people.export(checkpoint, out, measure_on=finders.scene_sets(measure_on or [], guesses), **about)
     else:
         bundle = poses.export(checkpoint, out, fit_on=_sets(fit_on), measure_on=_sets(measure_on), **about)
@@ -238,7 +244,9 @@ def data_check(
     from dataclasses import asdict
 
     from trainer.data import check, load
+    from trainer.grid import require_picture
 
+    require_picture(sheet)
     persons = load(data, data_root)
     found = check.check(persons)
     if sheet is not None:
@@ -264,7 +272,9 @@ def data_clean(
     from trainer.data import cleaning
     from trainer.data.module import everybody
     from trainer.evaluate import open_estimator
+    from trainer.grid import require_picture
 
+    require_picture(sheet)
     (spec,) = _sets([f"{data}@{split}"])
     estimator = open_estimator(model, engine, threads, second_look=True)
     persons = everybody(spec, estimator.skeleton, data_root)

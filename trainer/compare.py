@@ -146,6 +146,11 @@ def compare(
     for recipe in recipes:
         if recipe.distillation is not None:
             raise EdgeposeError(f"recipe {recipe.name} learns from a teacher, which the others have not; leave it out")
+    skeleton = skeletons.get(common.skeleton)
+    ends = [skeleton.index(joint) for joint in skeleton.head or ()]
+    if not ends or not any(p.labelled[ends].all() for p in select(measure_on, skeleton, root).persons):
+        raise EdgeposeError(f"recipes are compared by PCKh, and nobody in '{measure_on.data}' has a labelled head in "
+                            f"skeleton {skeleton.name}; measure on other data")  # fmt: skip
     names = [r.name for r in recipes]
     if len(set(names)) < len(names):
         raise EdgeposeError(f"recipes to compare share a name: {', '.join(names)}; give each its own")

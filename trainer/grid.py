@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepose.errors import EdgeposeError
 from edgepose.files import write_beside
 
 
@@ -20,5 +21,22 @@ def write_grid(tiles: list[NDArray[np.uint8]], columns: int, path: Path) -> None
     """Write equally sized BGR ``tiles`` to ``path``, ``columns`` a row; the last row is filled up with black."""
     filled = [*tiles, *[np.zeros_like(tiles[0])] * (-len(tiles) % columns)]
     picture = np.vstack([np.hstack(filled[i : i + columns]) for i in range(0, len(filled), columns)])
+    write_picture(picture, path)
+
+
+def write_picture(picture: NDArray[np.uint8], path: Path) -> None:
+    """Write a BGR ``picture`` [H, W, 3]; EdgeposeError as of ``require_picture``, and where it cannot be encoded."""
+    require_picture(path)
+    done, encoded = cv2.imencode(path.suffix, picture)
+    if not done:
+        raise EdgeposeError(f"{path}: a picture of {picture.shape[1]} x {picture.shape[0]} pixels cannot be encoded as "
+                            f"{path.suffix}")  # fmt: skip
     with write_beside(path) as beside:
-        cv2.imwrite(str(beside), picture)
+        beside.write_bytes(encoded.tobytes())
+
+
+def require_picture(*paths: Path | None) -> None:
+    """EdgeposeError where a file's name, where it was given, is not that of a picture: to be asked first."""
+    for path in paths:
+        if path is not None and path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+            raise EdgeposeError(f"{path}: a picture's file name ends in .png or .jpg")

@@ -123,7 +123,12 @@ def beginning(folder: Path, recipe: Course, *, resume: bool) -> tuple[Path | Non
             raise EdgeposeError(f"{checkpoint} was made by another recipe; give the recipe it was begun with, "
                                 "or choose another --out")  # fmt: skip
         start = int(content["global_step"])
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EdgeposeError(
+            f"cannot make the folder {folder}: {error.strerror or error}; choose another --out"
+        ) from error
     if is_first():
         with write_beside(folder / "recipe.json") as beside:
             beside.write_text(recipe.model_dump_json(indent=1))

@@ -288,6 +288,8 @@ class Recipe(Course):
                                  f"{self.optimiser.accumulate}")  # fmt: skip
             if stage.images < stage.batch:
                 raise ValueError(f"stages.{number}.images {stage.images} is less than one batch of {stage.batch}")
+        if len({(s.size, s.sigma) for s in self.stages}) > len({s.size for s in self.stages}):
+            raise ValueError("stages of one size must have one sigma: give each sigma a size of its own")
         if self.stages[-1].size != max(s.size for s in self.stages):
             raise ValueError("the last stage must have the largest size: it is the size that is exported")
         return self

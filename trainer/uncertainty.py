@@ -15,6 +15,7 @@ from trainer.evaluate import Predictions
 
 KNOTS = 12
 DRAWS, CAUTION = 200, 0.16
+LEAST = 10  # labels of a joint from which its ellipses get a size of their own
 SPREAD_KNOTS = 8
 _NINETY = 4.605170185988092  # 90 % quantile of chi-squared with 2 degrees of freedom: -2 ln 0.1
 
@@ -107,9 +108,11 @@ def ellipses(predictions: Predictions, skeleton: Skeleton, fitted_on: str) -> tu
     scale, radii = np.ones(len(skeleton)), np.tile(GAUSSIAN_RADII, (len(skeleton), 1))
     for k in range(len(skeleton)):
         own = squared[labelled[:, k], k]
-        if len(own):
-            scale[k] = round(max(float(np.quantile(own, 0.9)) / _NINETY, 1e-3), 4)
-            radii[k] = np.quantile(np.sqrt(own / scale[k]), LEVELS).round(4)
+        if len(own) >= LEAST:  # of fewer persons the quantiles are one and the same
+            of_joint = round(max(float(np.quantile(own, 0.9)) / _NINETY, 1e-3), 4)
+            quantiles = np.quantile(np.sqrt(own / of_joint), LEVELS).round(4)
+            if (np.diff(quantiles) > 0).all() and quantiles[0] > 0:
+                scale[k], radii[k] = of_joint, quantiles
     return scale.tolist(), Ellipses.model_validate(
         {"raw": raw.tolist(), "factor": factor.tolist(), "radii": radii.tolist(), "fitted_on": fitted_on}
     )

@@ -77,6 +77,8 @@ def test_motion_smears_along_one_direction() -> None:
         y, x = np.nonzero(line > 8)
         spread = np.linalg.eigvalsh(np.cov(np.stack([x, y]), aweights=line[y, x]))
         ratios.append(spread[1] / spread[0])
+        middle = (line.sum(axis=0) @ np.arange(96), line.sum(axis=1) @ np.arange(96)) / line.sum()
+        assert np.allclose(middle, 48, atol=0.2)  # joints stay where their labels are
     assert np.median(ratios) > 1.2
 
 

@@ -52,6 +52,13 @@ def test_windows_keep_away_from_people_and_from_doubtful_places() -> None:
     assert (around[:, 2:] <= np.array([640, 400]) + 1e-6).all()
 
 
+def test_nobody_small_stands_in_a_window() -> None:
+    small = [(x, 150.0, x + 20, 200.0) for x in (210.0, 330.0, 450.0)]
+    found = np.concatenate([empty_windows(scene(small, [], f"{i}.png"), photograph(), 5) for i in range(40)])
+    assert len(found) > 100
+    assert inside(np.array(small), grown(found)).max() <= 0.1
+
+
 def test_windows_are_the_same_each_time_and_no_more_than_asked_for() -> None:
     one, two = (empty_windows(scene([PERSON], []), photograph(), 3) for _ in range(2))
     assert np.array_equal(one, two)

@@ -30,6 +30,7 @@ NETWORKS = {
     "mobile": {"stem": "mobile", "multiplier": 0.25, "width": 16, "depth": 2, "stacks": 2, "order": "post",
                "early": True, "preprocessing": "symmetric"},
     "z-score": {"width": 16, "depth": 2, "stacks": 1, "order": "post", "preprocessing": "z-score"},
+    "whitening": {"width": 16, "depth": 2, "stacks": 1, "order": "post", "preprocessing": "pca-whitening"},
     "no norm": {"width": 16, "depth": 2, "stacks": 1, "order": "post", "norm": "none"},
 }  # fmt: skip
 

@@ -143,6 +143,12 @@ def test_other_files_are_refused(tmp_path, text, sentence):
         correct(PersonSet("one", MPII16, [person()]), path)
 
 
+def test_images_of_one_name_are_refused():
+    twice = [person(image="a/im1.png"), person(image="b/im1.png")]
+    with pytest.raises(EdgeposeError, match=r"b/im1\.png has the name of a/im1\.png; rename the images"):
+        list(numbered(twice))
+
+
 def test_persons_are_counted_as_the_file_has_them(tmp_path):
     """Of three in one image the first has no joint of the skeleton; the second is corrected, the third hidden."""
     keypoints = [np.zeros((2, 3)), np.array([[5, 5, 2], [9, 9, 2]]), np.array([[20, 20, 2], [30, 9, 2]])]

@@ -72,6 +72,20 @@ def test_a_table_of_real_runs(drawn, tmp_path, monkeypatch):
         compare([recipes[0], recipes[0]], common(spec), tmp_path, **where)
 
 
+def test_persons_without_a_head_are_refused_before_anything_is_learnt(drawn, tmp_path):
+    _, root = drawn
+    content = json.loads((root / "figures" / "annotations.json").read_text())
+    for annotation in content["annotations"]:
+        annotation["keypoints"][3 * 9 + 2] = 0  # head top
+    (root / "figures" / "headless.json").write_text(json.dumps(content))
+    headless = DataSet(data="coco:figures/headless.json:figures/images", split="all")
+    with pytest.raises(EdgeposeError, match="compared by PCKh, and nobody in 'coco:.*' has a labelled head"):
+        compare(
+            [load(RECIPES / "newell.toml")], common(), tmp_path / "x", budget=10_000_000, measure_on=headless, root=root
+        )
+    assert not (tmp_path / "x").exists()
+
+
 def test_the_command_says_what_it_does_not_understand(tmp_path: Path):
     result = CliRunner().invoke(app, ["compare", "newell@two", "--out", str(tmp_path), "--measure-on", "synth:2"])
     assert isinstance(result.exception, EdgeposeError)

@@ -1,4 +1,5 @@
 import json
+import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -45,6 +46,28 @@ def test_coco_reads_groups_and_activity(coco):
     assert found.name == "figures"
 
 
+def test_a_set_has_one_name_however_its_path_is_written(coco, monkeypatch):
+    """Splits follow the name: with another one persons change sides."""
+    _, root = coco
+    monkeypatch.chdir(root / "figures")
+    ways = ("coco:annotations.json:images", "coco:../figures/annotations.json:images", ".")
+    assert {load(way).name for way in ways} == {"figures"}
+
+
+def test_coco_keeps_the_boxes_of_people_without_joints(coco):
+    spec, root = coco
+    path = root / "figures" / "annotations.json"
+    data = json.loads(path.read_text())
+    crowd, bare = data["annotations"][:2]
+    crowd |= {"iscrowd": 1, "bbox": [1, 2, 30, 40], "keypoints": []}
+    bare |= {"keypoints": [0] * 48, "bbox": [5, 6, 7, 8]}
+    path.write_text(json.dumps(data))
+    found = load(spec, root)
+    assert len(found.persons) == 6
+    boxes = {image.name: np.array(boxes).tolist() for image, boxes in found.others.items()}
+    assert boxes == {"000.png": [[1, 2, 31, 42]], "001.png": [[5, 6, 12, 14]]}
+
+
 def test_coco_with_a_skeleton_of_its_own(coco):
     spec, root = coco
     path = root / "figures" / "annotations.json"
@@ -71,7 +94,8 @@ def test_mpii_release_mat(tmp_path):
     point = [{"x": 11.0 + k, "y": 21.0 + k, "id": k} for k in (0, 9, 10)]
     rect = {"annopoints": {"point": np.array(point, dtype=object)}}
     entry = {"image": {"name": "b.jpg"}, "annorect": rect, "vididx": 7}
-    unlabelled = {"image": {"name": "c.jpg"}, "annorect": {"scale": 1.0}, "vididx": 8}
+    about = {"scale": 0.5, "objpos": {"x": 101.0, "y": 201.0}}
+    unlabelled = {"image": {"name": "c.jpg"}, "annorect": np.array([{"scale": 1.0}, about], dtype=object), "vididx": 8}
     test_half = {"image": {"name": "d.jpg"}, "annorect": rect, "vididx": 9}
     release = {
         "annolist": np.array([entry, unlabelled, test_half], dtype=object),
@@ -79,7 +103,10 @@ def test_mpii_release_mat(tmp_path):
         "act": np.array([{"act_name": "golf"}, {"act_name": "x"}, {"act_name": "y"}], dtype=object),
     }
     savemat(tmp_path / "mpii.mat", {"RELEASE": release})
-    (person,) = load(f"mpii:mpii.mat:{tmp_path}", tmp_path).persons
+    found = load(f"mpii:mpii.mat:{tmp_path}", tmp_path)
+    ((box,),) = found.others.values()
+    assert box.tolist() == [50, 150, 150, 250]  # 0.5 x 200 px about (100, 200)
+    (person,) = found.persons
     assert person.image.name == "b.jpg"
     assert person.group == "7"
     assert person.activity == "golf"
@@ -147,6 +174,15 @@ def test_a_cache_that_cannot_be_written_is_a_sentence(coco, monkeypatch, tmp_pat
     monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(EdgeposeError, match=r"cannot write .*cache: Not a directory; set EDGEPOSE_CACHE"):
         open_cache(load(spec, root), 64, 1.25)
+
+
+def test_a_cache_goes_to_another_process_as_its_path(coco, monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path / "cache"))
+    cache = open_cache(load(*coco), 64, 1.25)
+    assert cache.crops.nbytes > 200_000
+    sent = pickle.dumps(cache)
+    assert len(sent) < 10_000
+    assert np.array_equal(pickle.loads(sent).crops, cache.crops)
 
 
 def test_the_cache_shows_what_the_image_shows(coco, monkeypatch, tmp_path):

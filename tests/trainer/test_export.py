@@ -3,20 +3,24 @@ import json
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import onnx
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from edgepose import bundle as bundles
 from edgepose import engines
 from edgepose.bundle import GAUSSIAN_RADII
 from edgepose.errors import EdgeposeError
 from edgepose.skeletons import MPII16
+from trainer.cli import app
 from trainer.data.persons import make_person
 from trainer.engine import TorchEngine, manual_of
 from trainer.evaluate import Predictions
 from trainer.export import to_onnx
+from trainer.grid import write_picture
 from trainer.models.build import build
 from trainer.recipe import Recipe
 from trainer.uncertainty import ellipses, mahalanobis, reliability, score_map
@@ -118,6 +122,17 @@ def test_ellipses_hold_what_they_say_of_others_with_long_tails():
     assert reliability(others, MPII16)["ellipse_50"] > 0.55
 
 
+@pytest.mark.parametrize("labels", [1, 9])
+def test_a_joint_that_hardly_anybody_labels_has_a_gaussians_ellipses(labels):
+    many = _heavy(60, 1)
+    for number, person in enumerate(many.persons):
+        person.labelled[3] = number < labels
+    scales, fitted = ellipses(many, MPII16, "here")
+    assert scales[3] == 1
+    assert tuple(fitted.radii[3]) == pytest.approx(GAUSSIAN_RADII)
+    assert scales[4] != 1
+
+
 def test_too_few_joints_give_no_ellipses():
     with pytest.raises(EdgeposeError, match="covariances cannot be fitted on here: 16 labelled joints are too few"):
         ellipses(_heavy(1, 1), MPII16, "here")
@@ -174,3 +189,28 @@ def test_evaluate_prints_one_json_object(shipped, data_root):
     assert found["pckh05"] >= 75
     assert 0 < found["pckh01"] < found["pckh05"]
     assert found["pck02_torso"] > 60
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (
+            ["edgepose-first", "--data", "synth:4", "--plot", "x.abc"],
+            "x.abc: a picture's file name ends in .png or .jpg",
+        ),
+        (["edgepose-first", "--data", "synth:4", "--sheet", "x"], "x: a picture's file name ends in .png or .jpg"),
+        (["edgepose-finder", "--data", "synth:4", "--plot", "x.png"], "is a person finder; --limit, --plot and"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_the_work(arguments, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EdgeposeError, match=says):
+        CliRunner().invoke(app, ["evaluate", *arguments], catch_exceptions=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["p.png", "p.jpg"])
+def test_a_picture_is_of_the_kind_that_its_name_says(name, tmp_path):
+    write_picture(np.full((20, 30, 3), 90, np.uint8), tmp_path / name)
+    assert cv2.imread(str(tmp_path / name)).shape == (20, 30, 3)
+    assert (tmp_path / name).read_bytes()[:2] == (b"\x89P" if name.endswith("png") else b"\xff\xd8")

@@ -107,6 +107,7 @@ TINY = {"width": 16, "depth": 2, "stacks": 1}
         ({"model": {**TINY, "block": "hru"}, "stages": [{"images": 8, "size": 48, "batch": 4}]},
          r"size 48 must be a multiple of 32 \(stride 4, 3 poolings\)"),
         ({"stages": [{"images": 3, "size": 64, "batch": 4}]}, r"stages.0.images 3 is less than one batch of 4"),
+        ({"stages": [{"images": 8, "size": 64, "batch": 4, "sigma": 9}]}, r"stages.0.sigma is of joints' targets"),
         ({"optimiser": {"accumulate": 2}}, "optimiser.accumulate must be 1 for a finder"),
         ({"padding": 1.2}, r"unknown key 'padding'"),
         ({"augmentation": {"mosiac": 0.5}}, r"unknown key 'augmentation.mosiac'; did you mean 'mosaic'\?"),

@@ -8,6 +8,7 @@ import pytest
 
 from edgepose import EdgeposeError
 from tests.trainer.conftest import make_coco
+from trainer.finder.commands import scene_sets
 from trainer.finder.recipe import SceneSet
 from trainer.finder.scenes import read
 
@@ -105,6 +106,36 @@ def test_people_with_few_labelled_joints_are_unsure(drawn_scenes, joints, people
         seen = guessed(drawn_scenes, detector)
         assert len(seen.people) == seen.labelled.sum() == people
         assert len(seen.unsure) == 1 - people + len(detector)
+
+
+def test_people_without_joints_are_unsure_where_the_file_has_their_box(drawn_scenes):
+    spec, root = drawn_scenes
+    path = root / "figures" / "annotations.json"
+    content = json.loads(path.read_text())
+    bare = {"id": 9, "image_id": 0, "category_id": 1, "keypoints": [0] * 48, "bbox": [5, 100, 30, 55]}
+    content["annotations"].append(bare)
+    path.write_text(json.dumps(content))
+    seen = read(SceneSet(data=spec, split="all"), root)[0]
+    assert len(seen.people) == 1
+    assert seen.unsure.tolist() == [BESIDE]
+
+
+def test_guesses_by_names_that_two_folders_share_are_refused(drawn_scenes):
+    root = drawn_scenes[1]
+    path = root / "figures" / "annotations.json"
+    content = json.loads(path.read_text())
+    for image, folder in zip(content["images"], ("a", "b", "c"), strict=True):
+        image["file_name"] = f"{folder}/000.png"
+        (root / "figures" / "images" / folder).mkdir()
+        (root / "figures" / "images" / folder / "000.png").write_bytes((root / "figures/images/000.png").read_bytes())
+    path.write_text(json.dumps(content))
+    with pytest.raises(EdgeposeError, match=r"one name in several folders; rename the images"):
+        guessed(drawn_scenes)
+
+
+@pytest.mark.parametrize(("split", "wanted"), [("", ["all", "val"]), ("dev", ["dev", "val"])])
+def test_data_that_name_their_split_keep_it(split, wanted):
+    assert [s.split for s in scene_sets(["lsp:a", "lsp:b@val"], None, split)] == wanted
 
 
 def test_a_guess_may_be_a_person_beside_one_with_few_joints(drawn_scenes):

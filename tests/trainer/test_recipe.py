@@ -58,6 +58,7 @@ def test_the_paper_is_the_default(tmp_path):
         ("[model]", "[augmentation]\nscale = [1.3, 0.7]\n[model]", "key 'augmentation.scale'.*the smaller first"),
         ("[model]", "[augmentation]\nscale = [0.0, 1.0]\n[model]", "key 'augmentation.scale'.*above nought"),
         ("[model]", "[optimiser]\ndrops = []\n[model]", "key 'optimiser.drops'"),
+        ("size = 128", "size = 192\nsigma = 3.0", "stages of one size must have one sigma"),
         ("depth = 4", "depth = 9", r"key 'model.depth' \(it is 9\)"),
     ],
 )

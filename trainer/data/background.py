@@ -23,6 +23,7 @@ from trainer.recipe import Background
 SMALLEST = 48  # pixels: a window's side; smaller ones are blown up to blurs
 AROUND = 1.3  # the part that must be empty / window: augmentation zooms out and shifts
 TOUCHES = 0.02  # share of a window up to which a box may reach into it
+SHOWS = 0.1  # share of a box up to which it may lie in a window
 PLAIN = 15.0  # grey levels: standard deviation below which a window is sky or wall and teaches little
 TRIES = 30
 
@@ -63,6 +64,8 @@ def empty_windows(scene: Scene, image: NDArray[np.uint8], most: int) -> NDArray[
         middle = np.array([rng.uniform(reach, width - reach), rng.uniform(reach, height - reach)])
         around = np.concatenate([middle - reach, middle + reach])
         x0, y0, x1, y1 = around.astype(int)
-        if (inside(around[None], people) <= TOUCHES).all() and image[y0:y1, x0:x1].std() >= PLAIN:
+        # Neither much of the window in somebody's box nor much of somebody small in the window.
+        free = (inside(around[None], people) <= TOUCHES).all() and (inside(people, around[None]) <= SHOWS).all()
+        if free and image[y0:y1, x0:x1].std() >= PLAIN:
             found.append(np.concatenate([middle - side / 2, middle + side / 2]))
     return np.array(found).reshape(-1, 4)

@@ -40,6 +40,9 @@ class CropCache:
         mapped: NDArray[np.uint8] = np.load(self.path, mmap_mode="r", allow_pickle=False)
         return mapped
 
+    def __getstate__(self) -> dict[str, object]:
+        return {"path": self.path, "affines": self.affines}  # a map that was pickled would be a copy of the whole file
+
     def sample(self, index: int, affine: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:
         """What ``warp(image, affine, size)`` shows, from the cached crop; ``affine`` maps image pixels."""
         return warp(self.crops[index], compose(affine, invert(self.affines[index])), size)

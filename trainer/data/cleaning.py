@@ -60,9 +60,16 @@ def exchanged(skeleton: Skeleton, sides: Sides) -> NDArray[np.intp]:
 
 
 def numbered(persons: list[Person]) -> Iterator[tuple[str, int]]:
-    """What names each person in a file of corrections: its image and its number there."""
+    """What names each person in a file of corrections: its image and its number there.
+
+    EdgeposeError where images of several folders share a name.
+    """
     seen: Counter[str] = Counter()
+    images: dict[str, Path] = {}
     for person in persons:
+        if images.setdefault(person.image.name, person.image) != person.image:
+            raise EdgeposeError(f"corrections go by images' file names, and {person.image} has the name of "
+                                f"{images[person.image.name]}; rename the images")  # fmt: skip
         yield person.image.name, seen[person.image.name]
         seen[person.image.name] += 1
 

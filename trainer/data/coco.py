@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 
 from edgepose.errors import EdgeposeError
 from edgepose.skeletons import SKELETONS, Skeleton
-from trainer.data.persons import PersonSet, make_person
+from trainer.data.persons import Floats, PersonSet, make_person
 
 
 def read_json(path: Path) -> Any:
@@ -31,8 +33,14 @@ def _skeleton(category: dict[str, Any]) -> Skeleton:
     return Skeleton(name=f"custom{len(names)}", joints=names, limbs=limbs)
 
 
+def _box(annotation: dict[str, Any]) -> Floats:
+    """[4] of an annotation's ``bbox``: x, y, width, height; nothing at all where it has none."""
+    x, y, width, height = (float(v) for v in annotation.get("bbox") or (0, 0, 0, 0))
+    return np.array([x, y, x + width, y + height])
+
+
 def read(path: Path, images: Path) -> PersonSet:
-    """Persons of the annotation file; crowds and persons with fewer than two joints are left out.
+    """Persons of the annotation file; crowds and persons with fewer than two joints are among its ``others``.
 
     An image's ``group`` (frames of one scene) and ``activity`` are kept where the file has them.
     """
@@ -50,12 +58,16 @@ def read(path: Path, images: Path) -> PersonSet:
         )
     skeleton = next(iter(skeletons.values()))
     persons = []
+    others = defaultdict[Path, list[Floats]](list)
     for number, annotation in enumerate(annotations):
         if not isinstance(annotation, dict):
             raise EdgeposeError(f"{path}: annotation {number} is not an object; is it COCO keypoint JSON?")
-        if annotation.get("iscrowd") or annotation.get("category_id") not in skeletons:
+        if annotation.get("category_id") not in skeletons:
             continue
         try:
+            if annotation.get("iscrowd"):
+                others[images / str(records[annotation["image_id"]]["file_name"])].append(_box(annotation))
+                continue
             table = np.asarray(annotation["keypoints"], dtype=np.float64).reshape(len(skeleton), 3)
             image = records[annotation["image_id"]]
             name = str(image["file_name"])
@@ -63,7 +75,10 @@ def read(path: Path, images: Path) -> PersonSet:
             raise EdgeposeError(f"{path}: annotation {annotation.get('id', number)} is malformed: {error}") from error
         labelled = table[:, 2] > 0
         if labelled.sum() < 2:
+            others[images / name].append(_box(annotation))
             continue
         group = str(image.get("group", name))
         persons.append(make_person(images / name, table[:, :2], labelled, group, str(image.get("activity", ""))))
-    return PersonSet(path.parent.name or path.stem, skeleton, persons)
+    # The same name however the path is written, since splits follow it; absolute, and no link is followed.
+    name = Path(os.path.abspath(path)).parent.name or path.stem  # noqa: PTH100
+    return PersonSet(name, skeleton, persons, others=dict(others))

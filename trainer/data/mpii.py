@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,16 @@ import numpy as np
 from edgepose.errors import EdgeposeError
 from edgepose.skeletons import MPII16
 from trainer.data.coco import read_json
-from trainer.data.persons import Person, PersonSet, make_person
+from trainer.data.persons import Floats, Person, PersonSet, make_person
 
 
 def read(path: Path, images: Path) -> PersonSet:
     """Persons of ``path``: ``mpii_human_pose_v1_u12_1.mat`` or a JSON list of {image, joints, joints_vis}."""
-    persons = _read_mat(path, images) if path.suffix == ".mat" else _read_json(path, images)
-    return PersonSet("mpii", MPII16, persons)
+    if path.suffix != ".mat":  # which has persons with joints alone
+        return PersonSet("mpii", MPII16, _read_json(path, images))
+    others = defaultdict[Path, list[Floats]](list)
+    persons = _read_mat(path, images, others)
+    return PersonSet("mpii", MPII16, persons, others=dict(others))
 
 
 def _read_json(path: Path, images: Path) -> list[Person]:
@@ -38,8 +42,11 @@ def _read_json(path: Path, images: Path) -> list[Person]:
     return persons
 
 
-def _read_mat(path: Path, images: Path) -> list[Person]:
-    """The release form: ``RELEASE.annolist(i).annorect(r).annopoints.point(k)`` with 1-based pixels."""
+def _read_mat(path: Path, images: Path, others: dict[Path, list[Floats]]) -> list[Person]:
+    """The release form: ``RELEASE.annolist(i).annorect(r).annopoints.point(k)`` with 1-based pixels.
+
+    ``others`` gets the boxes of people without joints, as far as their place and size are known.
+    """
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 
@@ -62,7 +69,19 @@ def _read_mat(path: Path, images: Path) -> list[Person]:
             person = _rect(rect, images / name, group, activity)
             if person is not None:
                 persons.append(person)
+            elif (box := _about(rect)) is not None:
+                others[images / name].append(box)
     return persons
+
+
+def _about(rect: Any) -> Floats | None:
+    """About where a person without joints is: MPII's ``scale`` is the person's height over 200 px."""
+    at: Any = getattr(rect, "objpos", None)
+    scale: Any = getattr(rect, "scale", None)
+    if not hasattr(at, "x") or scale is None or not np.size(scale):
+        return None
+    middle, half = np.array([float(at.x), float(at.y)]) - 1.0, 100.0 * float(np.ravel(scale)[0])
+    return np.concatenate([middle - half, middle + half])
 
 
 def _rect(rect: Any, image: Path, group: str, activity: str) -> Person | None:

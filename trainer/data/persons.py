@@ -21,6 +21,8 @@ from edgepose.crops import box_of_joints
 from edgepose.errors import EdgeposeError, unknown
 from edgepose.skeletons import Skeleton, joint_map
 
+Floats = NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class Person:
@@ -37,11 +39,15 @@ class Person:
 
 @dataclass(frozen=True)
 class PersonSet:
-    """Persons that share a skeleton, and the name that splits and caches are keyed by."""
+    """Persons that share a skeleton, and the name that splits and caches are keyed by.
+
+    ``others``: boxes [4] in images, as the file has them, of people and crowds whose joints nobody labelled.
+    """
 
     name: str
     skeleton: Skeleton
     persons: list[Person] = field(repr=False)
+    others: dict[Path, list[Floats]] = field(repr=False, default_factory=dict)
 
     def subset(self, keep: Callable[[Person], bool]) -> PersonSet:
         """The persons for which ``keep`` holds."""

@@ -51,11 +51,17 @@ def read(text: str) -> PersonSet:
 
 
 def _draw_all(folder: Path, labels: Path, count: int, seed: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EdgeposeError(
+            f"cannot make the folder {folder}: {error.strerror or error}; let EDGEPOSE_CACHE name another one"
+        ) from error
     table = []
     for i in progress(range(count), count, "drawing persons"):
         image, joints = draw(np.random.default_rng((VERSION, seed, i)))
-        cv2.imwrite(str(folder / f"{i:06}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 90])
+        if not cv2.imwrite(str(folder / f"{i:06}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 90]):
+            raise EdgeposeError(f"cannot write into {folder}; make room, or let EDGEPOSE_CACHE name another")
         table.append(np.round(joints, 2).tolist())
     with write_beside(labels) as beside:  # last: a set with labels is whole
         beside.write_text(json.dumps(table))

@@ -35,7 +35,7 @@ from trainer.explain.sheets import (
 )
 from trainer.explain.views import View, crops, view
 from trainer.fit import load_best
-from trainer.grid import evenly
+from trainer.grid import evenly, write_picture
 from trainer.progress import progress
 from trainer.recipe import DataSet
 
@@ -171,5 +171,4 @@ def _png(out: Path, title: str, intro: list[str], sheets: list[Sheet]) -> None:
         page = np.full((sheet.picture.shape[0] + 30, width, 3), tiles.PAPER, dtype=np.uint8)
         page[: sheet.picture.shape[0], : sheet.picture.shape[1]] = sheet.picture
         parts.append(page)
-    with write_beside(out) as beside:
-        cv2.imwrite(str(beside), np.vstack(parts))
+    write_picture(np.vstack(parts), out)

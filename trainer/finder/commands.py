@@ -29,13 +29,16 @@ def is_finder(model: str) -> bool:
 
 
 def scene_sets(data: list[str], guesses: list[str] | None, split: str = "") -> list[SceneSet]:
-    """One set for each of ``data`` (DATA, or DATA@SPLIT), with its file of guesses where there is one."""
+    """One set for each of ``data`` (DATA, or DATA@SPLIT), with its file of guesses where there is one.
+
+    ``split`` is of data that name none of their own.
+    """
     if len(guesses or []) > len(data):
         raise EdgeposeError("there are more --guesses than data; give one for each, in the same order")
     sets = []
     for text, guess in zip_longest(data, guesses or [], fillvalue=""):
         name, _, own = text.partition("@")
-        spec = {"data": name, "guesses": guess, "split": split or own or "all"}
+        spec = {"data": name, "guesses": guess, "split": own or split or "all"}
         sets.append(validate(SceneSet, spec, f"'{text}'"))
     return sets
 
@@ -58,12 +61,15 @@ def evaluate(
     if sheet is not None:
         draw(scenes, found, sheet)
     if as_json:
-        typer.echo(json.dumps({"model": finder.manual.name, "engine": finder.engine.name, **asdict(result)}))
+        data = [{"data": spec.data, "split": spec.split} for spec in sets]
+        about = {"model": finder.manual.name, "engine": finder.engine.name, "data": data}
+        typer.echo(json.dumps({**about, **asdict(result)}))
         return
+    where = ", ".join(f"{spec.data} ({spec.split})" for spec in sets)
     typer.echo(
-        f"{finder.manual.name} on {finder.engine.name}: {result.people} people in {result.images} images; at IoU 0.5 "
-        f"AP {result.average_precision:.1f}; at score {result.least:g} recall {result.recall:.1f} (of labelled "
-        f"{result.labelled_recall:.1f}), precision {result.precision:.1f}"
+        f"{finder.manual.name} on {finder.engine.name}, {where}: {result.people} people in {result.images} images; "
+        f"at IoU 0.5 AP {result.average_precision:.1f}; at score {result.least:g} recall {result.recall:.1f} (of "
+        f"labelled {result.labelled_recall:.1f}), precision {result.precision:.1f}"
     )
 
 

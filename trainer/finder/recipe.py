@@ -57,6 +57,8 @@ class FinderRecipe(Course):
             if side % step:
                 raise ValueError(f"size {side} must be a multiple of {step} (stride 4, {poolings} poolings)")
         for number, stage in enumerate(self.stages):
+            if stage.sigma is not None:
+                raise ValueError(f"stages.{number}.sigma is of joints' targets; a finder's follow from the boxes")
             if stage.images < stage.batch:
                 raise ValueError(f"stages.{number}.images {stage.images} is less than one batch of {stage.batch}")
         if self.optimiser.accumulate > 1:  # the loss is per person of a batch, and its parts have different numbers

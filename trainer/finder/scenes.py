@@ -70,7 +70,13 @@ def read(spec: SceneSet, root: Path | None) -> list[Scene]:
     if not by_image:
         raise EdgeposeError(f"data '{spec.data}' has no labelled person in split '{spec.split}'")
     guesses = _guesses((root or Path()) / spec.guesses) if spec.guesses else {}
-    return [_scene(image, group, guesses.get(image.name)) for image, group in sorted(by_image.items())]
+    if guesses and len({image.name for image in by_image}) < len(by_image):
+        raise EdgeposeError(f"guesses {spec.guesses} go by images' file names, and data '{spec.data}' has one name in "
+                            "several folders; rename the images")  # fmt: skip
+    return [
+        _scene(image, group, guesses.get(image.name), persons.others.get(image, []))
+        for image, group in sorted(by_image.items())
+    ]
 
 
 def _guesses(path: Path) -> dict[str, _Guess]:
@@ -81,10 +87,10 @@ def _guesses(path: Path) -> dict[str, _Guess]:
     return validate(_Guesses, content, f"guesses {path}").root
 
 
-def _scene(image: Path, persons: list[Person], guess: _Guess | None) -> Scene:
+def _scene(image: Path, persons: list[Person], guess: _Guess | None, others: list[Boxes]) -> Scene:
     whole = np.array([p.labelled.sum() >= _JOINTS for p in persons])
     labels = np.stack([p.box for p in persons])
-    people, unsure = [labels[whole]], [labels[~whole]]
+    people, unsure = [labels[whole]], [labels[~whole], np.array(others).reshape(-1, 4)]
     if guess is not None:
         bodies = _rows(guess.detector)
         poses = _rows([p.box for p in guess.multipose])
