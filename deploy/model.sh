@@ -4,14 +4,14 @@
 #   deploy/model.sh NAME DATA        NAME: s, m, l; DATA: the folder with lspet/ and mpii_sports/
 #
 # One to five hours on a CPU. An interrupted run goes on where it stopped; a file that is there is not made again.
-# movenet_lightning_fp16.tflite (s) or movenet_thunder_fp16.tflite (l) must lie in the current folder; s and m are taught
-# by edgepose-l, and m begins with edgepose-s, as they come with the package.
+# movenet_lightning_fp16.tflite (s) or movenet_thunder_fp16.tflite (l) must lie in the current folder; m begins with
+# edgepose-s, is taught by edgepose-l and learns from labels that it has cleaned, as they come with the package.
 set -euo pipefail
 [ $# = 2 ] || { sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 name=edgepose-$1 run=runs/edgepose-$1
 export EDGEPOSE_DATA=$2
 case $1 in
-  s) movenet=lightning hourglasses="One hourglass" recipes="s-first s-second s" ;;
+  s) movenet=lightning hourglasses="One hourglass" recipes="s-first s" ;;
   m) movenet=lightning hourglasses="Two hourglasses" recipes="m-first m" ;; # whose file s began with
   l) movenet=thunder hourglasses="Two hourglasses" recipes="l-first l-second l" ;;
   *) echo "'$1' is no shipped model that this makes; it makes s, m and l" >&2; exit 2 ;;
@@ -26,14 +26,17 @@ sports=coco:mpii_sports/annotations.json:mpii_sports/images lsp=lsp:lspet
 
 corrections=runs/lspet-corrections.csv
 for recipe in $recipes; do # each from the one before
-  if [ "$recipe" = "$1" ] && [ ! -f $corrections ]; then # the last learns from labels that a large model has cleaned
-    judge=edgepose-l
-    if [ "$recipe" = l ]; then
-      judge=runs/edgepose-l-second/edgepose-l-second.onnx
-      "$bin/edgepose-train" export runs/edgepose-l-second/last.ckpt $judge --fit-on "$sports@dev" --fit-on "$lsp@dev"
-    fi
-    "$bin/edgepose-train" data clean "$lsp" --model $judge --out $corrections
-  fi
+  case $recipe in
+    m | l) # these learn from labels that a large model has cleaned
+      if [ ! -f $corrections ]; then
+        judge=edgepose-l
+        if [ "$recipe" = l ]; then
+          judge=runs/edgepose-l-second/edgepose-l-second.onnx
+          "$bin/edgepose-train" export runs/edgepose-l-second/last.ckpt $judge --fit-on "$sports@dev" --fit-on "$lsp@dev"
+        fi
+        "$bin/edgepose-train" data clean "$lsp" --model $judge --out $corrections
+      fi ;;
+  esac
   "$bin/edgepose-train" fit "$recipe" --workers 0 --resume
 done
 [ -f "$run/$name.onnx" ] || "$bin/edgepose-train" export "$run/last.ckpt" "$run/$name.onnx" \

@@ -80,5 +80,11 @@ if [ ! -e "$stamp" ]; then
   say "installing edgepose[$extras] into .venv"
   .venv/bin/python -m pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e ".[$extras]" \
     2> >(grep -v -e WARNING -e '^$' >&2)
+  if [ -e /etc/nv_tegra_release ]; then # a Jetson: TensorRT comes with JetPack, the GPU's memory by cuda-python of its CUDA
+    cuda=$(readlink -f /usr/local/cuda | sed -n 's/.*cuda-\([0-9]*\.[0-9]*\).*/\1/p')
+    say "installing cuda-python for CUDA ${cuda:-unknown}"
+    [ -n "$cuda" ] && .venv/bin/python -m pip install --quiet --disable-pip-version-check "cuda-python==$cuda.*" ||
+      say "no cuda-python for this CUDA: TensorRT is left aside (docs/jetson.md, step 3)"
+  fi
   touch "$stamp"
 fi

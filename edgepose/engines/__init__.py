@@ -54,9 +54,14 @@ REGISTRY: dict[str, tuple[str, str, str]] = {
 
 
 def available() -> list[str]:
-    """Engines whose module and library are both here, in order of preference."""
+    """Engines whose module and libraries are all here, in order of preference."""
     order = ("tensorrt", "openvino", "onnxruntime")
-    return [n for n in order if _has(REGISTRY[n][0]) and _has(REGISTRY[n][1])]
+    return [n for n in order if _has(REGISTRY[n][0]) and _has(REGISTRY[n][1]) and (n != "tensorrt" or _has_memory())]
+
+
+def _has_memory() -> bool:
+    """Whether a library is here by which TensorRT gets the GPU's memory; JetPack brings none."""
+    return _has("cuda") or _has("pycuda")
 
 
 def _has(module: str) -> bool:

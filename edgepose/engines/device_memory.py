@@ -13,7 +13,7 @@ import functools
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -100,14 +100,24 @@ class Memory(Protocol):
 def open_memory(index: int = 0) -> Memory:
     """The memory of CUDA device ``index``.
 
-    EdgeposeError: neither library is installed, or there is no such device.
+    By cuda-python where it can be loaded, since PyCUDA has no CUDA graphs.
+    EdgeposeError: neither library can be loaded, or there is no such device.
     """
-    if importlib.util.find_spec("pycuda") is not None:
-        return PyCUDA(index)
-    if importlib.util.find_spec("cuda") is not None:
-        with suppress(ImportError):  # another library of that name
-            return CUDAPython(index)
-    raise missing("cuda-python", "to use the GPU", "pip install 'cuda-python>=12,<13' (13 for CUDA 13)")
+    reasons = []
+    for package, kind in LIBRARIES.items():
+        if importlib.util.find_spec(package) is not None:
+            try:
+                return kind(index)
+            except ImportError as error:  # another library of that name, or one that was built for another numpy
+                reasons.append(f"'{package}' cannot be loaded: {error}")
+    if reasons:
+        raise EdgeposeError(f"the GPU cannot be used: {'; '.join(reasons)}; run: {INSTALL}")
+    raise missing("cuda-python", "to use the GPU", INSTALL)
+
+
+def named(name: str, processors: int) -> str:
+    """A GPU's name with its number of streaming multiprocessors: all Jetson Orins, small and large, are 'Orin'."""
+    return f"{name} ({processors} SM)"
 
 
 def version(number: int) -> str:
@@ -129,7 +139,7 @@ class PyCUDA:
         except driver.Error as error:
             raise _no_device(index, str(error)) from error
         self.gpu = GPU(
-            device.name(),
+            named(device.name(), device.get_attribute(driver.device_attribute.MULTIPROCESSOR_COUNT)),
             tuple(device.compute_capability()),
             bool(device.get_attribute(driver.device_attribute.INTEGRATED)),
             version(driver.get_driver_version()),
@@ -230,7 +240,7 @@ class CUDAPython:
             raise _no_device(index, self._reason(error) if int(error) else f"it sees {count}")
         properties = self._call("cudaGetDeviceProperties", index)
         self.gpu = GPU(
-            properties.name.decode().rstrip("\0"),
+            named(properties.name.decode().rstrip("\0"), int(properties.multiProcessorCount)),
             (int(properties.major), int(properties.minor)),
             bool(properties.integrated),
             version(self._call("cudaDriverGetVersion")),
@@ -347,3 +357,7 @@ class _Mark:
 def _no_device(index: int, reason: str) -> EdgeposeError:
     return EdgeposeError(f"there is no CUDA device {index} here ({reason.strip()}); check the driver with nvidia-smi, "
                          "or use --engine openvino")  # fmt: skip
+
+
+LIBRARIES: dict[str, Callable[[int], Memory]] = {"cuda": CUDAPython, "pycuda": PyCUDA}  # the better one first
+INSTALL = ".venv/bin/pip install 'cuda-python==12.6.*', with the version of this machine's CUDA"

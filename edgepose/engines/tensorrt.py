@@ -149,6 +149,8 @@ class TensorRTEngine:
         self._closed = True
         with self._memory.active():
             self._memory.synchronize()
+            for lane in self._lanes:
+                lane.runs.clear()  # they refer to each other: contexts would wait for the garbage collector
             self._lanes.clear()
             self._engine = self._runtime = None
         self._memory.close()

@@ -60,7 +60,7 @@ def _v4l2(spec: SourceSpec, has: Has) -> list[str]:
     if spec.text("format") == "mjpeg":
         return [source, f"image/jpeg{wanted}", _queue(spec), *_jpeg(spec, has, scale=False)]
     caps = [f'capsfilter caps="video/x-raw{wanted};image/jpeg{wanted}"'] if wanted else []
-    return [source, *caps, _decodebin(spec, has), _queue(spec), *_software(spec, has, scale=False)]
+    return [source, *caps, _decodebin(spec, has), _queue(spec), *_convert(spec, has)]
 
 
 def _csi(spec: SourceSpec, has: Has) -> list[str]:
@@ -80,12 +80,13 @@ def _rtsp(spec: SourceSpec, has: Has) -> list[str]:
         f"rtspsrc location={quoted(spec.location)}{_credentials(spec)} protocols={spec.text('protocol', 'tcp')} "
         f"latency={spec.number('latency', 100)} drop-on-latency=true timeout=5000000 tcp-timeout=5000000"
     )
-    decode = ["application/x-rtp,media=video", _decodebin(spec, has)]
+    after = [*_rate(spec), _queue(spec)]
     if codec := spec.text("codec"):
-        hardware = has("nvv4l2decoder") and not _software_only(spec)
-        decoder = "nvv4l2decoder" if hardware else f"avdec_{codec}"
-        decode = [f"rtp{codec}depay", f"{codec}parse", decoder]
-    return [source, *decode, *_rate(spec), _queue(spec), *_convert(spec, has)]
+        parse = [f"rtp{codec}depay", f"{codec}parse"]
+        if has("nvv4l2decoder") and not _software_only(spec):
+            return [source, *parse, "nvv4l2decoder", *after, *_convert(spec, has)]
+        return [source, *parse, f"avdec_{codec}", *after, *_software(spec, has, scale=True)]
+    return [source, "application/x-rtp,media=video", _decodebin(spec, has), *after, *_convert(spec, has)]
 
 
 def _http(spec: SourceSpec, has: Has) -> list[str]:
@@ -134,10 +135,12 @@ def _decodebin(spec: SourceSpec, has: Has) -> str:
 
 
 def _convert(spec: SourceSpec, has: Has) -> list[str]:
-    """Decoded video to something that BGR caps accept: on the hardware's converter where there is one."""
-    if has("nvvidconv") and not _software_only(spec):
-        return _hardware(spec, has)
-    return _software(spec, has, scale=True)
+    """Decoded video to something that BGR caps accept: on the hardware's converter where there is one.
+
+    Also where software is to decode: on a Jetson decodebin may take NVIDIA's decoder all the same, which does not say
+    that it is hardware; and this converter takes frames from both memories.
+    """
+    return _hardware(spec, has) if has("nvvidconv") else _software(spec, has, scale=spec.kind != "v4l2")
 
 
 def _hardware(spec: SourceSpec, has: Has) -> list[str]:
@@ -163,7 +166,8 @@ def _jpeg(spec: SourceSpec, has: Has, *, scale: bool) -> list[str]:
     if has("nvvidconv") and not _software_only(spec):
         for element, known in (("nvv4l2decoder mjpeg=1", "nvv4l2decoder.mjpeg"), ("nvjpegdec", "nvjpegdec")):
             if has(known):
-                return [element, *rate, *_hardware(spec, has)]
+                parse = ["jpegparse"] if has("jpegparse") else []  # NVIDIA's decoders ask for it
+                return [*parse, element, *rate, *_hardware(spec, has)]
     decoder = "jpegdec" if has("jpegdec") or not has("avdec_mjpeg") else "avdec_mjpeg"
     return [decoder, *rate, *_software(spec, has, scale=scale)]
 

@@ -53,7 +53,7 @@ class HostRuntime:
         return 0, 1
 
     def cudaGetDeviceProperties(self, index):
-        return 0, SimpleNamespace(name=b"Orin\0\0", major=8, minor=7, integrated=1)
+        return 0, SimpleNamespace(name=b"Orin\0\0", major=8, minor=7, integrated=1, multiProcessorCount=16)
 
     def cudaDriverGetVersion(self):
         return 0, 12060

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgepose import EdgeposeError
+from edgepose import EdgeposeError, engines
 from edgepose.engines import device_memory
 from edgepose.engines.device_memory import GPU, CUDAPython, open_memory, version
 from tests.engines.host_runtime import HostRuntime
@@ -77,8 +77,6 @@ def test_a_graph_that_cannot_be_recorded_is_none(memory):
 
 
 def test_without_a_gpu_it_is_said(runtime):
-    if importlib.util.find_spec("pycuda") is not None:
-        pytest.skip("PyCUDA comes first here")
     with pytest.raises(EdgeposeError, match=r"there is no CUDA device 0 here \(.+\); check the driver"):
         open_memory()
 
@@ -92,7 +90,7 @@ def host(monkeypatch):
 
 def test_everything_taken_is_given_back_on_close(host):
     memory = CUDAPython()
-    assert memory.gpu == GPU("Orin", (8, 7), True, "12.6")
+    assert memory.gpu == GPU("Orin (16 SM)", (8, 7), True, "12.6")
     with memory.active():
         pointer, near, far = memory.device(24), memory.pinned((2, 3)), memory.pinned((2, 3), mapped=True)
         mark = memory.event()
@@ -138,6 +136,26 @@ def test_without_a_library_it_is_said(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EdgeposeError, match="cuda-python is needed to use the GPU but is not installed"):
         open_memory()
+
+
+def test_a_library_that_does_not_load_is_left_for_the_other_or_named(host, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    assert open_memory().library == "cuda-python"
+
+    def broken(name):
+        raise ImportError("numpy.core.multiarray failed to import")
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    with pytest.raises(EdgeposeError, match=r"'cuda' cannot be loaded: numpy.*'pycuda' cannot be loaded: .*; run:"):
+        open_memory()
+
+
+@pytest.mark.parametrize(("there", "first"), [({"tensorrt"}, "openvino"), ({"tensorrt", "cuda"}, "tensorrt")])
+def test_auto_takes_tensorrt_where_it_can_have_the_gpus_memory(there, first, monkeypatch):
+    real = importlib.util.find_spec
+    absent = {"tensorrt", "cuda", "pycuda"} - there
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n in absent else n in there or real(n))
+    assert engines.available()[0] == first
 
 
 def test_versions_are_read_as_cuda_writes_them():

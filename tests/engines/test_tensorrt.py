@@ -3,7 +3,9 @@
 A check against names (surface.py) on a stream that does nothing before somebody waits; on a GPU: tests/gpu.
 """
 
+import gc
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -222,3 +224,22 @@ def test_a_missing_library_is_said(tiny):
         pytest.skip("TensorRT is installed here")
     with pytest.raises(EdgeposeError, match="engine 'tensorrt' needs tensorrt, which is not installed"):
         engines.load(bundles.load(tiny.path), "tensorrt")
+
+
+def test_closing_releases_contexts_and_engine_at_once(tiny):
+    """Not when the garbage collector comes, which is after the memory that they use was given back."""
+    trt, memory = surface.module("tensorrt-10.3.0"), surface.LazyMemory()
+    engine = opened(tiny, Options(), trt, memory)
+    engine.infer(images(1)[0])
+    engine.infer(images(2)[0])
+    alive = [
+        weakref.ref(engine._engine),
+        *(weakref.ref(run._context) for lane in engine._lanes for run in lane.runs.values()),
+    ]
+    trt.calls.clear()  # the module's own record of them
+    gc.disable()
+    try:
+        engine.close()
+        assert [found() for found in alive] == [None] * 3
+    finally:
+        gc.enable()

@@ -47,6 +47,7 @@ def test_the_finder_gives_the_same_maps(trt):
 
 
 def test_quantised_and_half_files_run(trt, tiny, tmp_path):
+    pytest.importorskip("onnxconverter_common", reason="makes the half file: pip install onnxconverter-common")
     half = bundles.save(halved(onnx.load(tiny.path)), tiny_manual(precision="float16"), tmp_path / "half.onnx")
     int8 = bundles.save(quantised_graph(), tiny_manual(precision="int8"), tmp_path / "int8.onnx")
     batch = np.random.default_rng(0).uniform(0, 255, (3, 3, 64, 64)).astype(np.float32)

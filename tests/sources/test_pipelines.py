@@ -12,7 +12,9 @@ from edgepose.sources.pipelines import pipeline, quoted
 from edgepose.sources.uri import parse
 
 DESKTOP = {"jpegdec", "avdec_mjpeg", "videoconvert.n-threads", "decodebin.force-sw-decoders"}
-JETSON = DESKTOP | {"nvv4l2decoder", "nvv4l2decoder.mjpeg", "nvvidconv", "nvjpegdec", "nvarguscamerasrc"}
+JETSON = DESKTOP | {
+    "nvv4l2decoder", "nvv4l2decoder.mjpeg", "nvvidconv", "nvjpegdec", "nvarguscamerasrc", "jpegparse",
+}  # fmt: skip
 NEW = DESKTOP | {"appsink.leaky-type"}
 
 NEWEST = "queue name=newest leaky=downstream max-size-buffers=1 max-size-bytes=0 max-size-time=0"
@@ -41,11 +43,11 @@ TEXTS = [
     (
         "v4l2:///dev/video0?format=mjpeg",
         JETSON,
-        f"{V4L2} ! image/jpeg ! {NEWEST} ! nvv4l2decoder mjpeg=1 ! {HARDWARE}",
+        f"{V4L2} ! image/jpeg ! {NEWEST} ! jpegparse ! nvv4l2decoder mjpeg=1 ! {HARDWARE}",
     ),
     (
         "v4l2:///dev/video0?format=mjpeg",
-        JETSON - {"nvv4l2decoder.mjpeg"},
+        JETSON - {"nvv4l2decoder.mjpeg", "jpegparse"},
         f"{V4L2} ! image/jpeg ! {NEWEST} ! nvjpegdec ! {HARDWARE}",
     ),
     (
@@ -88,7 +90,8 @@ TEXTS = [
     (
         "http://h/x",
         JETSON,
-        f"{HTTP} ! multipartdemux single-stream=true ! image/jpeg ! {NEWEST} ! nvv4l2decoder mjpeg=1 ! {HARDWARE}",
+        f"{HTTP} ! multipartdemux single-stream=true ! image/jpeg ! {NEWEST} ! jpegparse ! nvv4l2decoder mjpeg=1"
+        f" ! {HARDWARE}",
     ),
     (
         "http://h/x",
@@ -108,7 +111,19 @@ TEXTS = [
         JETSON,
         f'filesrc location="/a.mp4" ! {DECODE} force-sw-decoders=true ! videorate drop-only=true max-rate=5'
         " ! queue max-size-buffers=2 max-size-bytes=0 max-size-time=0"
+        " ! nvvidconv flip-method=0 ! video/x-raw,format=BGRx"
         " ! videoconvert n-threads=2 ! video/x-raw,format=BGR ! appsink name=sink sync=false max-buffers=2",
+    ),
+    (
+        "v4l2:///dev/video0?width=640&height=480",
+        JETSON,
+        f'{V4L2} ! capsfilter caps="video/x-raw,width=640,height=480;image/jpeg,width=640,height=480"'
+        f" ! {DECODE} ! {NEWEST} ! nvvidconv flip-method=0 ! video/x-raw,format=BGRx,width=640,height=480 ! {CONVERT}",
+    ),
+    (
+        "rtsp://h/x?codec=h264&decoder=software",
+        JETSON,
+        f"{RTSP} ! rtph264depay ! h264parse ! avdec_h264 ! {NEWEST} ! {CONVERT}",
     ),
 ]
 
