@@ -187,6 +187,22 @@ def _figure(value: float | None) -> str:
 
 
 @app.command()
+def blend(
+    first: Annotated[Path, typer.Argument(help="A checkpoint.")],
+    second: Annotated[Path, typer.Argument(help="A checkpoint of a run that went on from the first.")],
+    out: Annotated[Path, typer.Argument(help="The checkpoint to write, NAME.ckpt.")],
+    share: Annotated[float, typer.Option(min=0, max=1, help="How much of the second: 0 is the first.")] = 0.5,
+) -> None:
+    """Write the weights between those of two runs: often most of what the second gained, little of what it lost."""
+    from trainer.blend import blend as between
+
+    if out.suffix != ".ckpt":
+        raise EdgeposeError(f"{out}: a checkpoint's file name ends in .ckpt")
+    between(first, second, share, out)
+    typer.echo(f"wrote {out}: {1 - share:g} of {first}, {share:g} of {second}")
+
+
+@app.command()
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint written by fit.")],
     out: Annotated[Path, typer.Argument(help="The bundle to write, NAME.onnx.")],

@@ -1,0 +1,35 @@
+"""Weights between those of two runs, of which the second went on from the first (Wortsman et al. 2022, WiSE-FT).
+
+Who learns on gains where it learns and may lose what it knew. Between the two ends often lie networks that have most of
+the gain at little of the loss, and at no cost when they run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from edgepose.errors import EdgeposeError
+from edgepose.files import write_beside
+from trainer.fit import PoseModule, load_best
+
+
+def blend(first: Path, second: Path, share: float, out: Path) -> None:
+    """Write (1 - a) theta_1 + a theta_2, a being ``share`` (section 3, weight-space ensembling), as a checkpoint.
+
+    It has the second's recipe. theta are the best weights, with the statistics of batch norms; nothing can be resumed
+    from it. EdgeposeError: a checkpoint that cannot be read, or two of different networks.
+    """
+    (_, earlier), (recipe, later) = load_best(first), load_best(second)
+    old, new = earlier.state_dict(), later.state_dict()
+    if {k: v.shape for k, v in old.items()} != {k: v.shape for k, v in new.items()}:
+        raise EdgeposeError(
+            f"{first} and {second} are of different networks; blend two of which one began with the other"
+        )
+    mixed = {k: torch.lerp(old[k], v, share) if v.is_floating_point() else v for k, v in new.items()}
+    module = PoseModule(recipe)
+    module.model.load_state_dict(mixed)
+    module.begin_average()
+    with write_beside(out) as beside:
+        torch.save({"recipe": recipe.model_dump(mode="json"), "state_dict": module.state_dict()}, beside)
