@@ -39,12 +39,7 @@ for recipe in $recipes; do # each from the one before
   esac
   "$bin/edgepose-train" fit "$recipe" --workers 0 --resume
 done
-checkpoint=$run/last.ckpt
-if [ "$1" = m ]; then # most of what its second run gained, without the sides that it mixes up
-  checkpoint=$run/blended.ckpt
-  "$bin/edgepose-train" blend runs/edgepose-m-first/last.ckpt "$run/last.ckpt" "$checkpoint" --share 0.3
-fi
-[ -f "$run/$name.onnx" ] || "$bin/edgepose-train" export "$checkpoint" "$run/$name.onnx" \
+[ -f "$run/$name.onnx" ] || "$bin/edgepose-train" export "$run/last.ckpt" "$run/$name.onnx" \
   --fit-on "$sports@dev" --fit-on "$lsp@dev" --measure-on "$sports@val" --measure-on "$lsp@val" \
   --description "$hourglasses on a MobileNetV2 stem with a feature pyramid that began as MoveNet ${movenet^}'s; see the model card." \
   --terms "Trained on research data (LSPET; MPII Human Pose) from MoveNet's published weights (Apache-2.0). Read the model card before you use it in a product."
