@@ -227,7 +227,7 @@ def verify(
     from calibration.judge import Judge
     from trainer.grid import require_picture
 
-    require_picture(plot)
+    require_picture(plot, drawn=True)
     first, second = verifying.open_runner(a, threads), verifying.open_runner(b, threads)
     judge = Judge(persons_of(data, first.manual.skeleton, data_root), first.manual)
     found = verifying.compare(first, second, judge, repeats=repeats, threads=threads)

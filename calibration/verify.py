@@ -195,5 +195,5 @@ def plot(a: Runner, b: Runner, judge: Judge, path: Path) -> None:
              title=f"{a.text}  |  {b.text}")  # fmt: skip
     axes.grid(alpha=0.3)
     with write_beside(path) as beside:
-        figure.savefig(beside, dpi=110, format=path.suffix[1:])
+        figure.savefig(beside, dpi=110, format=path.suffix[1:].lower())
     pyplot.close(figure)

@@ -24,7 +24,7 @@ bin=$(cd "$(dirname "$0")/.." && pwd)/.venv/bin
 [ -x "$bin/edgepose-calibrate" ] || { echo "there is no $bin/edgepose-calibrate; 'make setup-dev' makes it" >&2; exit 2; }
 sports=coco:mpii_sports/annotations.json:mpii_sports/images lsp=lsp:lspet
 
-corrections=runs/lspet-corrections.csv
+corrections=runs/edgepose-$1-corrections.csv
 for recipe in $recipes; do # each from the one before
   case $recipe in
     m | l) # these learn from labels that a large model has cleaned

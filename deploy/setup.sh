@@ -83,8 +83,11 @@ if [ ! -e "$stamp" ]; then
   if [ -e /etc/nv_tegra_release ]; then # a Jetson: TensorRT comes with JetPack, the GPU's memory by cuda-python of its CUDA
     cuda=$(readlink -f /usr/local/cuda | sed -n 's/.*cuda-\([0-9]*\.[0-9]*\).*/\1/p')
     say "installing cuda-python for CUDA ${cuda:-unknown}"
-    [ -n "$cuda" ] && .venv/bin/python -m pip install --quiet --disable-pip-version-check "cuda-python==$cuda.*" ||
-      say "no cuda-python for this CUDA: TensorRT is left aside (docs/jetson.md, step 3)"
+    if ! { [ -n "$cuda" ] && .venv/bin/python -m pip install --quiet --disable-pip-version-check "cuda-python==$cuda.*"; }
+    then
+      say "cuda-python could not be installed: TensorRT is left aside (docs/jetson.md, step 3); the next set-up tries again"
+      exit 0
+    fi
   fi
   touch "$stamp"
 fi

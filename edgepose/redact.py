@@ -10,9 +10,12 @@ SECRET_KEY = re.compile(_KEYS, re.IGNORECASE)  # in the name of a URL's paramete
 
 
 def redact(text: str) -> str:
-    """``text`` with the user part of a URL and its parameters that look like secrets masked, however malformed."""
-    text = re.sub(r"(://).*@", rf"\1{MASK}@", text)
-    return re.sub(rf"(?i)([?&][^=&\s]*(?:{_KEYS})[^=&\s]*=)[^&\s'\"]+", rf"\1{MASK}", text)
+    """``text`` with the user part of a URL and its parameters that look like secrets masked, however malformed.
+
+    Text is a URL, or JSON: there a double quote ends it.
+    """
+    text = re.sub(r'(://)[^"\n]*@', rf"\1{MASK}@", text)
+    return re.sub(rf'(?i)([?&](?!keyfile=)[^=&\s]*(?:{_KEYS})[^=&\s]*=)[^&"\n]+', rf"\1{MASK}", text)
 
 
 def without_secrets(source: str) -> str:

@@ -33,7 +33,7 @@ class StatusLine:
                 get_renderable=self._text,
                 refresh_per_second=4,
                 transient=True,
-                redirect_stdout=False,  # JSON lines belong there; rich would send them to the terminal
+                redirect_stdout=sys.stdout.isatty(),  # else rich would send JSON lines to the terminal
             )
             self._live.start()
         return self

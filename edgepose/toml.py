@@ -51,7 +51,9 @@ def first_fault(model: type[BaseModel], error: ValidationError) -> str:
         return f"unknown key '{path}'; {hint}"
     if fault["type"] == "missing":
         return f"key '{path}' is missing; add it"
-    value = "" if isinstance(fault["input"], dict | list) else f" (it is {redact(repr(fault['input']))})"
+    given = fault["input"]
+    shown = redact(given) if isinstance(given, str) else given
+    value = "" if isinstance(given, dict | list) else f" (it is {shown!r})"
     message = fault["msg"].removeprefix("Value error, ")
     return f"key '{path}'{value}: {message}" if path else message
 

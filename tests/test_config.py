@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from edgepose import EdgeposeError, config
+from edgepose.redact import redact
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +68,14 @@ def test_a_secret_in_the_wrong_place_is_not_shown(text):
     with pytest.raises(EdgeposeError, match=r"\(it is '.*://\*\*\*@") as caught:
         config.load(environ={})
     assert "hush" not in str(caught.value)
+
+
+def test_cameras_are_all_shown_without_their_passwords():
+    uris = ["rtsp://u:hush@cam1/a", "http://v:hush@cam2/b?token=it's hush&fps=5", "rtsp://cam3/c?keyfile=/etc/k.pem"]
+    shown = redact(json.dumps([{"name": f"c{i}", "uri": uri} for i, uri in enumerate(uris)]))
+    assert [camera["uri"] for camera in json.loads(shown)] == [
+        "rtsp://***@cam1/a", "http://***@cam2/b?token=***&fps=5", "rtsp://cam3/c?keyfile=/etc/k.pem",
+    ]  # fmt: skip
 
 
 def test_a_missing_file_is_named():

@@ -118,7 +118,10 @@ def evaluate(
 ) -> None:
     """Accuracy on labelled persons, their box given; of a person finder, recall and precision on whole images."""
     from trainer.finder import commands as finders
+    from trainer.grid import require_picture
 
+    require_picture(sheet)
+    require_picture(plot, drawn=True)
     if finders.is_finder(model):
         if limit or plot is not None or second_look:
             raise EdgeposeError(f"{model} is a person finder; --limit, --plot and --second-look are of pose models")
@@ -128,14 +131,12 @@ def evaluate(
     from trainer.data.module import select
     from trainer.data.splits import SPLITS
     from trainer.evaluate import Predictions, figures, open_estimator, predict
-    from trainer.grid import require_picture
     from trainer.pictures import contact_sheet, reliability_plot
     from trainer.recipe import DataSet
     from trainer.uncertainty import reliability
 
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
-    require_picture(sheet, plot)
     estimator = open_estimator(model, engine, threads, second_look=second_look)
     persons = [
         p for d in data for p in select(DataSet.model_validate({"data": d, "split": split}), estimator.skeleton,

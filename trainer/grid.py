@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from edgepose.errors import EdgeposeError
 from edgepose.files import write_beside
 
+_PICTURES = (".png", ".jpg", ".jpeg")
+_PLOTS = (*_PICTURES, ".pdf", ".svg")
+
 
 def evenly(total: int, most: int) -> list[int]:
     """At most ``most`` positions, evenly spread over ``total``."""
@@ -35,8 +38,11 @@ def write_picture(picture: NDArray[np.uint8], path: Path) -> None:
         beside.write_bytes(encoded.tobytes())
 
 
-def require_picture(*paths: Path | None) -> None:
-    """EdgeposeError where a file's name, where it was given, is not that of a picture: to be asked first."""
+def require_picture(*paths: Path | None, drawn: bool = False) -> None:
+    """EdgeposeError where a file's name, where it was given, is not that of a picture: to be asked first.
+
+    ``drawn``: by Matplotlib, which writes PDF and SVG too.
+    """
     for path in paths:
-        if path is not None and path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        if path is not None and path.suffix.lower() not in (_PLOTS if drawn else _PICTURES):
             raise EdgeposeError(f"{path}: a picture's file name ends in .png or .jpg")

@@ -89,7 +89,7 @@ def reliability_plot(kept: Mapping[str, Any], path: Path) -> None:
     for axes in (left, right):
         axes.grid(alpha=0.3)
     with write_beside(path) as beside:
-        figure.savefig(beside, dpi=110, format=path.suffix[1:])
+        figure.savefig(beside, dpi=110, format=path.suffix[1:].lower())
     pyplot.close(figure)
 
 

@@ -103,13 +103,18 @@ def open_memory(index: int = 0) -> Memory:
     By cuda-python where it can be loaded, since PyCUDA has no CUDA graphs.
     EdgeposeError: neither library can be loaded, or there is no such device.
     """
-    reasons = []
+    reasons: list[str] = []
+    refused: list[EdgeposeError] = []
     for package, kind in LIBRARIES.items():
         if importlib.util.find_spec(package) is not None:
             try:
                 return kind(index)
             except ImportError as error:  # another library of that name, or one that was built for another numpy
                 reasons.append(f"'{package}' cannot be loaded: {error}")
+            except EdgeposeError as error:  # no device, or one whose driver is older than the library
+                refused.append(error)
+    if refused:
+        raise refused[0]
     if reasons:
         raise EdgeposeError(f"the GPU cannot be used: {'; '.join(reasons)}; run: {INSTALL}")
     raise missing("cuda-python", "to use the GPU", INSTALL)

@@ -144,7 +144,8 @@ def _convert(spec: SourceSpec, has: Has) -> list[str]:
 
 
 def _hardware(spec: SourceSpec, has: Has) -> list[str]:
-    scaled = f"video/x-raw,format=BGRx{_size(spec)}"
+    # A V4L2 camera was asked for its size, which holds before it is turned.
+    scaled = f"video/x-raw,format=BGRx{'' if spec.kind == 'v4l2' else _size(spec)}"
     if spec.kind == "file" and "rotate" not in spec.options:
         return ["nvvidconv", scaled, "videoflip video-direction=auto", _videoconvert(has)]
     return [f"nvvidconv flip-method={_FLIP_METHOD[spec.number('rotate')]}", scaled, _videoconvert(has)]

@@ -150,6 +150,19 @@ def test_a_library_that_does_not_load_is_left_for_the_other_or_named(host, monke
         open_memory()
 
 
+def test_a_library_that_is_newer_than_the_driver_is_left_for_the_other(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+
+    def refused(index):
+        raise EdgeposeError("CUDA driver version is insufficient for CUDA runtime version")
+
+    monkeypatch.setattr(device_memory, "LIBRARIES", {"cuda": refused, "pycuda": lambda index: ("pycuda", index)})
+    assert open_memory(1) == ("pycuda", 1)
+    monkeypatch.setattr(device_memory, "LIBRARIES", {"cuda": refused})
+    with pytest.raises(EdgeposeError, match="driver version is insufficient"):
+        open_memory()
+
+
 @pytest.mark.parametrize(("there", "first"), [({"tensorrt"}, "openvino"), ({"tensorrt", "cuda"}, "tensorrt")])
 def test_auto_takes_tensorrt_where_it_can_have_the_gpus_memory(there, first, monkeypatch):
     real = importlib.util.find_spec

@@ -118,7 +118,13 @@ TEXTS = [
         "v4l2:///dev/video0?width=640&height=480",
         JETSON,
         f'{V4L2} ! capsfilter caps="video/x-raw,width=640,height=480;image/jpeg,width=640,height=480"'
-        f" ! {DECODE} ! {NEWEST} ! nvvidconv flip-method=0 ! video/x-raw,format=BGRx,width=640,height=480 ! {CONVERT}",
+        f" ! {DECODE} ! {NEWEST} ! {HARDWARE}",
+    ),
+    (
+        "v4l2:///dev/video0?format=mjpeg&width=640&height=480&rotate=90",
+        JETSON,
+        f"{V4L2} ! image/jpeg,width=640,height=480 ! {NEWEST} ! jpegparse ! nvv4l2decoder mjpeg=1"
+        f" ! nvvidconv flip-method=3 ! video/x-raw,format=BGRx ! {CONVERT}",  # the camera's size, turned
     ),
     (
         "rtsp://h/x?codec=h264&decoder=software",

@@ -68,6 +68,17 @@ def test_coco_keeps_the_boxes_of_people_without_joints(coco):
     assert boxes == {"000.png": [[1, 2, 31, 42]], "001.png": [[5, 6, 12, 14]]}
 
 
+@pytest.mark.parametrize("box", [[1, 2, 3], [1, 2, None, 4], "box"])
+def test_coco_with_a_box_that_is_none_gets_a_sentence(coco, box):
+    spec, root = coco
+    path = root / "figures" / "annotations.json"
+    data = json.loads(path.read_text())
+    data["annotations"][0] |= {"keypoints": [0] * 48, "bbox": box}
+    path.write_text(json.dumps(data))
+    with pytest.raises(EdgeposeError, match=r"annotation 0 is malformed"):
+        load(spec, root)
+
+
 def test_coco_with_a_skeleton_of_its_own(coco):
     spec, root = coco
     path = root / "figures" / "annotations.json"

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,7 +21,7 @@ from trainer.data.persons import make_person
 from trainer.engine import TorchEngine, manual_of
 from trainer.evaluate import Predictions
 from trainer.export import to_onnx
-from trainer.grid import write_picture
+from trainer.grid import require_picture, write_picture
 from trainer.models.build import build
 from trainer.recipe import Recipe
 from trainer.uncertainty import ellipses, mahalanobis, reliability, score_map
@@ -207,6 +208,12 @@ def test_what_cannot_be_written_is_refused_before_the_work(arguments, says, tmp_
     with pytest.raises(EdgeposeError, match=says):
         CliRunner().invoke(app, ["evaluate", *arguments], catch_exceptions=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_plots_may_be_drawings():
+    require_picture(None, Path("x.pdf"), Path("x.SVG"), drawn=True)
+    with pytest.raises(EdgeposeError, match=r"x\.pdf: a picture's file name"):
+        require_picture(Path("x.pdf"))
 
 
 @pytest.mark.parametrize("name", ["p.png", "p.jpg"])

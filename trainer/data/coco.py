@@ -71,12 +71,12 @@ def read(path: Path, images: Path) -> PersonSet:
             table = np.asarray(annotation["keypoints"], dtype=np.float64).reshape(len(skeleton), 3)
             image = records[annotation["image_id"]]
             name = str(image["file_name"])
+            labelled = table[:, 2] > 0
+            if labelled.sum() < 2:
+                others[images / name].append(_box(annotation))
+                continue
         except (KeyError, ValueError, TypeError) as error:
             raise EdgeposeError(f"{path}: annotation {annotation.get('id', number)} is malformed: {error}") from error
-        labelled = table[:, 2] > 0
-        if labelled.sum() < 2:
-            others[images / name].append(_box(annotation))
-            continue
         group = str(image.get("group", name))
         persons.append(make_person(images / name, table[:, :2], labelled, group, str(image.get("activity", ""))))
     # The same name however the path is written, since splits follow it; absolute, and no link is followed.
