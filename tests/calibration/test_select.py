@@ -208,7 +208,7 @@ def test_contact_sheet_without_clusters(tiny: Bundle, persons: list[Person], tmp
     assert sheet.shape[0] == 200
     assert (sheet[100:196, 150 + 300 : 150 + 396] < 250).any()
     assert (sheet[100:, 150 + 400 :] == 255).all(), "fourteen are ten and four"
-    with pytest.raises(EdgeposeError, match=r"sheet\.txt: a contact sheet's file name ends in \.png"):
+    with pytest.raises(EdgeposeError, match=r"sheet\.txt: a picture's file name ends in \.png"):
         contact_sheet(select(tiny, persons, 2, method="random"), tmp_path / "sheet.txt")
 
 
