@@ -40,6 +40,15 @@ def test_shipped_models_are_listed_and_load():
         assert bundle.manual.accuracy, f"{name} states no accuracy"
         assert bundle.manual.terms
         assert bundle.manual.score.fitted_on or bundle.manual.role == "person"
+        assert not absolute_paths(bundle.manual.model_dump()), f"{name} names places of the machine that made it"
+
+
+def absolute_paths(tree):
+    """All texts of a manual that are a path from the root, also behind a ``kind:``."""
+    if isinstance(tree, dict | list | tuple):
+        inner = tree.values() if isinstance(tree, dict) else tree
+        return [path for each in inner for path in absolute_paths(each)]
+    return [tree] if isinstance(tree, str) and any(part.startswith("/") for part in tree.split(":")) else []
 
 
 def test_unknown_model_names_the_nearest():
