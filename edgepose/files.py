@@ -43,6 +43,14 @@ def write_beside(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+def make_folder(path: Path, advice: str) -> None:
+    """Make the folder where there is none; EdgeposeError that ends in ``advice`` where the system refuses."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EdgeposeError(f"cannot make folder {path}: {error.strerror or error}; {advice}") from error
+
+
 def kind(path: Path) -> Literal["file", "folder", "nothing", "other"]:
     """What lies at ``path``; EdgeposeError where the system does not let us look: permissions, a name too long."""
     try:

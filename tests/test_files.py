@@ -8,7 +8,7 @@ import pytest
 
 from edgepose import EdgeposeError, sources
 from edgepose import bundle as bundles
-from edgepose.files import kind, write_beside
+from edgepose.files import kind, make_folder, write_beside
 from edgepose.sinks.overlay import open_overlay
 from edgepose.sinks.recording import RecordingSink
 from edgepose.skeletons import MPII16
@@ -69,3 +69,11 @@ def test_a_full_disk_and_a_folder_in_the_way_are_sentences(tmp_path):
         with write_beside(tmp_path / "folder.txt") as beside:
             beside.write_text("x")
     assert [p.name for p in tmp_path.iterdir()] == ["folder.txt"]
+
+
+def test_a_file_where_a_folder_is_to_be_is_a_sentence(tmp_path):
+    make_folder(tmp_path / "a" / "b", "")
+    make_folder(tmp_path / "a" / "b", "")
+    (tmp_path / "file").touch()
+    with pytest.raises(EdgeposeError, match=r"cannot make folder .*/file/x: Not a directory; choose another --out"):
+        make_folder(tmp_path / "file" / "x", "choose another --out")

@@ -43,6 +43,7 @@ def require_picture(*paths: Path | None, drawn: bool = False) -> None:
 
     ``drawn``: by Matplotlib, which writes PDF and SVG too.
     """
+    known = _PLOTS if drawn else _PICTURES
     for path in paths:
-        if path is not None and path.suffix.lower() not in (_PLOTS if drawn else _PICTURES):
-            raise EdgeposeError(f"{path}: a picture's file name ends in .png or .jpg")
+        if path is not None and path.suffix.lower() not in known:
+            raise EdgeposeError(f"{path}: a picture's file name ends in {', '.join(known[:-1])} or {known[-1]}")

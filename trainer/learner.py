@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgepose.errors import EdgeposeError
-from edgepose.files import write_beside
+from edgepose.files import make_folder, write_beside
 from edgepose.toml import validate
 from trainer import checkpoints
 from trainer.data.samples import Stage
@@ -123,12 +123,7 @@ def beginning(folder: Path, recipe: Course, *, resume: bool) -> tuple[Path | Non
             raise EdgeposeError(f"{checkpoint} was made by another recipe; give the recipe it was begun with, "
                                 "or choose another --out")  # fmt: skip
         start = int(content["global_step"])
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EdgeposeError(
-            f"cannot make the folder {folder}: {error.strerror or error}; choose another --out"
-        ) from error
+    make_folder(folder, "choose another --out")
     if is_first():
         with write_beside(folder / "recipe.json") as beside:
             beside.write_text(recipe.model_dump_json(indent=1))

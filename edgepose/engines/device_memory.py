@@ -100,8 +100,8 @@ class Memory(Protocol):
 def open_memory(index: int = 0) -> Memory:
     """The memory of CUDA device ``index``.
 
-    By cuda-python where it can be loaded, since PyCUDA has no CUDA graphs.
-    EdgeposeError: neither library can be loaded, or there is no such device.
+    By cuda-python where it can be used, since PyCUDA has no CUDA graphs.
+    EdgeposeError: neither library can be used, or there is no such device.
     """
     reasons: list[str] = []
     refused: list[EdgeposeError] = []

@@ -197,9 +197,12 @@ def test_evaluate_prints_one_json_object(shipped, data_root):
     [
         (
             ["edgepose-first", "--data", "synth:4", "--plot", "x.abc"],
-            "x.abc: a picture's file name ends in .png or .jpg",
+            "x.abc: a picture's file name ends in .png, .jpg, .jpeg, .pdf or .svg",
         ),
-        (["edgepose-first", "--data", "synth:4", "--sheet", "x"], "x: a picture's file name ends in .png or .jpg"),
+        (
+            ["edgepose-first", "--data", "synth:4", "--sheet", "x"],
+            "x: a picture's file name ends in .png, .jpg or .jpeg",
+        ),
         (["edgepose-finder", "--data", "synth:4", "--plot", "x.png"], "is a person finder; --limit, --plot and"),
     ],
 )

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.errors import EdgeposeError
-from edgepose.files import cache_dir, write_beside
+from edgepose.files import cache_dir, make_folder, write_beside
 from edgepose.skeletons import MPII16
 from trainer.data.persons import PersonSet, make_person
 from trainer.progress import progress
@@ -51,12 +51,7 @@ def read(text: str) -> PersonSet:
 
 
 def _draw_all(folder: Path, labels: Path, count: int, seed: int) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EdgeposeError(
-            f"cannot make the folder {folder}: {error.strerror or error}; let EDGEPOSE_CACHE name another one"
-        ) from error
+    make_folder(folder, "let EDGEPOSE_CACHE name another one")
     table = []
     for i in progress(range(count), count, "drawing persons"):
         image, joints = draw(np.random.default_rng((VERSION, seed, i)))
