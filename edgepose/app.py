@@ -134,7 +134,7 @@ def _crowd(settings: Settings, estimator: Estimator, regions: dict[str, Regions]
     people = settings.people
     run = uuid.uuid4().hex[:8]
     if people.finder == "none":
-        return OneEach(estimator, run, regions, smoothing=people.smoothing)
+        return OneEach(estimator, run, regions, smoothing=people.smoothing, hold_sides=people.hold_sides)
     bundle = bundles.load(people.finder, role="person")
     finder = Finder(_engine(settings, bundle, stack), bundle.manual, people.least)
     following = Following(every=people.every, confirm=people.confirm, patience=people.patience, most=people.most)
@@ -145,6 +145,7 @@ def _crowd(settings: Settings, estimator: Estimator, regions: dict[str, Regions]
         regions,
         following=following,
         smoothing=people.smoothing,
+        hold_sides=people.hold_sides,
         lying=people.second_look,
     )
     stack.callback(everybody.settle)  # before its finder's engine is closed

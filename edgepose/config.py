@@ -61,6 +61,7 @@ class PeopleSettings(_Strict):
     patience: Annotated[float, Field(ge=0, le=60)] = 1.0  # seconds unseen until a person is gone
     most: Annotated[int, Field(ge=1, le=64)] = 8  # people at once, per camera
     second_look: bool = True  # at whoever leans far, turned upright; and the finder looks for people who lie
+    hold_sides: bool = True  # left and right do not change places from one frame to the next
     smoothing: Literal["off", "one-euro", "kalman"] = "off"
     velocity: bool = False  # publish how fast joints move
     predict_to: Literal["acquired", "publish"] = "acquired"  # the time that published joints are of

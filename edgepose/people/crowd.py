@@ -22,9 +22,11 @@ from edgepose.people.finder import Finder, Found
 from edgepose.people.follow import SinglePerson
 from edgepose.people.looks import looks
 from edgepose.people.regions import Regions, keep, select
-from edgepose.people.smooth import Smoother, smoother
+from edgepose.people.sides import Sides
+from edgepose.people.smooth import smoother
 from edgepose.people.steady import Steady
 from edgepose.people.track import Following, Tracker
+from edgepose.skeletons import Skeleton
 
 BESIDE_S = 0.15  # how old an answer of the finder may be that counts for the next frame: people move
 TURNED = 3  # one in so many looks of the finder is at the image turned by a quarter, for people who lie
@@ -52,11 +54,12 @@ class Everybody:
         *,
         following: Following | None = None,
         smoothing: str = "off",
+        hold_sides: bool = True,
         lying: bool = True,
     ) -> None:
         """``regions``: camera -> which of its people count. ``run`` begins every id, see :class:`Tracker`.
 
-        ``lying``: the finder looks for people who lie, too.
+        ``hold_sides``: see :mod:`edgepose.people.sides`. ``lying``: the finder looks for people who lie, too.
         """
         self._estimator, self._finder, self._regions = estimator, finder, regions
         following = following or Following()
@@ -77,7 +80,7 @@ class Everybody:
             )
             for name, of_camera in regions.items()
         }
-        self._smoothers: dict[str, Smoother] = {name: smoother(smoothing) for name in regions}
+        self._motions = {name: Motion(estimator.skeleton, smoothing, hold_sides) for name in regions}
 
     def update(self, frames: Sequence[Frame], timer: StageTimer = untimed) -> list[People]:
         """See :class:`Crowd`; the crops of all frames are one batch.
@@ -147,7 +150,7 @@ class Everybody:
         counts = keep(self._regions[frame.camera], people.boxes, size_of(frame))
         tracker.forget(self._long_outside(frame, people, counts))
         people = select(people, counts)
-        return smoothed(self._smoothers[frame.camera], people, frame.acquired_ns)
+        return self._motions[frame.camera].follow(people, frame.acquired_ns)
 
     def _long_outside(self, frame: Frame, people: People, counts: NDArray[np.bool_]) -> list[str]:
         """Who has not counted for longer than a person may be unseen: they cost crops, and places that others need."""
@@ -162,13 +165,21 @@ class Everybody:
 class OneEach:
     """One person per camera, without a finder: for a fixed rig."""
 
-    def __init__(self, estimator: Estimator, run: str, regions: dict[str, Regions], *, smoothing: str = "off") -> None:
+    def __init__(
+        self,
+        estimator: Estimator,
+        run: str,
+        regions: dict[str, Regions],
+        *,
+        smoothing: str = "off",
+        hold_sides: bool = True,
+    ) -> None:
         """As :class:`Everybody`."""
         self._regions = regions
         self._single = {
             name: SinglePerson(estimator, run if len(regions) == 1 else f"{run}-{name}") for name in regions
         }
-        self._smoothers: dict[str, Smoother] = {name: smoother(smoothing) for name in regions}
+        self._motions = {name: Motion(estimator.skeleton, smoothing, hold_sides) for name in regions}
 
     def update(self, frames: Sequence[Frame], timer: StageTimer = untimed) -> list[People]:
         """See :class:`Crowd`."""
@@ -176,7 +187,7 @@ class OneEach:
         for frame in frames:
             people = self._single[frame.camera].update(frame.image, timer)
             people = select(people, keep(self._regions[frame.camera], people.boxes, size_of(frame)))
-            found.append(smoothed(self._smoothers[frame.camera], people, frame.acquired_ns))
+            found.append(self._motions[frame.camera].follow(people, frame.acquired_ns))
         return found
 
 
@@ -185,8 +196,15 @@ def size_of(frame: Frame) -> tuple[int, int]:
     return frame.image.shape[1], frame.image.shape[0]
 
 
-def smoothed(filter_: Smoother, people: People, acquired_ns: int) -> People:
-    """``people`` with joints, covariances and velocities as the smoother sees them."""
-    at = filter_.smooth(people.ids, people.poses, acquired_ns)
-    poses = Poses(at.joints, people.poses.scores, at.covariance)
-    return replace(people, poses=poses, motion=at)
+class Motion:
+    """How the joints of one camera's people move: their sides held, then smoothed."""
+
+    def __init__(self, skeleton: Skeleton, smoothing: str, hold_sides: bool) -> None:
+        self._sides = Sides(skeleton) if hold_sides else None
+        self._smoother = smoother(smoothing)
+
+    def follow(self, people: People, acquired_ns: int) -> People:
+        """``people`` with joints, covariances and velocities as they are seen over time."""
+        poses = people.poses if self._sides is None else self._sides.hold(people.ids, people.poses, acquired_ns)
+        at = self._smoother.smooth(people.ids, poses, acquired_ns)
+        return replace(people, poses=Poses(at.joints, poses.scores, at.covariance), motion=at)
