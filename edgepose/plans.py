@@ -7,6 +7,7 @@ machine is built again or refused with the reason; it is never run.
 from __future__ import annotations
 
 import hashlib
+import platform
 import re
 import subprocess
 import sys
@@ -51,6 +52,7 @@ class Machine(_Strict):
 
     library: str  # tensorrt or tensorrt_rtx
     tensorrt: str
+    platform: str = ""  # "aarch64", "x86_64"; empty in manifests of before it was written down
     cuda: str = ""  # the newest CUDA that the driver takes; empty where there is no GPU
     driver: str = ""
     gpu: str = ""
@@ -87,6 +89,7 @@ def machine_here(library: str, tensorrt: str, gpu: GPU | None) -> Machine:
     return Machine(
         library=library,
         tensorrt=tensorrt,
+        platform=platform.machine(),
         cuda=gpu.cuda if gpu else "",
         driver=driver[1] if driver else "",
         gpu=gpu.name if gpu else "",
@@ -109,6 +112,8 @@ def fits(manifest: Manifest, here: Machine) -> str | None:
     built, installed = numbers(there.tensorrt), numbers(here.tensorrt)
     if there.library != here.library:
         return f"it was built by {there.library}, and here is {here.library}"
+    if there.platform != here.platform and there.platform:
+        return f"it was built on {there.platform}, and here is {here.platform}"
     if manifest.wanted.version_compatible:
         if built[:1] != installed[:1] or installed < built:
             return (f"it runs on TensorRT {there.tensorrt} and later ones of the same major version, and here is "
@@ -126,6 +131,8 @@ def _other_gpu(manifest: Manifest, here: Machine) -> str | None:
         target = "SM" + here.compute_capability.replace(".", "")
         known = target in wanted.targets
         return None if known else f"it was built for {', '.join(wanted.targets)}, and the GPU here is {target}"
+    if wanted.hardware != "this" and here.l4t:
+        return f"it was built for several GPUs ({wanted.hardware}), which TensorRT does not support on a Jetson"
     if wanted.hardware == "ampere+":
         ampere = numbers(here.compute_capability) >= (8, 0)
         return None if ampere else f"it needs compute capability 8.0, and the GPU here has {here.compute_capability}"
@@ -163,9 +170,12 @@ def load(plan: Path) -> Manifest:
     return manifest
 
 
-def cached(bundle: Bundle, wanted: Wanted) -> Path:
-    """Where the cache keeps the plan of ``bundle`` that is as ``wanted``."""
-    key = hashlib.sha256((bundle.sha256 + wanted.model_dump_json()).encode()).hexdigest()[:12]
+def cached(bundle: Bundle, wanted: Wanted, machine: Machine) -> Path:
+    """Where the cache keeps the plan of ``bundle`` that is as ``wanted``, for the GPU of ``machine``.
+
+    A power mode may turn off a part of a Jetson's GPU, which is another GPU then: each has its own plan.
+    """
+    key = hashlib.sha256((bundle.sha256 + wanted.model_dump_json() + machine.gpu).encode()).hexdigest()[:12]
     return cache_dir() / "plans" / f"{bundle.manual.name}-{key}.plan"
 
 
@@ -185,7 +195,7 @@ def obtain(
 
     EdgeposeError: none fits and ``build`` is None (the sentence has the reason), or building fails.
     """
-    beside, kept = bundle.path.with_suffix(".plan"), cached(bundle, wanted)
+    beside, kept = bundle.path.with_suffix(".plan"), cached(bundle, wanted, here)
     reasons = []
     for path in (beside, kept):
         if kind(path) != "nothing":

@@ -49,6 +49,10 @@ LATER = Wanted(version_compatible=True)
         (manifest(Wanted(hardware="same-capability")), {"compute_capability": "8.6"}, "compute capability 8.7"),
         (manifest(Wanted(hardware="ampere+")), {"compute_capability": "12.0", "gpu": "RTX"}, None),
         (manifest(Wanted(hardware="ampere+")), {"compute_capability": "7.5"}, "needs compute capability 8.0"),
+        (manifest(Wanted(hardware="ampere+")), {"l4t": "36.4.3"}, "which TensorRT does not support on a Jetson"),
+        (manifest(platform="x86_64"), {"platform": "aarch64"}, "built on x86_64, and here is aarch64"),
+        (manifest(platform="aarch64"), {"platform": "aarch64"}, None),
+        (manifest(), {"platform": "aarch64"}, None),
         (manifest(Wanted(targets=["SM86", "SM87"])), {"gpu": "another"}, None),
         (manifest(Wanted(targets=["SM86"])), {}, "built for SM86, and the GPU here is SM87"),
     ],
@@ -103,6 +107,9 @@ def test_one_that_does_not_fit_is_built_again_into_the_cache(tiny, tmp_path):
     assert plans.obtain(tiny, Wanted(), ORIN, build, said.append)[0] == path
     assert built == [path]
     assert plans.obtain(tiny, Wanted(precision="float16"), ORIN, build, said.append)[0] != path
+    half = ORIN.model_copy(update={"gpu": "Orin (8 SM)"})  # what a power mode leaves of it
+    assert plans.obtain(tiny, Wanted(), half, build, said.append)[0] != path
+    assert plans.obtain(tiny, Wanted(), ORIN, None, said.append)[0] == path, "the other one's plan is still there"
 
 
 @pytest.mark.parametrize(
@@ -146,10 +153,16 @@ def test_the_machine_is_described_from_what_it_says(tmp_path, monkeypatch):
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(folder))
     monkeypatch.setattr(plans, "_text", lambda path: texts[str(path)])
+    monkeypatch.setattr(plans.platform, "machine", lambda: "aarch64")
     found = plans.machine_here("tensorrt", "10.3.0", GPU("Orin", (8, 7), True, "12.6"))
-    assert found == ORIN.model_copy(
-        update={"driver": "540.4.0", "l4t": "36.4.3", "jetpack": "6.2+b77", "power_mode": "MAXN_SUPER"}
-    )
+    told = {
+        "platform": "aarch64",
+        "driver": "540.4.0",
+        "l4t": "36.4.3",
+        "jetpack": "6.2+b77",
+        "power_mode": "MAXN_SUPER",
+    }
+    assert found == ORIN.model_copy(update=told)
 
 
 def test_a_machine_without_a_gpu_is_described_too(monkeypatch):

@@ -11,7 +11,10 @@ import atexit
 import ctypes
 import functools
 import importlib
+import importlib.metadata
 import importlib.util
+import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,6 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.errors import EdgeposeError, missing
+
+_GLANCE = 1e-4  # seconds between looks at an event, where waiting for it would hold up all other threads
 
 
 @dataclass(frozen=True)
@@ -227,6 +232,15 @@ def _primary_context(index: int) -> tuple[Any, Any]:
     return device, context
 
 
+def _lets_others_run() -> bool:
+    """Whether cuda-python gives the interpreter's lock away while CUDA waits, as it does since 12.9.1."""
+    try:
+        installed = importlib.metadata.version("cuda-bindings")
+    except importlib.metadata.PackageNotFoundError:  # before 12.6 it had another name
+        return False
+    return tuple(map(int, re.findall(r"\d+", installed)[:3])) >= (12, 9, 1)
+
+
 class CUDAPython:
     """By cuda-python's runtime API, which makes the primary context current by itself."""
 
@@ -237,6 +251,7 @@ class CUDAPython:
             self._runtime = runtime = importlib.import_module("cuda.bindings.runtime")
         except ImportError:
             self._runtime = runtime = importlib.import_module("cuda.cudart")  # before cuda-python 12.6
+        self._lets_others_run = _lets_others_run()
         self._index = index
         self._closed = False
         self._owned = ExitStack()
@@ -291,7 +306,16 @@ class CUDAPython:
         event = self._call("cudaEventCreateWithFlags", self._runtime.cudaEventDisableTiming)
         self._owned.callback(self._call, "cudaEventDestroy", event)
         record = functools.partial(self._call, "cudaEventRecord", event, self.stream)
-        return _Mark(record, functools.partial(self._call, "cudaEventSynchronize", event))
+        return _Mark(record, functools.partial(self._wait, event))
+
+    def _wait(self, event: Any) -> None:
+        if self._lets_others_run:
+            self._call("cudaEventSynchronize", event)
+            return
+        not_ready = int(self._runtime.cudaError_t.cudaErrorNotReady)
+        while int(self._runtime.cudaEventQuery(event)[0]) == not_ready:
+            time.sleep(_GLANCE)
+        self._call("cudaEventQuery", event)
 
     def synchronize(self) -> None:
         """See :class:`Memory`."""

@@ -58,7 +58,9 @@ class TensorRTEngine:
             self._runtime.DLA_core = manifest.wanted.dla_core
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            raise self._refused("load the plan of")
+            kept = plans.cached(self._bundle, manifest.wanted, manifest.machine)
+            raise EdgeposeError(f"{self._refused('load the plan of')}; delete the plan ({kept.name} in {kept.parent}, "
+                                "or the one beside the bundle) to have it built again")  # fmt: skip
         names = {self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)}
         if names != {"image", "heatmaps"}:
             raise EdgeposeError(f"the plan of {self._bundle.path} has tensors {sorted(names)}, not image and heatmaps; "
@@ -124,6 +126,8 @@ class TensorRTEngine:
         else:
             context.device_memory = self._scratch[0]
         accepted = (
+            # TensorRT 8.6 gives profile 0 by itself to the first context alone.
+            context.set_optimization_profile_async(0, self._memory.stream),
             context.set_input_shape("image", (rows, *lane.images.array.shape[1:])),
             context.set_tensor_address("image", lane.image_pointer),
             context.set_tensor_address("heatmaps", lane.heatmap_pointer),

@@ -6,6 +6,7 @@ Runs on the device as well as on a desktop: ``edgepose run`` builds with it what
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -21,7 +22,15 @@ from edgepose.bundle import Bundle
 from edgepose.engines.device_memory import Memory, open_memory
 from edgepose.engines.trt_callbacks import CALIBRATION_BATCH, calibrator, shown
 from edgepose.engines.trt_library import described, has, library, listener
-from edgepose.engines.trt_precision import Mode, batches, choose, halved, hardware_level, typed_as
+from edgepose.engines.trt_precision import (
+    Mode,
+    batches,
+    choose,
+    halved,
+    hardware_level,
+    shares_profiles_by_choice,
+    typed_as,
+)
 from edgepose.errors import EdgeposeError
 from edgepose.files import cache_dir, write_beside
 from edgepose.plans import Machine, Manifest, Wanted
@@ -63,6 +72,9 @@ def build(
             memory = open_memory()
             stack.callback(memory.close)
         here = plans.machine_here(trt.__name__, trt.__version__, memory.gpu if memory else None)
+        if wanted.hardware != "this" and here.l4t:
+            raise EdgeposeError(f"TensorRT has no plans for several GPUs ({wanted.hardware}) on a Jetson; "
+                                "leave out --hardware, and build on each of them")  # fmt: skip
         calibrating = None
         if mode.calibrate and calibration is not None:
             cache = calibration_cache or _calibration_cache(bundle, calibration)
@@ -168,8 +180,7 @@ def _configure(trt: Any, builder: Any, config: Any, wanted: Wanted, mode: Mode) 
         names.append("GPU_FALLBACK")
     if wanted.targets:
         _aim(trt, config, wanted.targets)
-    # Before TensorRT 10 a profile serves one context at a time, and the engine keeps one context per batch size.
-    if not hasattr(trt, "ExecutionContextAllocationStrategy") and has(trt, "PreviewFeature", "PROFILE_SHARING_0806"):
+    if shares_profiles_by_choice(trt):
         config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
     for name in names:
         config.set_flag(getattr(trt.BuilderFlag, name))
@@ -228,5 +239,6 @@ def _calibration_cache(bundle: Bundle, crops: NDArray[np.uint8]) -> Path:
 
 
 def _timing_cache(here: Machine) -> Path:
-    name = f"{here.library}-{here.tensorrt}-{here.gpu or 'none'}.cache".replace(" ", "-").replace("/", "-")
+    parts = (here.library, here.tensorrt, here.gpu or "none", here.power_mode)  # another mode has other times
+    name = re.sub(r"[^\w().-]+", "-", "-".join(part for part in parts if part)) + ".cache"
     return cache_dir() / "timing" / name

@@ -99,8 +99,9 @@ def calibrator(trt: Any, memory: Memory | None, crops: NDArray[np.uint8], cache:
             start = next(self._starts, None)
             if start is None or memory is None:
                 return None
+            batch = crops[start : start + CALIBRATION_BATCH].astype(np.float32)  # must outlive the copy
             with memory.active():
-                memory.upload(self._pointer, crops[start : start + CALIBRATION_BATCH].astype(np.float32))
+                memory.upload(self._pointer, batch)
                 memory.synchronize()
             return [self._pointer]
 

@@ -110,6 +110,12 @@ def hardware_level(trt: Any, wanted: Wanted) -> Any:
     return getattr(trt.HardwareCompatibilityLevel, member)
 
 
+def shares_profiles_by_choice(trt: Any) -> bool:
+    """Whether a profile serves one context at a time unless told otherwise; the engine has one per batch size."""
+    newer = hasattr(trt, "ExecutionContextAllocationStrategy")  # TensorRT 10: always shared
+    return not newer and has(trt, "PreviewFeature", "PROFILE_SHARING_0806")
+
+
 def batches(wanted: Wanted) -> tuple[int, int, int]:
     """Least, best and most persons in one run; a DLA takes one number only."""
     most = wanted.max_batch
@@ -149,6 +155,8 @@ def trtexec_line(
     words = ["trtexec", f"--onnx={bundle.path}", f"--saveEngine={plan or bundle.path.with_suffix('.plan')}"]
     words += [f"--minShapes={least}", f"--optShapes={best}", f"--maxShapes={most}"]
     words += [f"--memPoolSize=workspace:{wanted.workspace_mb}"]
+    if trt is not None and shares_profiles_by_choice(trt):
+        words.append("--preview=+profileSharing0806")
     if mode.strongly_typed and (trt is None or has(trt, "BuilderFlag", "FP16")):
         words.append("--stronglyTyped")  # in TensorRT 11 every network is
     words += [f"--{flag.lower()}" for flag in mode.flags]

@@ -19,6 +19,8 @@ Has: TypeAlias = Callable[[str], bool]
 _NEWEST = "queue name=newest leaky=downstream max-size-buffers=1 max-size-bytes=0 max-size-time=0"
 _EVERY = "queue max-size-buffers=2 max-size-bytes=0 max-size-time=0"
 _DIRECTION = {90: "90r", 180: "180", 270: "90l"}  # clockwise degrees -> videoflip
+# What nvvidconv takes from either memory; grey it takes and then cannot turn into colours.
+_NVIDIA_TAKES = "video/x-raw(memory:NVMM);video/x-raw,format={NV12,I420,YUY2,UYVY,Y42B,P010_10LE,BGRx,RGBA}"
 _FLIP_METHOD = {0: 0, 90: 3, 180: 2, 270: 1}  # clockwise degrees -> nvvidconv, which counts the other way round
 
 
@@ -84,7 +86,7 @@ def _rtsp(spec: SourceSpec, has: Has) -> list[str]:
     if codec := spec.text("codec"):
         parse = [f"rtp{codec}depay", f"{codec}parse"]
         if has("nvv4l2decoder") and not _software_only(spec):
-            return [source, *parse, "nvv4l2decoder", *after, *_convert(spec, has)]
+            return [source, *parse, "nvv4l2decoder", *after, *_hardware(spec, has)]
         return [source, *parse, f"avdec_{codec}", *after, *_software(spec, has, scale=True)]
     return [source, "application/x-rtp,media=video", _decodebin(spec, has), *after, *_convert(spec, has)]
 
@@ -140,15 +142,22 @@ def _convert(spec: SourceSpec, has: Has) -> list[str]:
     Also where software is to decode: on a Jetson decodebin may take NVIDIA's decoder all the same, which does not say
     that it is hardware; and this converter takes frames from both memories.
     """
-    return _hardware(spec, has) if has("nvvidconv") else _software(spec, has, scale=spec.kind != "v4l2")
+    if has("nvvidconv"):
+        # It takes few formats from ordinary memory; frames in NVIDIA's own pass through untouched.
+        return [_videoconvert(has), f'capsfilter caps="{_NVIDIA_TAKES}"', *_hardware(spec, has)]
+    return _software(spec, has, scale=spec.kind != "v4l2")
 
 
 def _hardware(spec: SourceSpec, has: Has) -> list[str]:
+    if spec.kind == "file" and "rotate" not in spec.options:  # its size is of the picture as it is turned
+        turned = ["nvvidconv", "video/x-raw,format=BGRx", "videoflip video-direction=auto"]
+        return [*turned, *_scale(spec), _videoconvert(has)]
     # A V4L2 camera was asked for its size, which holds before it is turned.
-    scaled = f"video/x-raw,format=BGRx{'' if spec.kind == 'v4l2' else _size(spec)}"
-    if spec.kind == "file" and "rotate" not in spec.options:
-        return ["nvvidconv", scaled, "videoflip video-direction=auto", _videoconvert(has)]
-    return [f"nvvidconv flip-method={_FLIP_METHOD[spec.number('rotate')]}", scaled, _videoconvert(has)]
+    size = "" if spec.kind == "v4l2" else _size(spec)
+    # Otherwise it takes the nearest pixel and leaves out the others.
+    between = " interpolation-method=1" if size and has("nvvidconv.interpolation-method") else ""
+    turned = [f"nvvidconv flip-method={_FLIP_METHOD[spec.number('rotate')]}{between}"]
+    return [*turned, f"video/x-raw,format=BGRx{size}", _videoconvert(has)]
 
 
 def _software(spec: SourceSpec, has: Has, *, scale: bool) -> list[str]:
@@ -157,9 +166,7 @@ def _software(spec: SourceSpec, has: Has, *, scale: bool) -> list[str]:
         parts.append(f"videoflip video-direction={_DIRECTION[spec.number('rotate')]}")
     elif spec.kind == "file" and "rotate" not in spec.options:
         parts.append("videoflip video-direction=auto")  # as the phone that filmed it was held
-    if scale and "width" in spec.options:
-        parts += ["videoscale", f"video/x-raw{_size(spec)}"]
-    return [*parts, _videoconvert(has)]
+    return [*parts, *(_scale(spec) if scale else []), _videoconvert(has)]
 
 
 def _jpeg(spec: SourceSpec, has: Has, *, scale: bool) -> list[str]:
@@ -180,6 +187,10 @@ def _rate(spec: SourceSpec) -> list[str]:
 
 def _videoconvert(has: Has) -> str:
     return "videoconvert n-threads=2" if has("videoconvert.n-threads") else "videoconvert"
+
+
+def _scale(spec: SourceSpec) -> list[str]:
+    return ["videoscale", f"video/x-raw{_size(spec)}"] if "width" in spec.options else []
 
 
 def _size(spec: SourceSpec) -> str:

@@ -12,10 +12,12 @@ class HostRuntime:
 
     cudaHostAllocDefault, cudaHostAllocMapped, cudaStreamNonBlocking, cudaEventDisableTiming = 0, 2, 1, 2
     cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
+    cudaError_t = SimpleNamespace(cudaErrorNotReady=600)
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
 
     def __init__(self):
         self.live, self.recording, self.refused = {}, None, set()
+        self.not_ready = 0  # so many more times an event is not ready
 
     def __getattribute__(self, name):
         """A call that is to be refused gives an error code in place of what it does."""
@@ -63,6 +65,10 @@ class HostRuntime:
 
     def cudaGetErrorString(self, error):
         return 0, b"out of memory"
+
+    def cudaEventQuery(self, event):
+        self.not_ready -= 1
+        return (600 if self.not_ready >= 0 else 0,)
 
     def cudaStreamBeginCapture(self, stream, mode):
         self.recording = []

@@ -145,7 +145,13 @@ def _set_shape(context, name, shape):
     assert not context.__dict__["recorded"], "a recorded context must stay as it is"
     least, _, most = (n for n, *_ in _profile_shape(context, name, 0))
     context.__dict__["shape"] = shape
-    return least <= shape[0] <= most
+    # TensorRT 8.6 gives a profile by itself to the first context alone.
+    return context.__dict__.get("profile") == 0 and least <= shape[0] <= most
+
+
+def _set_profile(context, index, stream):
+    context.__dict__["profile"] = index
+    return index == 0
 
 
 def _set_address(context, name, address):
@@ -201,6 +207,7 @@ BEHAVIOUR = {
     ("ICudaEngine", "create_execution_context"): _context,
     ("ICudaEngine", "create_execution_context_without_device_memory"): _context,
     ("IExecutionContext", "set_input_shape"): _set_shape,
+    ("IExecutionContext", "set_optimization_profile_async"): _set_profile,
     ("IExecutionContext", "set_tensor_address"): _set_address,
     ("IExecutionContext", "execute_async_v3"): _execute,
 }

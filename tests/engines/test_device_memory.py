@@ -1,6 +1,7 @@
 """The GPU's memory, as far as it goes without one: the real cuda-python takes every call that we make."""
 
 import importlib
+import importlib.metadata
 import importlib.util
 import re
 from contextlib import ExitStack
@@ -36,7 +37,7 @@ def test_every_name_that_we_use_is_there(runtime):
     text = Path(device_memory.__file__).read_text()
     names = set(re.findall(r"\bcuda[A-Z]\w+", text))
     assert len(names) > 20
-    kinds = (runtime, runtime.cudaMemcpyKind, runtime.cudaStreamCaptureMode)
+    kinds = (runtime, runtime.cudaMemcpyKind, runtime.cudaStreamCaptureMode, runtime.cudaError_t)
     assert not [n for n in names if not any(hasattr(kind, n) for kind in kinds)]
 
 
@@ -58,6 +59,7 @@ def test_calls_have_the_arguments_that_cuda_python_takes(memory):
         (lambda: memory._call("cudaHostGetDevicePointer", 4096, 0), "cudaHostGetDevicePointer"),
         (lambda: memory._call("cudaEventRecord", 0, memory.stream), "cudaEventRecord"),
         (lambda: memory._call("cudaEventSynchronize", 0), "cudaEventSynchronize"),
+        (lambda: memory._call("cudaEventQuery", 0), "cudaEventQuery"),
         (lambda: memory._call("cudaEventDestroy", 0), "cudaEventDestroy"),
         (lambda: memory._call("cudaFree", 4096), "cudaFree"),
         (lambda: memory._call("cudaFreeHost", 4096), "cudaFreeHost"),
@@ -111,6 +113,25 @@ def test_everything_taken_is_given_back_on_close(host):
     memory.close()
     memory.close()
     assert not host.live
+
+
+@pytest.mark.parametrize(
+    ("installed", "glances"),
+    [("12.2.1", True), ("12.6.2.post1", True), ("12.9.0", True), ("12.9.1", False), ("13.0.3", False)],
+)
+def test_no_wait_holds_up_other_threads(host, monkeypatch, installed, glances):
+    """Before 12.9.1 cuda-python kept the interpreter's lock while CUDA waited; then an event is looked at instead."""
+    monkeypatch.setattr(importlib.metadata, "version", lambda package: installed)
+    memory = CUDAPython()
+    host.not_ready = 3
+    with memory.active():
+        mark = memory.event()
+        mark.record()
+        mark.wait()
+        assert host.not_ready == (-2 if glances else 3), "three times not ready, once ready, once for its errors"
+        host.refused = {"EventQuery" if glances else "EventSynchronize"}
+        with pytest.raises(EdgeposeError, match="the GPU refuses cudaEvent"):
+            mark.wait()
 
 
 @pytest.mark.parametrize("call", ["StreamBeginCapture", "StreamEndCapture", "GraphInstantiateWithFlags", "MemcpyAsync"])

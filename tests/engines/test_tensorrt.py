@@ -167,7 +167,7 @@ def test_wrong_images_and_what_tensorrt_refuses(tiny):
     broken.write_bytes(b"not a plan")
     fresh = surface.LazyMemory()
     manifest = tensorrt.plans.load(next((tiny.path.parent / "cache" / "plans").glob("*.plan")))
-    with pytest.raises(EdgeposeError, match="cannot load the plan of .*magic tag does not match"):
+    with pytest.raises(EdgeposeError, match="cannot load the plan of .*magic tag does not match.*; delete the plan"):
         tensorrt.TensorRTEngine(trt, tiny, broken.read_bytes(), manifest, fresh)
     assert fresh.closed
 

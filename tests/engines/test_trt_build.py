@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgepose import EdgeposeError
+from edgepose import EdgeposeError, plans
 from edgepose import bundle as bundles
 from edgepose.engines import trt_build
 from edgepose.engines.trt_precision import halved, trtexec_line, typed_as
@@ -199,6 +199,24 @@ def test_a_timing_cache_of_another_machine_is_left_aside(tmp_path, monkeypatch):
     assert [made for made, _ in done.all("IBuilderConfig.set_timing_cache")] == [b"foreign", b""]
 
 
+def test_a_jetsons_power_modes_have_timing_caches_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path / "cache"))
+    for mode in ("MAXN", "15W"):
+        monkeypatch.setattr(plans, "_said", lambda *command, mode=mode: f"NV Power Mode: {mode}\n2" * ("-q" in command))
+        Done("tensorrt-10.3.0", make("float32", tmp_path), Wanted())
+    kept = sorted(path.name for path in (tmp_path / "cache" / "timing").iterdir())
+    assert kept == ["tensorrt-10.3.0-Test-GPU-15W.cache", "tensorrt-10.3.0-Test-GPU-MAXN.cache"]
+
+
+def test_a_jetson_has_no_plans_for_several_gpus(tmp_path, monkeypatch):
+    release = "# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic"
+    monkeypatch.setattr(plans, "_text", lambda path: release if path.name == "nv_tegra_release" else "")
+    with pytest.raises(
+        EdgeposeError, match="no plans for several GPUs .same-capability. on a Jetson; leave out --hardware"
+    ):
+        Done("tensorrt-10.13.3", make("float32", tmp_path), Wanted(hardware="same-capability"))
+
+
 def test_ctrl_c_cancels_the_build_and_leaves_no_file(tmp_path, monkeypatch):
     def interrupted(builder, network, config):
         monitor = config.progress_monitor
@@ -291,8 +309,9 @@ def test_trtexec_lines(tmp_path):
     old = trtexec_line(int8, Wanted(), trt=surface.module("tensorrt-8.6.1")).split()
     assert {"--int8", "--fp16"} < set(old)
     assert "--stronglyTyped" not in old
+    assert "--preview=+profileSharing0806" in old, "else one context could use the plan"
     new = trtexec_line(int8, Wanted(), trt=surface.module("tensorrt-11.4.0")).split()
-    assert not {"--int8", "--fp16", "--stronglyTyped"} & set(new)
+    assert not {"--int8", "--fp16", "--stronglyTyped", "--preview=+profileSharing0806"} & set(new)
     assert "--calib=x.cache" in trtexec_line(float32, Wanted(), calibration_cache="x.cache").split()
     with pytest.raises(EdgeposeError, match="has no --fp16"):
         trtexec_line(float32, Wanted(precision="float16"), trt=surface.module("tensorrt-11.4.0"))

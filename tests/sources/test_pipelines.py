@@ -13,13 +13,18 @@ from edgepose.sources.uri import parse
 
 DESKTOP = {"jpegdec", "avdec_mjpeg", "videoconvert.n-threads", "decodebin.force-sw-decoders"}
 JETSON = DESKTOP | {
-    "nvv4l2decoder", "nvv4l2decoder.mjpeg", "nvvidconv", "nvjpegdec", "nvarguscamerasrc", "jpegparse",
+    "nvv4l2decoder", "nvv4l2decoder.mjpeg", "nvvidconv", "nvvidconv.interpolation-method", "nvjpegdec",
+    "nvarguscamerasrc", "jpegparse",
 }  # fmt: skip
 NEW = DESKTOP | {"appsink.leaky-type"}
 
 NEWEST = "queue name=newest leaky=downstream max-size-buffers=1 max-size-bytes=0 max-size-time=0"
 LIVE = "video/x-raw,format=BGR ! appsink name=sink sync=false max-buffers=1 drop=true"
 CONVERT = f"videoconvert n-threads=2 ! {LIVE}"
+TAKEN = (
+    'videoconvert n-threads=2 ! capsfilter caps="video/x-raw(memory:NVMM);'
+    'video/x-raw,format={NV12,I420,YUY2,UYVY,Y42B,P010_10LE,BGRx,RGBA}"'
+)
 HARDWARE = f"nvvidconv flip-method=0 ! video/x-raw,format=BGRx ! {CONVERT}"
 DECODE = "decodebin expose-all-streams=false caps=video/x-raw(ANY)"
 RTSP = (
@@ -67,7 +72,7 @@ TEXTS = [
         f" ! {DECODE} ! {NEWEST} ! {CONVERT}",
     ),
     ("rtsp://h/x", DESKTOP, f"{RTSP} ! application/x-rtp,media=video ! {DECODE} ! {NEWEST} ! {CONVERT}"),
-    ("rtsp://h/x", JETSON, f"{RTSP} ! application/x-rtp,media=video ! {DECODE} ! {NEWEST} ! {HARDWARE}"),
+    ("rtsp://h/x", JETSON, f"{RTSP} ! application/x-rtp,media=video ! {DECODE} ! {NEWEST} ! {TAKEN} ! {HARDWARE}"),
     ("rtsp://h/x?codec=h265", JETSON, f"{RTSP} ! rtph265depay ! h265parse ! nvv4l2decoder ! {NEWEST} ! {HARDWARE}"),
     (
         "rtsp://h/x?codec=h264&fps=10&width=640&height=360",
@@ -111,20 +116,34 @@ TEXTS = [
         JETSON,
         f'filesrc location="/a.mp4" ! {DECODE} force-sw-decoders=true ! videorate drop-only=true max-rate=5'
         " ! queue max-size-buffers=2 max-size-bytes=0 max-size-time=0"
-        " ! nvvidconv flip-method=0 ! video/x-raw,format=BGRx"
+        f" ! {TAKEN} ! nvvidconv flip-method=0 ! video/x-raw,format=BGRx"
         " ! videoconvert n-threads=2 ! video/x-raw,format=BGR ! appsink name=sink sync=false max-buffers=2",
     ),
     (
         "v4l2:///dev/video0?width=640&height=480",
         JETSON,
         f'{V4L2} ! capsfilter caps="video/x-raw,width=640,height=480;image/jpeg,width=640,height=480"'
-        f" ! {DECODE} ! {NEWEST} ! {HARDWARE}",
+        f" ! {DECODE} ! {NEWEST} ! {TAKEN} ! {HARDWARE}",
     ),
     (
         "v4l2:///dev/video0?format=mjpeg&width=640&height=480&rotate=90",
         JETSON,
         f"{V4L2} ! image/jpeg,width=640,height=480 ! {NEWEST} ! jpegparse ! nvv4l2decoder mjpeg=1"
         f" ! nvvidconv flip-method=3 ! video/x-raw,format=BGRx ! {CONVERT}",  # the camera's size, turned
+    ),
+    (
+        "file:///a.mp4?width=360&height=640",  # of the picture as the phone was held: turned first, then made smaller
+        JETSON,
+        f'filesrc location="/a.mp4" ! {DECODE} ! queue max-size-buffers=2 max-size-bytes=0 max-size-time=0 ! {TAKEN}'
+        " ! nvvidconv ! video/x-raw,format=BGRx ! videoflip video-direction=auto ! videoscale"
+        " ! video/x-raw,width=360,height=640 ! videoconvert n-threads=2 ! video/x-raw,format=BGR"
+        " ! appsink name=sink sync=false max-buffers=2",
+    ),
+    (
+        "rtsp://h/x?codec=h264&width=1280&height=720",  # its own default is the nearest pixel
+        JETSON,
+        f"{RTSP} ! rtph264depay ! h264parse ! nvv4l2decoder ! {NEWEST} ! nvvidconv flip-method=0 interpolation-method=1"
+        f" ! video/x-raw,format=BGRx,width=1280,height=720 ! {CONVERT}",
     ),
     (
         "rtsp://h/x?codec=h264&decoder=software",
@@ -157,6 +176,37 @@ def test_gstreamer_parses_it(gst: Any, uri: str) -> None:
         pytest.skip(f"GStreamer's {element} is not installed")
     built = build(pipeline(spec, capabilities()), spec)
     assert built.get_by_name("sink").get_factory().get_name() == "appsink"
+
+
+@pytest.mark.parametrize(
+    ("caps", "given"),
+    [
+        ("video/x-raw(memory:NVMM),format=NV12", "video/x-raw(memory:NVMM),format=NV12"),
+        ("video/x-raw,format=I420", "video/x-raw,format=I420"),
+        ("video/x-raw,format=GRAY8", None),
+        ("video/x-raw,format=RGB", None),
+    ],
+)
+def test_what_nvidias_converter_would_be_given(gst: Any, caps: str, given: str | None) -> None:
+    """Frames in NVIDIA's memory go through untouched; what the converter cannot take is converted before."""
+    size = ",width=64,height=48,framerate=10/1"
+    line = pipeline(parse("file:///a.mp4", environ={}), JETSON.__contains__)
+    takes = next(part for part in line.split(" ! ") if part.startswith("capsfilter"))
+    built = gst.parse_launch(f'appsrc name=in caps="{caps}{size}" ! videoconvert ! {takes} ! fakesink name=out')
+    sink, source = built.get_by_name("out"), built.get_by_name("in")
+    sink.set_property("enable-last-sample", True)
+    sent = gst.Buffer.new_wrapped(bytes(range(256)) * 36)
+    built.set_state(gst.State.PLAYING)
+    source.emit("push-buffer", sent)
+    source.emit("end-of-stream")
+    message = built.get_bus().timed_pop_filtered(5 * gst.SECOND, gst.MessageType.EOS | gst.MessageType.ERROR)
+    sample = sink.get_property("last-sample")
+    built.set_state(gst.State.NULL)
+    assert message.type == gst.MessageType.EOS, message.parse_error()
+    got = sample.get_caps()
+    assert got.can_intersect(gst.Caps.from_string(given or "video/x-raw,format={NV12,I420,YUY2,UYVY,Y42B,BGRx,RGBA}"))
+    if given:
+        assert sample.get_buffer().extract_dup(0, 9216) == sent.extract_dup(0, 9216)
 
 
 def test_missing_element_names_its_package(gst: Any) -> None:
