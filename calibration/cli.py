@@ -59,6 +59,12 @@ def people_of(texts: list[str], skeleton: str, root: Path | None) -> dict[str, l
     return people
 
 
+def _named(path: Path | None, suffix: str, what: str) -> None:
+    """Look at a name before the work, not after it."""
+    if path is not None and path.suffix != suffix:
+        raise EdgeposeError(f"{path}: the file name of {what} ends in {suffix}")
+
+
 def _bundle(name: str) -> Bundle:
     from edgepose import bundle
 
@@ -81,7 +87,10 @@ def select(
     """Choose which crops calibrate: a set that covers the poses, rare ones included."""
     from calibration import select as selection
     from calibration import sets
+    from trainer.grid import require_picture
 
+    _named(out, ".npz", "a calibration set")
+    require_picture(sheet)
     bundle = _bundle(model)
     persons = persons_of(data, bundle.manual.skeleton, data_root)
     drawn = selection.select(
@@ -120,11 +129,14 @@ def quantize(
     from calibration.quantize import TARGETS
     from calibration.sensitivity import Budget
 
-    if out.suffix != ".onnx":
-        raise EdgeposeError(f"{out}: a bundle's file name ends in .onnx")
+    _named(out, ".onnx", "a bundle")
+    _named(report_to, ".html", "a report")
     if target not in TARGETS:
         raise unknown("target", target, TARGETS)
-    bundle, chosen = _bundle(model), sets.load(calibration_set)
+    bundle = _bundle(model)
+    if out.resolve() == bundle.path.resolve():
+        raise EdgeposeError(f"{out} is the float bundle itself; write the INT8 bundle to another file")
+    chosen = sets.load(calibration_set)
     outcome = gate.calibrate(
         bundle,
         chosen,
@@ -188,6 +200,7 @@ def report(
     from calibration import report as page
     from calibration.sensitivity import Budget
 
+    _named(out, ".html", "a report")
     bundle = _bundle(model)
     outcome = gate.judged(
         bundle,

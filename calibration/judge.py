@@ -17,7 +17,7 @@ from edgepose.engines import Engine
 from edgepose.engines.pipelined import pipelined
 from edgepose.errors import EdgeposeError
 from edgepose.heatmaps import Decoder, cells_to_input
-from edgepose.metrics import correct, segment_length
+from edgepose.metrics import HEAD, correct, segment_length
 from trainer.data.persons import Person
 
 Masks = Mapping[str, NDArray[np.bool_]]  # group -> which of N persons are in it
@@ -27,7 +27,6 @@ METRICS: dict[str, tuple[Literal["head", "torso"], float]] = {
     "pckh01": ("head", 0.1),
     "pck02_torso": ("torso", 0.2),
 }
-HEAD = 0.54  # torso lengths (left shoulder to right hip) in a head: the median of mpii_sports' training persons
 _BATCH = 8
 
 

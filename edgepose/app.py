@@ -60,6 +60,7 @@ def assembled(
     EdgeposeError: whatever cannot be opened, as a sentence.
     """
     chosen = {spec.camera: (camera, spec) for camera, spec in _cameras(settings)}
+    _spare_films(settings, chosen.values())
     bundle = bundles.load(settings.model, role="pose")
     with ExitStack() as stack:
         check()
@@ -150,6 +151,15 @@ def _crowd(settings: Settings, estimator: Estimator, regions: dict[str, Regions]
     )
     stack.callback(everybody.settle)  # before its finder's engine is closed
     return everybody
+
+
+def _spare_films(settings: Settings, chosen: Iterable[tuple[CameraSettings, SourceSpec]]) -> None:
+    """EdgeposeError where what is written would replace a film that is read."""
+    films = {Path(spec.location).resolve() for _, spec in chosen if spec.kind == "file"}
+    written = [camera.overlay for camera, _ in chosen if camera.overlay != "window"] + [settings.output.record]
+    for name in filter(None, written):
+        if Path(name).resolve() in films:
+            raise EdgeposeError(f"{name} is the film that is read, and would be replaced; write to another file")
 
 
 def _sinks(settings: Settings, extra: tuple[Sink, ...], stack: ExitStack) -> list[Sink]:

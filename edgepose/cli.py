@@ -60,8 +60,8 @@ Camera = Annotated[str | None, typer.Option("--camera", help="The camera's name 
 Backend = Annotated[str | None, typer.Option("--backend", help="auto, gstreamer, pyav.")]
 MaxFrames = Annotated[int | None, typer.Option("--max-frames", help="Stop after so many; 0: never.")]
 Overlay = Annotated[str | None, typer.Option("--overlay", help="Draw into FILE.mp4, or a 'window'.")]
-Record = Annotated[str | None, typer.Option("--record", help="Append every message to FILE.jsonl.")]
-Stdout = Annotated[bool | None, typer.Option("--stdout", help="Print every message as a JSON line.")]
+Record = Annotated[str | None, typer.Option("--record", help="Append every message but status to FILE.jsonl.")]
+Stdout = Annotated[bool | None, typer.Option("--stdout", help="Print every message but status as a JSON line.")]
 Qos = Annotated[int | None, typer.Option("--qos", help="MQTT QoS of poses: 0 or 1.")]
 Encoding = Annotated[str | None, typer.Option("--encoding", help="json or cbor.")]
 FinderName = Annotated[

@@ -17,6 +17,7 @@ from edgepose.messages import Info, Message, PoseMessage, Status, check_level, d
 from edgepose.mqtt import Broker, LostError, Session
 from edgepose.sinks.console import describe
 from edgepose.sinks.mqtt import Backoff
+from edgepose.sources.uri import sanitise
 
 Ending = Literal["count", "silence", "stopped", "interrupted", "closed"]
 _COLOURS = {"online": "bold green", "stopped": "bold yellow", "camera-lost": "bold red", "offline": "bold red"}
@@ -42,7 +43,10 @@ def listen(
     ``interrupted``: by Ctrl-C; ``closed``: nobody reads ``out`` any more. A lost connection is taken up again;
     EdgeposeError when the broker refuses us, or cannot be reached at the start.
     """
-    levels = (check_level("device", device) if device else "+", check_level("camera", camera) if camera else "+")
+    levels = (
+        check_level("device", device) if device else "+",
+        check_level("camera", sanitise(camera) or camera) if camera else "+",
+    )
     base = f"{broker.prefix}/{levels[0]}/{levels[1]}"
     listener = _Listener(out or sys.stdout, as_json, count, timeout_s, every=every, until_stopped=until_stopped)
     backoff = backoff or Backoff()

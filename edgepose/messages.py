@@ -140,7 +140,10 @@ class Info(_Strict):
     covariance: str = COVARIANCE
     ellipses: Annotated[
         dict[str, list[float]],
-        Field(description="percent -> for each joint, the Mahalanobis distance within which it lies in so many cases"),
+        Field(
+            description="percent -> for each joint, the Mahalanobis distance within which it lies in so many cases; "
+            "empty where the model's were not fitted"
+        ),
     ] = {}
     smoothing: Annotated[str, Field(description="of joints over time: off, one-euro or kalman")] = "off"
     predict_to: Annotated[
@@ -332,16 +335,20 @@ def info_message(
             accuracy=accuracy,
         ),
         score=score,
-        ellipses={f"{100 * level:.0f}": radii for level, radii in zip(LEVELS, _radii(manual), strict=True)},
+        ellipses=_ellipses(manual),
         smoothing=smoothing,
         predict_to=predict_to,
     )
 
 
-def _radii(manual: Manual) -> list[list[float]]:
-    """For each level of the ellipses the radius of each joint."""
+def _ellipses(manual: Manual) -> dict[str, list[float]]:
+    """For each level of the ellipses, in percent, the radius of each joint; none where nothing was fitted."""
+    if not manual.ellipses.fitted_on:
+        return {}
     rows = manual.ellipses.radii
-    return [[rows[k % len(rows)][i] for k in range(manual.maps)] for i in range(len(LEVELS))]
+    return {
+        f"{100 * level:.0f}": [rows[k % len(rows)][i] for k in range(manual.maps)] for i, level in enumerate(LEVELS)
+    }
 
 
 def encode(message: Message, encoding: Encoding = "json") -> bytes:

@@ -16,6 +16,8 @@ from edgepose.skeletons import Skeleton
 
 Floats = NDArray[np.floating]
 
+HEAD = 0.54  # torso lengths (left shoulder to right hip) in a head: the median of mpii_sports' training persons
+
 
 def segment_length(joints: Floats, labelled: NDArray[np.bool_], ends: tuple[int, int]) -> NDArray[np.float64]:
     """Length [N] of the segment between two joints of ``joints`` [N, K, 2]; NaN where an end is unlabelled."""

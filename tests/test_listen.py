@@ -110,6 +110,16 @@ def test_for_programs(mosquitto: Mosquitto, encoding: Encoding) -> None:
     other.close()
 
 
+def test_a_camera_is_found_by_the_name_that_it_was_given(mosquitto: Mosquitto) -> None:
+    """In topics ``Porch`` is ``porch``."""
+    made = sink(mosquitto, camera="porch")
+    listening = Listening(parse_broker(mosquitto.url), camera="Porch", count=1)
+    wait_for(lambda: "is online" in listening.out.getvalue())
+    made.publish(example(1))
+    assert "#7" in listening.wait()
+    made.close()
+
+
 def test_silence_ends_it(mosquitto: Mosquitto) -> None:
     start = time.monotonic()
     assert listen(parse_broker(mosquitto.url), timeout_s=0.5, out=io.StringIO()) == "silence"

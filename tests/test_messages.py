@@ -155,6 +155,7 @@ def test_the_info_message_names_joints_and_tells_what_the_score_means(tmp_path: 
     assert info.joints == list(skeletons.MPII16.joints)
     assert set(sum(info.limbs, ())) <= set(info.joints)
     assert not info.score.calibrated
+    assert info.ellipses == {}, "of a model whose ellipses were not fitted nothing is promised"
     assert "secret" not in info.source
     check_schema(json.loads(encode(info)))
     assert decode(encode(info, "cbor")) == info

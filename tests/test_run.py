@@ -18,6 +18,7 @@ import pytest
 
 from edgepose import app, config, engines
 from edgepose.app import stopping_on_signals
+from edgepose.errors import EdgeposeError
 from edgepose.messages import schemas
 from edgepose.timing import STAGES
 from tests import rtsp
@@ -50,6 +51,19 @@ def running(*arguments, **environment):
         finally:
             process.kill()
             process.wait()
+
+
+@pytest.mark.parametrize("setting", ["output.overlay", "output.record"])
+def test_the_film_that_is_read_is_not_written_over(tmp_path, setting):
+    film = tmp_path / "film.mp4"
+    film.write_bytes(b"a film")
+    flags = {"source.uri": str(film), setting: str(tmp_path / ".." / tmp_path.name / "film.mp4")}
+    with (
+        pytest.raises(EdgeposeError, match="is the film that is read, and would be replaced"),
+        app.assembled(config.load(flags, environ={}).settings),
+    ):
+        pass
+    assert film.read_bytes() == b"a film"
 
 
 @pytest.mark.parametrize(("threads", "every", "finders"), [(4, 5, 2), (1, 5, 1), (4, 1, 4)])

@@ -44,7 +44,7 @@ def main() -> None:
 def _recipe_file(name: str) -> Path:
     """A recipe by path, or by the name of a shipped one."""
     path = Path(name)
-    if path.suffix == ".toml" or path.exists():
+    if path.suffix == ".toml" or path.is_file():
         return path
     shipped = {p.stem: p for p in RECIPES.glob("*.toml")}
     if name not in shipped:
@@ -69,7 +69,8 @@ def fit(
     fit_one = _fit_finder if _is_finders(path) else _fit_pose
     folder = fit_one(path, out, root=data_root, resume=resume, workers=workers, threads=threads, devices=devices)
     if is_first():
-        typer.echo(f"trained: {folder / 'last.ckpt'}; look at {folder / 'curve.png'} and {folder / 'sheet.png'}")
+        pictures = [str(folder / name) for name in ("curve.png", "sheet.png") if (folder / name).is_file()]
+        typer.echo(f"trained: {folder / 'last.ckpt'}" + ("; look at " + " and ".join(pictures) if pictures else ""))
 
 
 def _fit_pose(path: Path, out: Path | None, **settings: Any) -> Path:
@@ -233,6 +234,9 @@ def export(
         bundle = people.export(checkpoint, out, measure_on=finders.scene_sets(measure_on or [], guesses), **about)
     else:
         bundle = poses.export(checkpoint, out, fit_on=_sets(fit_on), measure_on=_sets(measure_on), **about)
+        if not fit_on:
+            typer.echo(f"note: without --fit-on the scores in {out} are heatmaps' peaks, and ellipses promise nothing; "
+                       "'edgepose run' takes scores for probabilities, and may see nobody", err=True)  # fmt: skip
     size = out.stat().st_size / 1e6
     typer.echo(f"wrote {out}: {bundle.manual.name}, {size:.2f} MB, sha256 {bundle.sha256[:12]}")
     for row in bundle.manual.accuracy:

@@ -83,7 +83,8 @@ def at_budget(recipe: Recipe, common: Recipe, budget: int) -> Recipe:
             made[width] = validate(Recipe, values, f"recipe {recipe.name} at this size")
         return made[width]
 
-    narrowest = len(skeletons.get(common.skeleton)) + 4 if recipe.model.kind == "compositional" else _WIDTHS[0]
+    joints = len(skeletons.get(common.skeleton))  # a compositional network's width holds its joints' maps, and more
+    narrowest = max(joints // 4 * 4 + 4, _WIDTHS[0]) if recipe.model.kind == "compositional" else _WIDTHS[0]
     low, high = _WIDTHS.index(narrowest), len(_WIDTHS) - 1  # MACs grow with width: halve the range
     while low < high:
         middle = (low + high) // 2

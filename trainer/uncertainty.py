@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edgepose.bundle import GAUSSIAN_RADII, LEVELS, Ellipses, Radii, ScoreMap
 from edgepose.errors import EdgeposeError
-from edgepose.metrics import correct, segment_length
+from edgepose.metrics import HEAD, correct, segment_length
 from edgepose.skeletons import Skeleton
 from trainer.evaluate import Predictions
 
@@ -20,11 +20,21 @@ SPREAD_KNOTS = 8
 _NINETY = 4.605170185988092  # 90 % quantile of chi-squared with 2 degrees of freedom: -2 ln 0.1
 
 
-def _reference(predictions: Predictions, skeleton: Skeleton) -> NDArray[np.float64]:
-    """Half a head length [N] in pixels; half the torso over 2.5 where the skeleton has no head segment."""
-    ends, share = (skeleton.head, 0.5) if skeleton.head else (skeleton.torso, 0.2)
-    indices = (skeleton.index(ends[0]), skeleton.index(ends[1]))
-    return segment_length(predictions.truth, predictions.labelled, indices) * share
+def _reference(predictions: Predictions, skeleton: Skeleton, *, by_torso: bool = False) -> NDArray[np.float64]:
+    """Half a head length [N] in pixels; by the torso where the skeleton has no head.
+
+    ``by_torso``: also where it has one that no person has labelled, as in COCO's and LSP's labels.
+    """
+
+    def length(ends: tuple[str, str]) -> NDArray[np.float64]:
+        indices = (skeleton.index(ends[0]), skeleton.index(ends[1]))
+        return segment_length(predictions.truth, predictions.labelled, indices)
+
+    if skeleton.head is not None:
+        heads = length(skeleton.head)
+        if np.isfinite(heads).any() or not by_torso:
+            return 0.5 * heads
+    return 0.5 * HEAD * length(skeleton.torso)
 
 
 def score_map(predictions: Predictions, skeleton: Skeleton, fitted_on: str) -> ScoreMap:
@@ -37,7 +47,8 @@ def score_map(predictions: Predictions, skeleton: Skeleton, fitted_on: str) -> S
     """
     from scipy.optimize import isotonic_regression
 
-    hits = correct(predictions.joints, predictions.truth, predictions.labelled, _reference(predictions, skeleton), 1.0)
+    reference = _reference(predictions, skeleton, by_torso=True)
+    hits = correct(predictions.joints, predictions.truth, predictions.labelled, reference, 1.0)
     judged = np.isfinite(hits)
     if judged.sum() < KNOTS:
         raise EdgeposeError(f"scores cannot be fitted on {fitted_on}: too few joints whose head or torso is labelled; "

@@ -7,7 +7,8 @@ distance.
 
 Time comes in with the frame, in nanoseconds. Frames may be missing and intervals may differ. A time that repeats or
 runs backwards counts as no time passed; the frame's time is kept nevertheless, so that a clock set back costs one
-frame. A person not seen for ``FORGET`` seconds (or whose last sight lies that far in the future) begins anew.
+frame. A person not seen for ``FORGET`` seconds, and for longer than the camera takes from frame to frame (or whose
+last sight lies that far in the future), begins anew.
 """
 
 from __future__ import annotations
@@ -81,13 +82,18 @@ class Smoother(ABC):
 
     def __init__(self) -> None:
         self._memory: dict[str, tuple[int, NDArray[np.void]]] = {}  # id -> time of last sight in ns, records [K]
+        self._last_ns = self._interval_ns = 0  # of the frame before, and from the one before that to it
 
     def smooth(self, ids: list[str], poses: Poses, acquired_ns: int) -> Smoothed:
         """The joints of persons ``ids`` [N] in a frame taken at ``acquired_ns``, smoothed."""
         n, k = poses.scores.shape
         if n != len(ids):
             raise ValueError(f"{len(ids)} ids do not fit {n} poses")
-        self._memory = {i: m for i, m in self._memory.items() if abs(acquired_ns - m[0]) <= FORGET * 1e9}
+        # A camera with seconds between its frames is not away.
+        longest = max(FORGET * 1e9, 1.5 * self._interval_ns)
+        self._interval_ns = max(acquired_ns - self._last_ns, 0) if self._last_ns else 0
+        self._last_ns = acquired_ns
+        self._memory = {i: m for i, m in self._memory.items() if abs(acquired_ns - m[0]) <= longest}
         records = np.zeros((n, k), dtype=self._record)
         dt, new = np.zeros(n), np.ones(n, dtype=np.bool_)
         for row, name in enumerate(ids):

@@ -55,11 +55,14 @@ class Backoff:
 
 
 def client_id(device: str, camera: str) -> str:
-    """``edgepose-<device>-<camera>``; a long one is cut to 64 characters and stays its own by a hash."""
+    """``edgepose-<device>-<camera>``; a long one is cut to 64 characters.
+
+    One that was cut, or whose device and camera could be told apart otherwise, stays its own by a hash.
+    """
     name = f"edgepose-{device}-{camera}"
-    if len(name) <= 64:
+    if len(name) <= 64 and "-" not in device:
         return name
-    return f"{name[:55]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return f"{name[:55]}-{hashlib.sha256(f'{device}/{camera}'.encode()).hexdigest()[:8]}"
 
 
 class MQTTSink:

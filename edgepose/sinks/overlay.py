@@ -153,8 +153,11 @@ class _AvWriter:
 
         import av
 
-        self._container: Any = av.open(str(path), "w")
-        self._stream: Any = self._container.add_stream("libx264", rate=30, options={"crf": "23", "preset": "veryfast"})
+        self._container: Any = av.open(f"file:{path}", "w")  # a name with a colon is no protocol
+        options = {"crf": "23", "preset": "veryfast"}
+        if path.suffix.lower() == ".avi":
+            options["bf"] = "0"  # an AVI shows pictures in the order in which they lie in it
+        self._stream: Any = self._container.add_stream("libx264", rate=30, options=options)
         self._stream.width, self._stream.height = size
         self._stream.pix_fmt = "yuv420p"
         self._base = Fraction(1, 1000)
@@ -180,7 +183,7 @@ class _CvWriter:
 
     def __init__(self, path: Path, size: tuple[int, int]) -> None:
         path.touch()  # OpenCV does not say why it cannot write
-        self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), self.RATE, size)
+        self._writer = cv2.VideoWriter(str(path.absolute()), cv2.VideoWriter.fourcc(*"mp4v"), self.RATE, size)
         if not self._writer.isOpened():
             path.unlink()
             raise EdgeposeError(

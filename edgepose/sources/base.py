@@ -12,12 +12,21 @@ from typing import Protocol, TypeVar
 
 from edgepose.errors import EdgeposeError
 from edgepose.frame import Frame
+from edgepose.sources.uri import SourceSpec
 
 B = TypeVar("B", bound="Base")
 
 FIRST_FRAME_TIMEOUT = 10.0  # s; a camera that starts, or a network that connects, is slower than a running one
 LIVE_TIMEOUT = 5.0  # s
 FILE_TIMEOUT = 10.0  # s
+PACED_TIMEOUT = 86400.0  # s; a film that is played in real time may stand still for as long as its maker liked
+
+
+def stall_timeout_of(spec: SourceSpec) -> float:
+    """Seconds without a frame after which a source has stalled."""
+    if spec.kind == "file" and spec.live:
+        return PACED_TIMEOUT
+    return LIVE_TIMEOUT if spec.live else FILE_TIMEOUT
 
 
 class SourceLost(EdgeposeError):  # noqa: N818 - a state of the camera, as the status topic names it

@@ -32,13 +32,12 @@ from edgepose.files import kind
 from edgepose.frame import Frame
 from edgepose.gst import gst
 from edgepose.sources.base import (
-    FILE_TIMEOUT,
     FIRST_FRAME_TIMEOUT,
-    LIVE_TIMEOUT,
     Base,
     SourceLost,
     SourceStalled,
     sentence,
+    stall_timeout_of,
 )
 from edgepose.sources.pipelines import Has, pipeline
 from edgepose.sources.uri import SourceSpec
@@ -87,6 +86,10 @@ def build(text: str, spec: SourceSpec) -> Any:
 
     try:
         return module.parse_launch(text)
+    except UnicodeEncodeError:
+        raise EdgeposeError(
+            f"{spec.redacted()}: GStreamer takes no name that is not UTF-8; rename it, or use --backend pyav"
+        ) from None
     except GLib.Error as error:
         found = re.search(r'no element "([^"]+)"', error.message)
         if found is None:
@@ -116,7 +119,7 @@ class GStreamerSource(Base):
         self.live, self.reopens, self.camera = spec.live, spec.reopens, spec.camera
         self.description = pipeline(spec.masked(), has)
         self._spec = spec
-        self._stall = stall_timeout or (LIVE_TIMEOUT if spec.live else FILE_TIMEOUT)
+        self._stall = stall_timeout or stall_timeout_of(spec)
         self._pipeline = build(pipeline(spec, has), spec)
         self._sink = self._pipeline.get_by_name("sink")
         self._bus = self._pipeline.get_bus()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from edgepose.errors import EdgeposeError
 from edgepose.files import kind
@@ -17,6 +18,19 @@ from edgepose.sources.uri import SourceSpec
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 DEFAULT_FPS = 30
+
+
+def read_picture(path: Path) -> NDArray[np.uint8] | None:
+    """BGR picture [H, W, 3], turned as its EXIF says; None where the file cannot be read or is none.
+
+    ``cv2.imread`` ends the process at a name that is not UTF-8.
+    """
+    try:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+    except OSError:
+        return None
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    return None if image is None else np.asarray(image, np.uint8)
 
 
 class ImagesSource(Base):
@@ -53,10 +67,10 @@ class ImagesSource(Base):
         if self._seq == 0:
             self._start_ns = time.time_ns()
         path = self._paths[self._seq % len(self._paths)]
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        image = read_picture(path)
         if image is None:
             raise EdgeposeError(f"picture {path} cannot be read; replace it or take it out of the folder")
-        frame = Frame(np.asarray(image, np.uint8), self._start_ns + self._seq * self._step_ns, self._seq, self.camera)
+        frame = Frame(image, self._start_ns + self._seq * self._step_ns, self._seq, self.camera)
         self._seq += 1
         return frame
 

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,17 +23,24 @@ from numpy.typing import NDArray
 from edgepose.errors import EdgeposeError, missing
 from edgepose.frame import Frame
 from edgepose.sources.base import (
-    FILE_TIMEOUT,
     FIRST_FRAME_TIMEOUT,
-    LIVE_TIMEOUT,
     Base,
     SourceLost,
     SourceStalled,
     sentence,
+    stall_timeout_of,
 )
 from edgepose.sources.gstreamer import check_file
 from edgepose.sources.uri import SourceSpec
 
+# What is done to a picture: its axes exchanged, then its columns taken from the right, its rows from below.
+_Turn: TypeAlias = tuple[bool, bool, bool]
+_TURNED: dict[int, _Turn] = {  # by clockwise degrees
+    0: (False, False, False),
+    90: (True, True, False),
+    180: (False, True, True),
+    270: (True, False, True),
+}
 _DRIFT = 1e-3  # how fast the least delay may rise, s/s
 _PATTERNS = {"smpte": "smptebars", "black": "color=c=black", "white": "color=c=white", "gradient": "gradients"}
 
@@ -94,7 +101,7 @@ class PyAVSource(Base):
         self.live, self.reopens, self.camera = spec.live, spec.reopens, spec.camera
         self.description = describe(spec)
         self._spec = spec
-        self._stall = stall_timeout or (LIVE_TIMEOUT if spec.live else FILE_TIMEOUT)
+        self._stall = stall_timeout or stall_timeout_of(spec)
         self._changed = threading.Condition()
         self._ready: deque[Frame] = deque()
         self._end: EdgeposeError | bool = False  # True: the end was reached
@@ -215,16 +222,19 @@ class PyAVSource(Base):
             self._changed.notify_all()
 
     def _image(self, frame: Any) -> NDArray[np.uint8]:
-        turns = -self._spec.number("rotate") // 90  # counter-clockwise quarters
+        transposed, from_right, from_below = _TURNED[self._spec.number("rotate")]
         if self._spec.kind == "file" and "rotate" not in self._spec.options:
-            turns = round(getattr(frame, "rotation", 0) / 90)  # as the phone that filmed it was held
+            transposed, from_right, from_below = _as_filmed(frame)
         size: dict[str, int] = {}
         if "width" in self._spec.options and self._spec.kind not in ("v4l2", "videotest"):
             size = {"width": self._spec.number("width"), "height": self._spec.number("height")}
-            if turns % 2:
+            if transposed:
                 size = {"width": size["height"], "height": size["width"]}
         image: NDArray[np.uint8] = frame.to_ndarray(format="bgr24", **size)
-        return np.ascontiguousarray(np.rot90(image, turns % 4)) if turns % 4 else image
+        if not (transposed or from_right or from_below):
+            return image
+        turned = image.transpose(1, 0, 2) if transposed else image
+        return np.ascontiguousarray(turned[:: -1 if from_below else 1, :: -1 if from_right else 1])
 
     def _sentence(self, error: Any) -> EdgeposeError:
         where, av_error = self._spec.redacted(), self._av.error
@@ -233,6 +243,15 @@ class PyAVSource(Base):
         reason = sentence(self._spec.scrub(error.strerror or type(error).__name__))
         advice = "the camera, its address and its cable" if self._spec.reopens else "the file"
         return SourceLost(f"{where}: {reason}, says libav; check {advice}")
+
+
+def _as_filmed(frame: Any) -> _Turn:
+    """How to turn, and mirror, a film's frame by its display matrix: x' = a x + c y, y' = b x + d y."""
+    found = frame.side_data.get("DISPLAYMATRIX")
+    if found is None:
+        return _TURNED[0]
+    (a, b), (c, d) = np.frombuffer(bytes(found), np.int32).reshape(3, 3)[:2, :2].tolist()
+    return (True, c < 0, b < 0) if abs(b) > abs(a) else (False, a < 0, d < 0)
 
 
 class _Pace:

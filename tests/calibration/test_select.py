@@ -9,10 +9,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from calibration import sets
+from calibration.cli import app
 from calibration.features import bottleneck_features
 from calibration.select import METHODS, choose, contact_sheet, equal_shares, farthest_first, radius, select
+from edgepose import bundle as bundles
 from edgepose.bundle import Bundle
 from edgepose.errors import EdgeposeError
 from trainer.data import persons as people
@@ -228,3 +231,29 @@ def test_kmeans_on_real_persons(shipped: Bundle, sports: list[Person]) -> None:
         assert radius(known, choose(known, crops, 32, method=method).indices) < drawn, method
     choice = choose(known, crops, 32, method="kmeans")
     assert set(choice.labels[choice.indices]) == set(range(8))
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("select", "m.onnx", "set.np", "--data", "x"), "set.np: the file name of a calibration set ends in .npz"),
+        (("select", "m.onnx", "set.npz", "--data", "x", "--sheet", "s.txt"), "s.txt"),
+        (
+            ("quantize", "m.onnx", "i.onnx", "--set", "s.npz", "--judge-on", "x", "--report", "int8.htm"),
+            "ends in .html",
+        ),
+        (("report", "m.onnx", "i.onnx", "page.pdf", "--set", "s.npz", "--judge-on", "x"), "ends in .html"),
+    ],
+)
+def test_names_are_looked_at_before_the_work(words: tuple[str, ...], reason: str) -> None:
+    """Neither model nor data are there: it is the name that is told."""
+    done = CliRunner().invoke(app, words)
+    assert isinstance(done.exception, EdgeposeError)
+    assert reason in str(done.exception)
+
+
+def test_an_int8_bundle_does_not_replace_the_float_one(tmp_path: Path) -> None:
+    model = tmp_path / "m.onnx"
+    model.write_bytes(bundles.load("edgepose-first").path.read_bytes())
+    done = CliRunner().invoke(app, ["quantize", str(model), str(model), "--set", "s.npz", "--judge-on", "x"])
+    assert "is the float bundle itself" in str(done.exception)

@@ -245,6 +245,14 @@ def test_whoever_is_long_unseen_begins_anew(kind, away):
     assert np.array_equal(got.velocity, np.zeros((1, 2, 2)))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_camera_with_seconds_between_its_frames_has_velocities(kind):
+    made = smoother(kind)
+    for second in range(6):
+        got = made.smooth(["a"], poses(person(30 * second)), START + int(1.5 * second * SECOND))
+    assert 10 < got.velocity[0, 0, 0] <= 20.1
+
+
 def test_memory_ends_for_those_who_left_and_stays_through_a_short_miss():
     made = smoother("kalman")
     made.smooth(["a", "b"], poses(person(0), person(9)), START)

@@ -82,6 +82,27 @@ def test_a_film_keeps_the_cameras_time(tmp_path, with_av, suffix):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_name_with_a_colon_is_no_protocol(tmp_path, with_av, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    overlay = open_overlay("2026-05-01T12:30:00.mp4", MPII16)
+    overlay.show(frame(0), someone())
+    overlay.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["2026-05-01T12:30:00.mp4"]
+
+
+def test_an_avi_shows_its_pictures_in_order(tmp_path):
+    av = pytest.importorskip("av")
+    overlay = open_overlay(str(tmp_path / "film.avi"), MPII16)
+    for seq in range(20):
+        overlay.show(frame(seq), someone())
+    overlay.close()
+    with av.open(str(tmp_path / "film.avi")) as container:
+        times = [float(shown.pts * shown.time_base) for shown in container.decode(video=0)]
+    assert times == sorted(times)
+    assert len(times) == 20
+    assert times[-1] == pytest.approx(1.9, abs=0.2)
+
+
 def seconds_of(path):
     capture = cv2.VideoCapture(str(path))
     shown = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import time
 from pathlib import Path
 
@@ -13,8 +14,10 @@ import pytest
 
 from edgepose.errors import EdgeposeError
 from edgepose.frame import Frame
-from edgepose.sources import SourceLost, open_source
-from tests.sources.conftest import Writer, picture
+from edgepose.sources import SourceLost, base, open_source
+from edgepose.sources.images import ImagesSource
+from edgepose.sources.uri import SourceSpec
+from tests.sources.conftest import Writer, absent, picture
 
 MS = 1_000_000
 
@@ -254,3 +257,84 @@ def test_images_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"\x89PNG but no more")
     with open_source(f"images://{tmp_path}") as source, pytest.raises(EdgeposeError, match=r"bad\.png cannot be read"):
         source.read()
+
+
+def turned_film(path: Path, matrix: tuple[int, int, int, int]) -> Path:
+    """A film of 96 x 64 px, white at the top left, with a display matrix a, b, c, d: x' = a x + c y, y' = b x + d y."""
+    av = pytest.importorskip("av")
+    image = np.full((64, 96, 3), 60, np.uint8)
+    image[:24, :24] = 255
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=10)
+        video.width, video.height, video.pix_fmt, video.bit_rate = 96, 64, "yuv420p", 2_000_000
+        for _ in range(3):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(image, format="bgr24")))
+        container.mux(video.encode())
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 44  # version, flags, times, id, duration, layer, group, volume
+    rows = (matrix[0], matrix[1], 0, matrix[2], matrix[3], 0, 0, 0, 1 << 14)
+    data[at : at + 36] = b"".join((v << 16).to_bytes(4, "big", signed=True) for v in rows)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        (1, 0, 0, 1),
+        (0, 1, -1, 0),
+        (-1, 0, 0, -1),
+        (0, -1, 1, 0),
+        (-1, 0, 0, 1),
+        (1, 0, 0, -1),
+        (0, 1, 1, 0),
+    ],
+    ids=["as it is", "90", "180", "270", "mirrored", "upside down, mirrored", "transposed"],
+)
+def test_a_film_is_shown_as_it_was_filmed(tmp_path: Path, backend: str, matrix: tuple[int, int, int, int]) -> None:
+    a, b, c, d = matrix
+    image = read_all(str(turned_film(tmp_path / "film.mp4", matrix)), backend)[0].image
+    assert image.shape[:2] == ((64, 96) if a else (96, 64))
+    right, below = (a < 0 or c < 0), (b < 0 or d < 0)
+    corners = {
+        (down, along): int(image[-12 if down else 12, -12 if along else 12].mean())
+        for down in (False, True)
+        for along in (False, True)
+    }
+    assert max(corners, key=lambda corner: corners[corner]) == (below, right)
+
+
+def test_a_pause_in_a_film_is_no_lost_camera(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    av = pytest.importorskip("av")
+    monkeypatch.setattr(base, "LIVE_TIMEOUT", 0.3)
+    monkeypatch.setattr(base, "FIRST_FRAME_TIMEOUT", 0.3)
+    path = tmp_path / "screen.mkv"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=1000)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        for pts in (0, 100, 1600):
+            frame = av.VideoFrame.from_ndarray(picture(pts % 7, 64, 48), format="bgr24")
+            frame.pts = pts
+            container.mux(video.encode(frame))
+        container.mux(video.encode())
+    with open_source(f"file://{path}?realtime=true", backend=backend) as source:
+        assert len(list(source)) == 3
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    folder.mkdir()
+    (folder / "1.png").write_bytes(cv2.imencode(".png", picture(3, 64, 48))[1].tobytes())
+    with ImagesSource(SourceSpec("images", str(folder), {}, live=False, camera="cam")) as source:
+        frame = source.read()
+    assert frame is not None
+    assert np.array_equal(frame.image, picture(3, 64, 48))
+
+
+def test_gstreamer_says_that_it_takes_no_name_that_is_not_utf8(tmp_path: Path) -> None:
+    if why := absent("gstreamer"):
+        pytest.skip(why)
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.mkv")
+    Path(path).write_bytes(b"x")
+    with pytest.raises(EdgeposeError, match="no name that is not UTF-8; rename it, or use --backend pyav"):
+        open_source(path, backend="gstreamer")

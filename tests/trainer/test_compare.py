@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from edgepose import EdgeposeError
+from edgepose.toml import validate
 from tests.trainer.conftest import make_coco
 from trainer.cli import RECIPES, app
 from trainer.compare import at_budget, compare, fewer_stacks, macs
@@ -40,6 +41,12 @@ def test_every_recipe_is_brought_to_about_the_budget(name):
     assert macs(made) == pytest.approx(20e6, rel=0.25)
     assert made.model.stacks == {"bulat": 1, "edge-depthwise": 1, "tang": 5}.get(name, 2)
     assert made.stages == common().stages  # all but the network is common
+
+
+def test_a_width_for_the_joints_of_any_skeleton():
+    other = validate(Recipe, common().model_dump(mode="json") | {"skeleton": "lsp14"}, "lsp14")
+    made = at_budget(fewer_stacks(load(RECIPES / "tang.toml")), other, 20_000_000)
+    assert macs(made) == pytest.approx(20e6, rel=0.25)
 
 
 def test_a_budget_that_cannot_be_met_gets_a_sentence():

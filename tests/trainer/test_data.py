@@ -58,14 +58,16 @@ def test_coco_keeps_the_boxes_of_people_without_joints(coco):
     spec, root = coco
     path = root / "figures" / "annotations.json"
     data = json.loads(path.read_text())
-    crowd, bare = data["annotations"][:2]
+    crowd, bare, boxed = data["annotations"][:3]
     crowd |= {"iscrowd": 1, "bbox": [1, 2, 30, 40], "keypoints": []}
     bare |= {"keypoints": [0] * 48, "bbox": [5, 6, 7, 8]}
+    del boxed["keypoints"]
+    boxed["bbox"] = [9, 9, 1, 1]
     path.write_text(json.dumps(data))
     found = load(spec, root)
-    assert len(found.persons) == 6
+    assert len(found.persons) == 5
     boxes = {image.name: np.array(boxes).tolist() for image, boxes in found.others.items()}
-    assert boxes == {"000.png": [[1, 2, 31, 42]], "001.png": [[5, 6, 12, 14]]}
+    assert boxes == {"000.png": [[1, 2, 31, 42]], "001.png": [[5, 6, 12, 14]], "002.png": [[9, 9, 10, 10]]}
 
 
 @pytest.mark.parametrize("box", [[1, 2, 3], [1, 2, None, 4], "box"])

@@ -78,6 +78,20 @@ def test_fitted_scores_are_probabilities():
     assert (np.diff(fitted.probability) >= 0).all()
 
 
+def test_scores_are_fitted_by_the_torso_where_nobodys_head_is_labelled():
+    """As in COCO's and LSP's labels: a head is 0.54 of the torso."""
+    seen = _predictions(800)
+    shoulder, hip = MPII16.index("left_shoulder"), MPII16.index("right_hip")
+    for row, person in enumerate(seen.persons):
+        off = seen.joints[row] - person.joints
+        person.joints[shoulder], person.joints[hip] = [100, 100], [100, 100 + 40 / 0.54]
+        seen.joints[row] = person.joints + off
+        person.labelled[[MPII16.index("upper_neck"), MPII16.index("head_top")]] = False
+    fitted = score_map(seen, MPII16, "here")
+    raw = np.array([0.2, 0.5, 0.8])
+    assert np.allclose(np.interp(raw, fitted.raw, fitted.probability), raw**2, atol=0.08)
+
+
 def test_ninety_percent_ellipses_hold_ninety_percent():
     rng = np.random.default_rng(0)
     truth = rng.uniform(50, 200, (3000, 16, 2))

@@ -52,7 +52,7 @@ def _key(persons: PersonSet, size: int, padding: float) -> str:
     digest = hashlib.sha256(f"{persons.name} {size} {padding} {MARGIN}".encode())
     for person in persons.persons:
         stat = person.image.stat() if person.image.exists() else None
-        digest.update(f"{person.image.name} {stat.st_size if stat else 0}".encode())
+        digest.update(f"{person.image.name} {(stat.st_size, stat.st_mtime_ns) if stat else 0}".encode())
         digest.update(person.box.tobytes())
     return digest.hexdigest()[:16]
 

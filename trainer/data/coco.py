@@ -65,7 +65,7 @@ def read(path: Path, images: Path) -> PersonSet:
         if annotation.get("category_id") not in skeletons:
             continue
         try:
-            if annotation.get("iscrowd"):
+            if annotation.get("iscrowd") or not annotation.get("keypoints"):
                 others[images / str(records[annotation["image_id"]]["file_name"])].append(_box(annotation))
                 continue
             table = np.asarray(annotation["keypoints"], dtype=np.float64).reshape(len(skeleton), 3)

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.crops import box_of_joints
 from edgepose.errors import EdgeposeError, unknown
 from edgepose.skeletons import Skeleton, joint_map
+from edgepose.sources.images import read_picture
 
 Floats = NDArray[np.float64]
 
@@ -144,8 +144,8 @@ def recognise(folder: str, root: Path | None = None) -> str:
 
 def read_image(path: Path) -> NDArray[np.uint8]:
     """BGR image [H, W, 3]; EdgeposeError names a file that cannot be read."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    image = read_picture(path)
     if image is None:
         state = "is not a readable image" if path.exists() else "does not exist"
         raise EdgeposeError(f"image {path} {state}; run 'edgepose-train data check' on its set")
-    return np.asarray(image, dtype=np.uint8)
+    return image
