@@ -12,7 +12,9 @@ are put right where their line has turned about with their leaders'; by themselv
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,7 @@ LEAST = 0.05  # of the person's size; a shorter line may point anywhere
 TURN = 0.7  # sizes per second; a line shorter than this in a frame's time may have turned about: a fast pirouette
 ABOUT = -0.5  # cosine of the angle between two lines from which one has turned about (120 degrees)
 FADING = 0.3  # s in which agreement fades while nothing can be told
+_NONE = np.zeros(0, dtype=np.intp)
 
 
 @dataclass
@@ -36,6 +39,10 @@ class _Held:
     lines: NDArray[np.float64]  # [P, 2] from the right joint of each pair to the left one, as published
     sure: NDArray[np.bool_]  # [P] both joints were sure
     agreed: list[float]  # seconds for which the network has agreed, of those whom shoulders lead, and hips
+
+
+def _size(poses: Poses, row: int) -> float:
+    return float(sizes(poses)[row])
 
 
 class Sides:
@@ -56,39 +63,43 @@ class Sides:
         self._held = {i: h for i, h in self._held.items() if abs(acquired_ns - h.seen_ns) <= LONGEST * 1e9}
         lines = poses.joints[:, self._left] - poses.joints[:, self._right]
         sure = np.minimum(poses.scores[:, self._left], poses.scores[:, self._right]) >= SURE
-        size = sizes(poses)
-        order = np.tile(np.arange(poses.scores.shape[1]), (len(ids), 1))
+        exchanged: dict[int, NDArray[np.intp]] = {}  # row -> which pairs
         for row, name in enumerate(ids):
-            held = self._held.get(name)
-            if held is None:
-                self._held[name] = _Held(acquired_ns, lines[row], sure[row], [0.0] * len(self._led))
-                continue
-            wrong = self._wrong(held, lines[row], sure[row], float(size[row]), acquired_ns)
-            lines[row, wrong] *= -1
-            order[row, self._left[wrong]], order[row, self._right[wrong]] = self._right[wrong], self._left[wrong]
-            held.seen_ns, held.lines, held.sure = acquired_ns, lines[row], sure[row]
-        rows = np.arange(len(ids))[:, None]
-        return Poses(poses.joints[rows, order], poses.scores[rows, order], poses.covariance[rows, order])
+            before, now = self._held.get(name), _Held(acquired_ns, lines[row], sure[row], [0.0] * len(self._led))
+            if before is not None:
+                wrong = self._wrong(before, now, partial(_size, poses, row))
+                if len(wrong):
+                    now.lines[wrong] *= -1
+                    exchanged[row] = wrong
+            self._held[name] = now
+        return self._exchange(poses, exchanged) if exchanged else poses
 
-    def _wrong(
-        self, held: _Held, lines: NDArray[np.float64], sure: NDArray[np.bool_], size: float, now_ns: int
-    ) -> NDArray[np.intp]:
-        """Which pairs the network has exchanged; ``lines`` [P, 2] and ``sure`` [P] as it gives them."""
-        seconds = max(now_ns - held.seen_ns, 0) / 1e9
-        shortest = max(LEAST, TURN * seconds) * size
-        turned = (lines * held.lines).sum(axis=1)  # cosines, times both lengths
-        wrong = [np.zeros(0, dtype=np.intp)]
+    def _wrong(self, before: _Held, now: _Held, size: Callable[[], float]) -> NDArray[np.intp]:
+        """Which pairs the network has exchanged, by its answer ``now``, which is told for how long it has agreed."""
+        seconds = max(now.seen_ns - before.seen_ns, 0) / 1e9
+        wrong = [_NONE]
         for which, (lead, led) in enumerate(self._led):
-            before, now = math.hypot(*held.lines[lead]), math.hypot(*lines[lead])
-            agreed = held.agreed[which]
-            cosine = turned[lead] / max(before * now, 1e-9)
-            if not (sure[lead] and held.sure[lead]) or min(before, now) <= shortest or ABOUT < cosine < -ABOUT:
-                agreed *= math.exp(-seconds / FADING)
-            elif cosine > 0:
+            (ax, ay), (bx, by) = before.lines[lead].tolist(), now.lines[lead].tolist()
+            shorter, longer = sorted((math.hypot(ax, ay), math.hypot(bx, by)))
+            along, agreed = ax * bx + ay * by, before.agreed[which]
+            faded = agreed * math.exp(-seconds / FADING)
+            if not (before.sure[lead] and now.sure[lead]) or abs(along) < -ABOUT * shorter * longer:
+                agreed = faded
+            elif along >= 0:
                 agreed = min(agreed + seconds, LONGEST)
+            elif shorter <= max(LEAST, TURN * seconds) * size():
+                agreed = faded
             else:
                 agreed = max(agreed - seconds, 0.0)
                 if agreed > 0:
-                    wrong.append(led[turned[led] < 0])
-            held.agreed[which] = agreed
-        return np.concatenate(wrong)
+                    wrong.append(led[(now.lines[led] * before.lines[led]).sum(axis=1) < 0])
+            now.agreed[which] = agreed
+        return np.concatenate(wrong) if len(wrong) > 1 else _NONE
+
+    def _exchange(self, poses: Poses, which: dict[int, NDArray[np.intp]]) -> Poses:
+        """``poses`` with left and right of the pairs ``which`` exchanged, {row: pairs}."""
+        order = np.tile(np.arange(poses.scores.shape[1]), (len(poses), 1))
+        for row, pairs in which.items():
+            order[row, self._left[pairs]], order[row, self._right[pairs]] = self._right[pairs], self._left[pairs]
+        rows = np.arange(len(poses))[:, None]
+        return Poses(poses.joints[rows, order], poses.scores[rows, order], poses.covariance[rows, order])
