@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 import uuid
@@ -20,6 +19,7 @@ from edgepose import engines, sources
 from edgepose.bundle import Bundle
 from edgepose.camera import Camera, Snapshot, Speaking
 from edgepose.config import CameraSettings, Settings, require_cameras
+from edgepose.console import say
 from edgepose.engines import Engine
 from edgepose.errors import EdgeposeError
 from edgepose.estimator import Estimator
@@ -184,7 +184,7 @@ def _open(camera: CameraSettings, spec: SourceSpec, mqtt: MQTTSink | None) -> So
         if mqtt is not None:
             mqtt.set_status(state, sentence if state == "camera-lost" else "")
         if state == "camera-lost":
-            sys.stderr.write(f"camera {spec.camera} lost: {sentence}; waiting for it\n")
+            say(f"camera {spec.camera} lost: {sentence}; waiting for it")
 
     if not spec.live:
         return opened()
@@ -194,7 +194,7 @@ def _open(camera: CameraSettings, spec: SourceSpec, mqtt: MQTTSink | None) -> So
 def _ended(mqtt: MQTTSink | None, camera: str, fault: EdgeposeError | None) -> None:
     """One of several cameras gives no more frames; the others go on."""
     if fault is not None:
-        sys.stderr.write(f"camera {camera} ended: {fault}; going on without it\n")
+        say(f"camera {camera} ended: {fault}; going on without it")
     if mqtt is None:
         return
     if fault is not None:
@@ -249,7 +249,7 @@ def _connect(broker: Broker, links: Iterable[MQTTSink], check: Callable[[], None
 
     away = [link for link in links if not connected(link)]
     if away:
-        sys.stderr.write(f"broker {broker}: {away[0].reason or 'no answer yet'}; going on, and trying again\n")
+        say(f"broker {broker}: {away[0].reason or 'no answer yet'}; going on, and trying again")
 
 
 class _StopRequested(BaseException):
@@ -257,7 +257,7 @@ class _StopRequested(BaseException):
 
 
 class Stopper:
-    """What SIGINT and SIGTERM do: before the loop runs, it is not begun; after, it ends. A second one ends at once.
+    """What SIGINT, SIGTERM and SIGHUP do: before the loop runs, it is not begun; after, it ends. A later one kills.
 
     The handler itself raises nothing: it may strike inside a library's import or callback, which swallow what is
     raised or, in C++, crash on it. So what is opened before the loop asks with ``check`` in between: a step that takes
@@ -266,7 +266,7 @@ class Stopper:
 
     def __init__(self) -> None:
         self._stop: Callable[[], None] | None = None
-        self._requested = False
+        self._requested, self._since = False, 0.0
 
     def check(self) -> None:
         """Unwind where a signal came."""
@@ -280,22 +280,30 @@ class Stopper:
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """The signal handler."""
-        for each in _SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
-        self._requested = True
+        if self._requested:
+            if time.monotonic() - self._since > _AT_ONCE:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            return
+        self._requested, self._since = True, time.monotonic()
         if self._stop is not None:
             # In a thread of its own: the main thread may hold, right now, the locks that stopping takes.
             threading.Thread(target=self._stop, name="stop", daemon=True).start()
 
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_AT_ONCE = 0.5  # s; of several signals that come together, as some supervisors send them, the later ones say no more
 
 
 @contextmanager
 def stopping_on_signals() -> Iterator[Stopper]:
-    """Handle SIGINT and SIGTERM inside; a stop that was asked for ends the block in peace."""
+    """Handle signals inside; a stop that was asked for ends the block in peace.
+
+    A hang-up that is ignored stays so: ``nohup`` asks for it.
+    """
     stopper = Stopper()
-    before = {each: signal.signal(each, stopper.handle) for each in _SIGNALS}
+    handled = (each for each in _SIGNALS if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN)
+    before = {each: signal.signal(each, stopper.handle) for each in handled}
     try:
         yield stopper
     except _StopRequested:

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import Any
 
 from edgepose.errors import EdgeposeError
+
+
+def say(sentence: str) -> None:
+    """Tell whoever runs us, on stderr; a full disk or a reader that has gone there is no reason to stop."""
+    with suppress(OSError, ValueError):
+        sys.stderr.write(sentence + "\n")
+        sys.stderr.flush()
 
 
 def run(app: Any) -> None:

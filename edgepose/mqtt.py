@@ -268,7 +268,9 @@ class Session:
         try:
             self._client.connect(broker.host, broker.port, keepalive=self._keepalive_s)
         except ssl.SSLCertVerificationError as error:
-            raise RefusedError(_certificate_fault(broker, error)) from error
+            # A device without a clock of its own begins in the past; the network sets it.
+            kind = LostError if "not yet valid" in error.verify_message else RefusedError
+            raise kind(_certificate_fault(broker, error)) from error
         except (ssl.SSLEOFError, ConnectionResetError) as error:
             hint = "; if it does not speak TLS there, use mqtt://" if broker.tls else "; see the broker's log"
             raise LostError(f"{broker} broke off while we connected{hint}") from error

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from edgepose.app import Parts
 from edgepose.camera import Snapshot
+from edgepose.console import say
 
 EVERY = 5.0  # seconds between lines where there is no terminal
 
@@ -55,8 +56,7 @@ class StatusLine:
     def _frame_done(self) -> None:
         if self._live is None and self._parts is not None and time.monotonic() >= self._next:
             self._next = time.monotonic() + EVERY
-            sys.stderr.write(line(self._parts.loop.snapshot()) + "\n")
-            sys.stderr.flush()
+            say(line(self._parts.loop.snapshot()))
 
 
 def line(now: Snapshot) -> str:

@@ -16,7 +16,7 @@ import cv2
 import jsonschema
 import pytest
 
-from edgepose import app, config, engines
+from edgepose import app, config, console, engines
 from edgepose.app import stopping_on_signals
 from edgepose.errors import EdgeposeError
 from edgepose.messages import schemas
@@ -122,8 +122,10 @@ def test_a_file_goes_through_whole_and_validates_on_the_wire(tiny, clip, tmp_pat
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_drain_and_end_in_peace(tiny, number, tmp_path):
+@pytest.mark.parametrize(
+    "numbers", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGHUP], [signal.SIGINT, signal.SIGTERM]], ids=str
+)
+def test_signals_drain_and_end_in_peace(tiny, numbers, tmp_path):
     with (
         Mosquitto(tmp_path) as broker,
         watch(broker.port) as seen,
@@ -133,7 +135,9 @@ def test_signals_drain_and_end_in_peace(tiny, number, tmp_path):
     ):
         wait_for(lambda: len(seen.on("poses")) > 5)
         start = time.monotonic()
-        p.send_signal(number)
+        for number in numbers:
+            p.send_signal(number)
+            time.sleep(0.03)
         assert p.wait(20) == 0, p.errors()
         assert time.monotonic() - start < 2  # as promised; it takes about 0.2
         wait_for(lambda: states(seen)[-1:] == ["stopped"])
@@ -166,6 +170,34 @@ def test_a_signal_ends_a_run_that_waits_for_its_camera(tiny, tmp_path):
             p.send_signal(signal.SIGTERM)
             assert p.wait(20) == 0, p.errors()
         wait_for(lambda: states(seen)[-1:] == ["stopped"])
+
+
+def test_a_second_signal_a_while_later_kills(tiny):
+    """As where the first waits for something that never ends."""
+    script = (
+        "import time; from edgepose.app import stopping_on_signals\n"
+        "with stopping_on_signals() as stopper:\n    print('ready', flush=True)\n    time.sleep(60); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(signal.SIGTERM)
+        time.sleep(1)
+        assert child.poll() is None
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(20) == -signal.SIGTERM
+
+
+def test_what_cannot_be_told_on_stderr_stops_nothing(monkeypatch):
+    with open("/dev/full", "w", encoding="utf-8") as full:  # noqa: PTH123
+        monkeypatch.setattr(sys, "stderr", full)
+        console.say("a sentence")
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
+    closed = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    console.say("a sentence")
 
 
 def test_a_signal_before_the_loop_raises_nothing_where_it_strikes_and_is_not_lost():

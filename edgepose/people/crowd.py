@@ -180,15 +180,35 @@ class OneEach:
             name: SinglePerson(estimator, run if len(regions) == 1 else f"{run}-{name}") for name in regions
         }
         self._motions = {name: Motion(estimator.skeleton, smoothing, hold_sides) for name in regions}
+        self._away = {name: _Away() for name in regions}
 
     def update(self, frames: Sequence[Frame], timer: StageTimer = untimed) -> list[People]:
         """See :class:`Crowd`."""
         found = []
         for frame in frames:
-            people = self._single[frame.camera].update(frame.image, timer)
-            people = select(people, keep(self._regions[frame.camera], people.boxes, size_of(frame)))
+            if self._away[frame.camera](frame.acquired_ns):
+                self._single[frame.camera].forget()
+            counts = partial(_counts, self._regions[frame.camera], size_of(frame))
+            people = self._single[frame.camera].update(frame.image, timer, counts)
             found.append(self._motions[frame.camera].follow(people, frame.acquired_ns))
         return found
+
+
+class _Away:
+    """Whether a camera was away before a frame: for longer than a person may be unseen, and than it ever takes."""
+
+    def __init__(self) -> None:
+        self._steady = Steady()
+        self._last_ns = self._interval_ns = 0
+
+    def __call__(self, acquired_ns: int) -> bool:
+        now_ns = self._steady(acquired_ns)
+        before, self._interval_ns, self._last_ns = self._interval_ns, now_ns - self._last_ns, now_ns
+        return self._interval_ns > Following.patience * 1e9 + before
+
+
+def _counts(regions: Regions, size: tuple[int, int], box: NDArray[np.float64]) -> bool:
+    return bool(keep(regions, box[None], size)[0])
 
 
 def size_of(frame: Frame) -> tuple[int, int]:

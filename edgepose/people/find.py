@@ -6,6 +6,9 @@ gets sharp heatmaps; the best window's joints then give the person's box.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +19,13 @@ from edgepose.estimator import Estimator, Poses, StageTimer, untimed
 # fill a good part of the frame. The last is for someone at the back of the room.
 SHARES = (1.0, 0.7, 0.45)
 OVERLAP = 0.5
+
+Counts: TypeAlias = Callable[[NDArray[np.float64]], bool]  # whether somebody in a box [4] counts
+
+
+def anywhere(box: NDArray[np.float64]) -> bool:
+    """Everybody counts."""
+    return True
 
 
 def windows(width: int, height: int, padding: float) -> NDArray[np.float64]:
@@ -66,17 +76,21 @@ class Search:
         """Begin again with the middle of the frame."""
         self._looks = 0
 
-    def look(self, image: NDArray[np.uint8], timer: StageTimer = untimed) -> NDArray[np.float64] | None:
-        """The box [4] of a person in ``image`` [H, W, 3], or None if none was found this time."""
+    def look(
+        self, image: NDArray[np.uint8], timer: StageTimer = untimed, counts: Counts = anywhere
+    ) -> NDArray[np.float64] | None:
+        """The box [4] of a person in ``image`` [H, W, 3] who ``counts``, or None if none was found this time."""
         poses = self._estimator.estimate(image, self._next(image.shape[1], image.shape[0]), timer)
-        best = int(np.argmax(poses.person_scores))
+        scores = poses.person_scores
+        boxes = [joints_box(poses, i, self._confident) for i in range(len(poses))]
         # A window cuts the person loosely; the closer look decides, so the first bar is lower.
-        if poses.person_scores[best] < 0.6 * self._accept:
+        there = [
+            i for i, box in enumerate(boxes) if box is not None and scores[i] >= 0.6 * self._accept and counts(box)
+        ]
+        best = boxes[max(there, key=lambda i: scores[i])] if there else None
+        if best is None:
             return None
-        box = joints_box(poses, best, self._confident)
-        if box is None:
-            return None
-        closer = self._estimator.estimate(image, box[None], timer)
+        closer = self._estimator.estimate(image, best[None], timer)
         if closer.person_scores[0] < self._accept:
             return None
         return joints_box(closer, 0, self._confident)

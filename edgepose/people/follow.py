@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from edgepose.crops import box_of_joints
 from edgepose.estimator import Estimator, Poses, StageTimer, untimed
 from edgepose.people import People
-from edgepose.people.find import Search
+from edgepose.people.find import Counts, Search, anywhere
 
 # Of furniture the network says 0.65 at most, of people 0.8 to 0.97; who was accepted has more room than who is new.
 ACCEPT = 0.7  # person score from which a found person counts
@@ -32,23 +32,29 @@ class SinglePerson:
         self._unseen = 0
         self._box: NDArray[np.float64] | None = None
 
-    def update(self, image: NDArray[np.uint8], timer: StageTimer = untimed) -> People:
-        """The person in the next frame ``image`` [H, W, 3] BGR, if there is one."""
+    def forget(self) -> None:
+        """Whoever was followed is gone; search anew."""
+        self._box = None
+        self._search.restart()
+
+    def update(self, image: NDArray[np.uint8], timer: StageTimer = untimed, counts: Counts = anywhere) -> People:
+        """The person in the next frame ``image`` [H, W, 3] BGR, if there is one who ``counts``."""
         if self._box is None:
-            self._box = self._search.look(image, timer)
+            self._box = self._search.look(image, timer, counts)
             if self._box is None:
                 return self._nobody()
             self._count += 1
             self._unseen = 0
         poses = self._estimator.estimate(image, self._box[None], timer)
-        if poses.person_scores[0] < KEEP:
+        seen = poses.person_scores[0] >= KEEP
+        if seen:
+            self._box = self._next_box(poses, self._box)
+        if not seen or not counts(self._box):
             self._unseen += 1
             if self._unseen >= PATIENCE:
-                self._box = None
-                self._search.restart()
+                self.forget()
             return self._nobody()
         self._unseen = 0
-        self._box = self._next_box(poses, self._box)
         return People([f"{self._run}-{self._count}"], self._box[None].copy(), poses)
 
     def _next_box(self, poses: Poses, last: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -25,7 +25,8 @@ from edgepose.skeletons import Skeleton
 
 LONGEST = 1.0  # s; for how long the network is contradicted at most; and after which an unseen person begins anew
 LEAST = 0.05  # of the person's size; a shorter line may point anywhere
-TURN = 0.7  # sizes per second; a line shorter than this in a frame's time may have turned about: a fast pirouette
+TURN = 7.5  # radians per second, more than a turn in a second: nobody turns faster
+WIDTH = 5.0  # s in which it is forgotten how long a line has been
 ABOUT = -0.5  # cosine of the angle between two lines from which one has turned about (120 degrees)
 FADING = 0.3  # s in which agreement fades while nothing can be told
 _NONE = np.zeros(0, dtype=np.intp)
@@ -39,6 +40,7 @@ class _Held:
     lines: NDArray[np.float64]  # [P, 2] from the right joint of each pair to the left one, as published
     sure: NDArray[np.bool_]  # [P] both joints were sure
     agreed: list[float]  # seconds for which the network has agreed, of those whom shoulders lead, and hips
+    widest: list[float]  # pixels; how long the leaders' lines have been
 
 
 def _size(poses: Poses, row: int) -> float:
@@ -65,7 +67,7 @@ class Sides:
         sure = np.minimum(poses.scores[:, self._left], poses.scores[:, self._right]) >= SURE
         exchanged: dict[int, NDArray[np.intp]] = {}  # row -> which pairs
         for row, name in enumerate(ids):
-            before, now = self._held.get(name), _Held(acquired_ns, lines[row], sure[row], [0.0] * len(self._led))
+            before, now = self._held.get(name), _Held(acquired_ns, lines[row], sure[row], [0.0, 0.0], [0.0, 0.0])
             if before is not None:
                 wrong = self._wrong(before, now, partial(_size, poses, row))
                 if len(wrong):
@@ -82,12 +84,13 @@ class Sides:
             (ax, ay), (bx, by) = before.lines[lead].tolist(), now.lines[lead].tolist()
             shorter, longer = sorted((math.hypot(ax, ay), math.hypot(bx, by)))
             along, agreed = ax * bx + ay * by, before.agreed[which]
+            widest = now.widest[which] = max(before.widest[which] * math.exp(-seconds / WIDTH), longer)
             faded = agreed * math.exp(-seconds / FADING)
             if not (before.sure[lead] and now.sure[lead]) or abs(along) < -ABOUT * shorter * longer:
                 agreed = faded
             elif along >= 0:
                 agreed = min(agreed + seconds, LONGEST)
-            elif shorter <= max(LEAST, TURN * seconds) * size():
+            elif shorter <= max(widest * math.sin(min(TURN * seconds, math.pi) / 2), LEAST * size()):
                 agreed = faded
             else:
                 agreed = max(agreed - seconds, 0.0)

@@ -291,7 +291,7 @@ class MQTTSink:
             self._due = {self.topics.status: self._status("stopped", "", self._clock())}
             self.dropped += len(self._queue)
             self._queue.clear()
-        deadline = time.monotonic() + FAREWELL_S
+        deadline = max(self._drain_until, time.monotonic()) + FAREWELL_S  # on a slow link what was left of the time
         while self._busy(session) and time.monotonic() < deadline:
             self._flush(session)
             session.step(0.05)

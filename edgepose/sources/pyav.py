@@ -2,7 +2,8 @@
 
 A thread demuxes and decodes; it hands over through a slot of one (live: the newest frame wins) or a short
 queue (files: every frame). Images are decoded copies. ``close`` never waits for libav: a thread that is stuck
-in a dead connection ends with libav's own time-out.
+in a dead connection ends with libav's own time-out (a V4L2 camera has none: one that hangs is taken up again by
+GStreamer alone).
 
 *Time.* File: start of play + PTS - first PTS. RTSP: PTS + the least (arrival - PTS) seen, which takes the
 network's jitter out and may rise by 1 ms/s to follow a drifting camera. V4L2: the driver's time. MJPEG over

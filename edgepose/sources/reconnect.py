@@ -16,6 +16,7 @@ State: TypeAlias = Literal["online", "camera-lost"]
 
 FIRST_PAUSE = 0.5  # s
 LONGEST_PAUSE = 10.0  # s
+STABLE = 5.0  # s of frames after which a camera is not one that comes for a moment and goes again
 
 
 class Reconnecting(Base):
@@ -23,7 +24,7 @@ class Reconnecting(Base):
 
     ``seq`` and ``dropped`` go on over all connections. ``on_state`` hears ``camera-lost`` with the sentence
     once per loss and ``online`` at the first frame after it (and at the very first frame). Each pause is
-    0.5 to 1 times 0.5 s, 1 s, 2 s, ... 10 s; the first frame sets them back. A source that is not worth
+    0.5 to 1 times 0.5 s, 1 s, 2 s, ... 10 s; STABLE seconds of frames set them back. A source that is not worth
     re-opening (a file) fails as if it were not wrapped.
 
     The constructor opens at once: a wrong URI or a missing library is raised there, a camera that is not
@@ -54,6 +55,7 @@ class Reconnecting(Base):
         self._inner: Source | None = None
         self._state: State | None = None
         self._failures = 0
+        self._connected = 0.0
         self._next_try = 0.0
         self._base_seq = 0
         self._last_seq = -1
@@ -87,7 +89,8 @@ class Reconnecting(Base):
                 continue
             if frame is None:
                 break
-            self._failures = 0
+            if self._clock() - self._connected >= STABLE:
+                self._failures = 0
             self._report("online", f"camera {self.camera} delivers")
             self._last_seq = self._base_seq + frame.seq
             return replace(frame, seq=self._last_seq, camera=self.camera)
@@ -121,6 +124,7 @@ class Reconnecting(Base):
         except (SourceLost, SourceStalled) as error:
             self._lose(str(error))
             return
+        self._connected = self._clock()
         with self._lock:
             self._inner = inner
         self.description, self.live, self.reopens = inner.description, inner.live, inner.reopens

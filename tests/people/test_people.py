@@ -7,8 +7,11 @@ from edgepose import engines, sources
 from edgepose.crops import apply, box_of_joints, crop_affine
 from edgepose.engines import Options
 from edgepose.estimator import Estimator, Poses
+from edgepose.frame import Frame
+from edgepose.people.crowd import OneEach
 from edgepose.people.find import Search, windows
 from edgepose.people.follow import PATIENCE, SinglePerson
+from edgepose.people.regions import Regions
 from edgepose.skeletons import MPII16
 from tests.conftest import tiny_manual
 
@@ -115,6 +118,37 @@ def test_a_short_miss_keeps_the_id():
         assert len(tracker.update(IMAGE)) == 0
     seeing.person = person
     assert tracker.update(IMAGE).ids == ["run-1"]
+
+
+def test_only_who_counts_is_followed():
+    """Somebody in a region that is left out does not hide whoever comes into the other one."""
+    seeing = Seeing()
+    seeing.person = place(300, 60, 350)
+    tracker = SinglePerson(seeing, "run")
+
+    def left(box):
+        return box[2] < 320
+
+    assert not any(len(tracker.update(IMAGE, counts=left)) for _ in range(30))
+    seeing.person = place(50, 60, 350)
+    assert any(len(tracker.update(IMAGE, counts=left)) for _ in range(30))
+    seeing.person = place(300, 60, 350)  # walks over
+    assert len(tracker.update(IMAGE, counts=left)) == 0
+    for _ in range(PATIENCE):
+        tracker.update(IMAGE, counts=left)
+    seeing.person = place(50, 60, 350)
+    assert [ids for _ in range(30) if (ids := tracker.update(IMAGE, counts=left).ids)][-1] == ["run-2"]
+
+
+def test_after_hours_away_somebody_in_the_same_place_is_somebody_else():
+    seeing = Seeing()
+    seeing.person = place(300, 60, 350)
+    crowd, ids = OneEach(seeing, "run", {"cam": Regions()}), []
+    for now in [*range(0, 3_000_000_000, 100_000_000), *range(8 * 3600 * 10**9, 8 * 3600 * 10**9 + 3 * 10**9, 10**8)]:
+        (people,) = crowd.update([Frame(IMAGE, now, 0, "cam")])
+        ids += people.ids
+    assert set(ids) == {"run-1", "run-2"}
+    assert ids == sorted(ids)
 
 
 def test_nobody_is_nobody():

@@ -94,12 +94,19 @@ def test_a_led_pair_that_the_network_has_right_stays():
     assert same(played([right] * 20 + [exchanged(right, but_ankles)])[-1], right)
 
 
-@pytest.mark.parametrize("fps", [10.0, 30.0, 60.0])
-def test_who_turns_round_is_left_alone(fps):
-    """Half a turn in half a second, at any phase of the frames."""
+def only(poses: Poses, lowest: float) -> Poses:
+    """Who is seen down to ``lowest`` px: joints below are unsure."""
+    return Poses(poses.joints, np.where(poses.joints[..., 1] <= lowest, poses.scores, 0.1), poses.covariance)
+
+
+@pytest.mark.parametrize("lowest", [1000, 260, 200], ids=["whole", "from the hips up", "from the chest up"])
+@pytest.mark.parametrize("seconds", [0.5, 0.7, 1.0])
+@pytest.mark.parametrize("fps", [10.0, 15.0, 30.0, 60.0])
+def test_who_turns_round_is_left_alone(fps, seconds, lowest):
+    """Half a turn, at any phase of the frames."""
     for phase in np.linspace(0, 1, 7):
         times = (np.arange(int(3 * fps)) + phase) / fps
-        given = [person(float(np.clip((t - 1.0) / 0.5, 0, 1) * 180)) for t in times]
+        given = [only(person(float(np.clip((t - 1.0) / seconds, 0, 1) * 180)), lowest) for t in times]
         assert all(same(a, b) for a, b in zip(given, played(given, fps), strict=True)), phase
 
 

@@ -14,6 +14,7 @@ from edgepose.errors import EdgeposeError
 from edgepose.frame import Frame
 from edgepose.sources import Reconnecting, Source, SourceLost, SourceStalled, open_source
 from edgepose.sources.base import Base
+from edgepose.sources.reconnect import STABLE
 from tests.rtsp import RtspServer, why_not
 
 PICTURE = np.zeros((2, 2, 3), np.uint8)
@@ -92,7 +93,15 @@ def test_seq_and_drops_go_on_and_states_are_told() -> None:
     assert source.dropped == 1 + 0 + 3
     assert [state for state, _ in world.states] == ["online", "camera-lost", "online", "camera-lost", "online"]
     assert [text for state, text in world.states if state == "camera-lost"] == ["unplugged", "silent"]
-    assert world.pauses == [0.5, 0.5]  # a frame sets the pause back
+    assert world.pauses == [0.5, 1.0]  # it comes for a moment and goes again
+
+
+def test_a_camera_that_stayed_is_taken_up_again_at_once() -> None:
+    world = World([0, 1, SourceLost("unplugged")], [0, 1, SourceLost("unplugged")], [0])
+    source = world.source()
+    for _ in source:
+        world.now += STABLE
+    assert world.pauses == [0.5, 0.5]
     assert [inner.closed for inner in world.opened] == [True, True, False]
 
 
