@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from calibration import groups
-from calibration.judge import METRICS, Answers, Judge, Masks
+from calibration.judge import COMPARABLE, METRICS, Answers, Judge, Masks
 from calibration.quantize import Target, int8_manual, quantized_graph
 from calibration.sensitivity import Budget, Run, Sensitivity, cheapest, sensitivities
 from calibration.sets import CalibrationSet
@@ -102,8 +102,12 @@ def calibrate(
     The variant for CPUs is judged on onnxruntime, and is not repaired: layers are ranked on OpenVINO.
     """
     budget = budget or Budget()
+    reference = against or bundle
+    for key in COMPARABLE:
+        if getattr(reference.manual, key) != getattr(bundle.manual, key):
+            raise EdgeposeError(f"{reference.path} and {bundle.path} differ in {key}; they must be of one model")
     judge = judge_of(people, bundle.manual)
-    float_ = _float_answers(against or bundle, judge, threads)
+    float_ = _float_answers(reference, judge, threads)
     model = quantized_graph(bundle, chosen, method=method, target=target)
     manual = int8_manual(bundle, chosen, method, target)
     run = Run(judge, manual, "onnxruntime" if target == "cpu" else "openvino", threads)
@@ -121,7 +125,6 @@ def calibrate(
     if not fault:
         rows = [_measured(int8, judge, name, run.engine) for name in judge.sets]
         published = save(model, manual.model_copy(update={"accuracy": rows}), path)
-    reference = against or bundle
     return Outcome(
         bundle, reference, chosen, method, run.engine, judge, float_, int8, model, keep, ranked, fault, published
     )

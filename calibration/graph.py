@@ -57,14 +57,18 @@ def activations(model: Any) -> dict[str, str]:
 
 
 def ranges(model: Any) -> dict[str, float]:
-    """Largest magnitude of each quantised activation: 127 times its scale for int8, 255 for uint8, in graph order."""
+    """Largest magnitude of each quantised activation, in graph order: so many steps of its scale as lie on one side.
+
+    127 for int8; for uint8 those above its zero point or those below it, whichever are more.
+    """
     from onnx import numpy_helper
 
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     found = {}
     for node in model.graph.node:
         if node.op_type == QUANTIZE and node.input[0] not in tensors:
-            steps = 255 if numpy_helper.to_array(tensors[node.input[2]]).dtype == "uint8" else 127
+            zero = numpy_helper.to_array(tensors[node.input[2]])
+            steps = max(int(zero.max()), 255 - int(zero.min())) if zero.dtype == "uint8" else 127
             found[node.input[0]] = float(numpy_helper.to_array(tensors[node.input[1]]).max()) * steps
     return found
 

@@ -30,6 +30,10 @@ METRICS: dict[str, tuple[Literal["head", "torso"], float]] = {
 _BATCH = 8
 
 
+# What two models must share to be judged on the same crops, and decoded by the same decoder.
+COMPARABLE = ("input_size", "padding", "skeleton", "stride", "decode")
+
+
 @dataclass(frozen=True)
 class Answers:
     """One engine's joints [N, K, 2] in image pixels, and by metric whether each is right [N, K] (NaN: not judged)."""

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.graph import activations, in_float, layers, set_ranges
-from calibration.ranges import amax
+from calibration.ranges import PERCENTILE, amax
 from calibration.sets import CalibrationSet
 from edgepose.bundle import Bundle, Manual, save
 from edgepose.errors import EdgeposeError, missing, unknown
@@ -140,4 +140,5 @@ def _for_cpu(bundle: Bundle, images: NDArray[np.float32], method: str) -> Any:
     }
     if method not in methods:
         raise EdgeposeError(f"onnxruntime has no calibration method '{method}'; it has {', '.join(methods)}")
-    return static_int8(bundle, images, calibrate_method=methods[method])
+    options = {"CalibPercentile": PERCENTILE} if method == "percentile" else {}  # its own is 99.999
+    return static_int8(bundle, images, calibrate_method=methods[method], extra_options=options)

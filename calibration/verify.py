@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from calibration.gate import Outcome
-from calibration.judge import METRICS, Answers, Judge
+from calibration.judge import COMPARABLE, METRICS, Answers, Judge
 from edgepose import bundle as bundles
 from edgepose import engines
 from edgepose.bundle import Manual, save
@@ -77,7 +77,7 @@ class Comparison:
     a: str
     b: str
     persons: int
-    joints: int  # compared: those of persons whose head is labelled
+    joints: int  # compared: all of persons whose head or torso is labelled
     shift: dict[str, float]  # distance between the joints of a and b in head lengths: median, p90, p99, max, mean
     differences: list[Difference]
     a_ms: float  # median time of one crop
@@ -115,7 +115,7 @@ def compare(a: Runner, b: Runner, judge: Judge, *, repeats: int = 50, threads: i
 
     EdgeposeError: the two do not take the same crops or do not know the same joints.
     """
-    for key in ("input_size", "padding", "skeleton", "stride"):
+    for key in COMPARABLE:
         if getattr(a.manual, key) != getattr(b.manual, key):
             raise EdgeposeError(
                 f"{a.text} and {b.text} differ in {key} ({getattr(a.manual, key)} and {getattr(b.manual, key)}); "

@@ -53,6 +53,8 @@ def score_map(predictions: Predictions, skeleton: Skeleton, fitted_on: str) -> S
     if judged.sum() < KNOTS:
         raise EdgeposeError(f"scores cannot be fitted on {fitted_on}: too few joints whose head or torso is labelled; "
                             "choose other data")  # fmt: skip
+    if (count := int(judged.any(axis=1).sum())) < len(judged):  # the others' heads are not labelled
+        fitted_on = f"{count} of {fitted_on}"
     peaks = np.sort(predictions.scores[judged])
     # Knots are means over equally filled bins: smooth.
     raw = np.array([b.mean() for b in np.array_split(peaks, KNOTS) if len(b)])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from calibration.clustering import Clustering
 from edgepose.errors import EdgeposeError, missing
 
-_STARTS = 20  # of k-means++, the best is kept; Xie et al. 2016 (sec. 3.2.2) do the same
+_STARTS = 20  # of k-means++, the best is kept; Xie et al. 2016 do the same
 
 
 def kmeans(features: NDArray[np.floating], clusters: int, *, seed: int = 0) -> Clustering:

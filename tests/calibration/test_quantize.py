@@ -346,3 +346,15 @@ def test_within_budget_is_published_with_its_proof(learnt, tmp_path):
         assert part in text
     assert "http" not in text.replace("http-equiv", "")
     assert text.count("src=") == text.count('src="data:')
+
+
+def test_a_range_of_uint8_reaches_as_far_as_its_zero_point_lets_it() -> None:
+    """Of 256 steps of 0.5 with 115 of them below nought, 140 lie above it."""
+    from onnx import TensorProto, helper
+
+    node = helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["y"])
+    scale = helper.make_tensor("scale", TensorProto.FLOAT, [], [0.5])
+    unsigned, signed = TensorProto.UINT8, TensorProto.INT8
+    for kind, zero, largest in ((unsigned, 115, 70.0), (unsigned, 200, 100.0), (signed, 0, 63.5)):
+        inner = helper.make_graph([node], "g", [], [], [scale, helper.make_tensor("zero", kind, [], [zero])])
+        assert graph.ranges(helper.make_model(inner)) == {"x": largest}

@@ -92,6 +92,13 @@ def test_scores_are_fitted_by_the_torso_where_nobodys_head_is_labelled():
     assert np.allclose(np.interp(raw, fitted.raw, fitted.probability), raw**2, atol=0.08)
 
 
+def test_it_is_said_how_many_persons_scores_were_fitted_on():
+    seen = _predictions(40)
+    for person in seen.persons[:25]:
+        person.labelled[MPII16.index("head_top")] = False
+    assert score_map(seen, MPII16, "40 persons: x (dev)").fitted_on == "15 of 40 persons: x (dev)"
+
+
 def test_ninety_percent_ellipses_hold_ninety_percent():
     rng = np.random.default_rng(0)
     truth = rng.uniform(50, 200, (3000, 16, 2))

@@ -1,4 +1,4 @@
-"""What excites a channel: the images that drive it most, and what in them (Zeiler & Fergus 2014, sec. 3, fig. 2)."""
+"""What excites a channel: the images that drive it most, and what in them (Zeiler & Fergus 2014, fig. 2)."""
 
 from __future__ import annotations
 
