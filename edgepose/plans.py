@@ -22,10 +22,10 @@ from edgepose.engines.device_memory import GPU
 from edgepose.errors import EdgeposeError
 from edgepose.files import cache_dir, kind, write_beside
 from edgepose.toml import first_fault
+from edgepose.versions import numbers
 
 Precision = Literal["auto", "float32", "float16", "bfloat16", "int8"]
 Hardware = Literal["this", "same-capability", "ampere+"]
-Version = tuple[int, ...]
 
 
 class _Strict(BaseModel):
@@ -98,12 +98,6 @@ def machine_here(library: str, tensorrt: str, gpu: GPU | None) -> Machine:
         jetpack=_said("dpkg-query", "--show", "--showformat=${Version}", "nvidia-jetpack").strip(),
         power_mode=power[1] if power else "",
     )
-
-
-def numbers(text: str) -> Version:
-    """A version as numbers, to be compared as such: '10.13.3.9.post1' -> (10, 13, 3, 9)."""
-    found = re.match(r"\d+(?:\.\d+)*", text)
-    return tuple(int(part) for part in found[0].split(".")) if found else ()
 
 
 def fits(manifest: Manifest, here: Machine) -> str | None:

@@ -6,7 +6,8 @@ import pytest
 
 from edgepose import EdgeposeError, plans
 from edgepose.engines.device_memory import GPU
-from edgepose.plans import Machine, Manifest, Wanted, fits, numbers
+from edgepose.plans import Machine, Manifest, Wanted, fits
+from edgepose.versions import numbers
 
 ORIN = Machine(library="tensorrt", tensorrt="10.3.0", cuda="12.6", gpu="Orin", compute_capability="8.7")
 

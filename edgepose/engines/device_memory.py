@@ -13,7 +13,6 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -24,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.errors import EdgeposeError, missing
+from edgepose.versions import numbers
 
 _GLANCE = 1e-4  # seconds between looks at an event, where waiting for it would hold up all other threads
 
@@ -238,7 +238,7 @@ def _lets_others_run() -> bool:
         installed = importlib.metadata.version("cuda-bindings")
     except importlib.metadata.PackageNotFoundError:  # before 12.6 it had another name
         return False
-    return tuple(map(int, re.findall(r"\d+", installed)[:3])) >= (12, 9, 1)
+    return numbers(installed) >= (12, 9, 1)
 
 
 class CUDAPython:
