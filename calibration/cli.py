@@ -288,8 +288,7 @@ def build(
             "strongly_typed": not weakly_typed, "targets": target or []}  # fmt: skip
     wanted = validate(plans.Wanted, wish, "build")
     plan = out or bundle.path.with_suffix(".plan")
-    if plan.suffix != ".plan":
-        raise EdgeposeError(f"{plan}: a plan's file name ends in .plan")
+    _named(plan, ".plan", "a plan")
     if print_trtexec:
         trt = trt_library.library() if trt_library.installed() == "tensorrt" else None
         cache = str(calibration_cache or "")

@@ -27,11 +27,9 @@ METRICS: dict[str, tuple[Literal["head", "torso"], float]] = {
     "pckh01": ("head", 0.1),
     "pck02_torso": ("torso", 0.2),
 }
-_BATCH = 8
-
-
 # What two models must share to be judged on the same crops, and decoded by the same decoder.
 COMPARABLE = ("input_size", "padding", "skeleton", "stride", "decode")
+_BATCH = 8
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def compare_outcome(outcome: Outcome, *, repeats: int = 50, threads: int = 0) ->
 def compare(a: Runner, b: Runner, judge: Judge, *, repeats: int = 50, threads: int = 0, seed: int = 0) -> Comparison:
     """Both runners on the persons of ``judge``; latency at batch 1 in turns.
 
-    EdgeposeError: the two do not take the same crops or do not know the same joints.
+    EdgeposeError: the two do not take the same crops, do not know the same joints or are decoded in different ways.
     """
     for key in COMPARABLE:
         if getattr(a.manual, key) != getattr(b.manual, key):

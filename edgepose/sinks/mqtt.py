@@ -57,7 +57,7 @@ class Backoff:
 def client_id(device: str, camera: str) -> str:
     """``edgepose-<device>-<camera>``; a long one is cut to 64 characters.
 
-    One that was cut, or whose device and camera could be told apart otherwise, stays its own by a hash.
+    One that was cut, or whose device has a '-' so that it could be read as another pair's, stays its own by a hash.
     """
     name = f"edgepose-{device}-{camera}"
     if len(name) <= 64 and "-" not in device:

@@ -15,7 +15,7 @@ import pytest
 from edgepose.errors import EdgeposeError
 from edgepose.frame import Frame
 from edgepose.sources import SourceLost, base, open_source
-from edgepose.sources.images import ImagesSource
+from edgepose.sources.images import ImagesSource, read_picture
 from edgepose.sources.uri import SourceSpec
 from tests.sources.conftest import Writer, absent, picture
 
@@ -329,6 +329,20 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
         frame = source.read()
     assert frame is not None
     assert np.array_equal(frame.image, picture(3, 64, 48))
+
+
+def test_pictures_are_turned_as_their_exif_says(tmp_path: Path) -> None:
+    image = np.full((20, 40, 3), 60, np.uint8)
+    image[:8, :8] = 255
+    plain = cv2.imencode(".jpg", image)[1].tobytes()
+    turned = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # orientation 6: a quarter clockwise
+    exif = b"\xff\xe1" + (len(turned) + 8).to_bytes(2, "big") + b"Exif\0\0" + turned
+    path = tmp_path / "phone.jpg"
+    path.write_bytes(plain[:2] + exif + plain[2:])
+    shown = read_picture(path)
+    assert shown is not None
+    assert shown.shape == (40, 20, 3)
+    assert shown[4, -4].mean() > 200
 
 
 def test_gstreamer_says_that_it_takes_no_name_that_is_not_utf8(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 import json
+import os
 import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import numpy as np
 import pytest
 from scipy.io import savemat
@@ -179,6 +181,19 @@ def test_of_several_who_want_a_cache_one_cuts_it(coco, monkeypatch, tmp_path):
         found = list(pool.map(lambda _: open_cache(persons, 64, 1.25), range(4)))
     assert len(cuts) == 1
     assert all(np.array_equal(each.crops, found[0].crops) for each in found)
+
+
+def test_crops_of_a_picture_that_was_changed_are_cut_anew(coco, monkeypatch, tmp_path):
+    """Of the same size in bytes, as every BMP of one size is."""
+    monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path / "cache"))
+    persons = load(*coco)
+    before, image = open_cache(persons, 64, 1.25).crops.copy(), persons.persons[0].image
+    old = image.stat()
+    flat = cv2.imencode(".png", np.zeros_like(read_image(image)))[1].tobytes()
+    image.write_bytes(flat.ljust(old.st_size, b"\0"))
+    os.utime(image, ns=(old.st_atime_ns, old.st_mtime_ns + 10**9))
+    assert image.stat().st_size == old.st_size
+    assert not np.array_equal(open_cache(persons, 64, 1.25).crops, before)
 
 
 def test_a_cache_that_cannot_be_written_is_a_sentence(coco, monkeypatch, tmp_path):
