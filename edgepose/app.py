@@ -178,7 +178,7 @@ def _open(camera: CameraSettings, spec: SourceSpec, mqtt: MQTTSink | None) -> So
     """The source; a camera that is lost is told to the broker and waited for."""
 
     def opened() -> Source:
-        return sources.open_source(spec, backend=camera.backend)
+        return sources.open_source(spec, backend=camera.backend, stall_timeout=camera.stall or None)
 
     def on_state(state: sources.State, sentence: str) -> None:
         if mqtt is not None:

@@ -71,7 +71,7 @@ def _decode_alone(settings: Settings) -> Timings:
     """Time the source by itself, frame by frame."""
     timings = Timings()
     (camera,) = settings.cameras
-    with sources.open_source(camera.uri, backend=camera.backend) as source:
+    with sources.open_source(camera.uri, backend=camera.backend, stall_timeout=camera.stall or None) as source:
         count = 0
         while not (settings.max_frames and count >= settings.max_frames):
             start = time.perf_counter()

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -43,12 +43,17 @@ def _device() -> str:
     return re.sub(r"[^a-z0-9_-]+", "-", socket.gethostname().lower()).strip("-") or "device"
 
 
+# Seconds without a frame after which a camera counts as lost; 0: 5, and 10 for files.
+Stall: TypeAlias = Annotated[float, Field(ge=0, le=86400)]
+
+
 class Source(_Strict):
     """The camera."""
 
     uri: str = ""
     backend: Literal["auto", "gstreamer", "pyav"] = "auto"
     camera: str = ""  # name in topics; empty: made from the URI
+    stall: Stall = 0
 
 
 class PeopleSettings(_Strict):
@@ -73,6 +78,7 @@ class CameraSettings(_Strict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]  # in topics
     uri: Annotated[str, Field(min_length=1)]
     backend: Literal["auto", "gstreamer", "pyav"] = "auto"
+    stall: Stall = 0
     overlay: str = ""  # a video file
     regions: Regions = Regions()
     gate: Gate = Gate()
@@ -162,6 +168,7 @@ class Settings(_Strict):
                 name=source.camera,
                 uri=source.uri,
                 backend=source.backend,
+                stall=source.stall,
                 overlay=self.output.overlay,
                 regions=self.regions,
                 gate=self.gate,

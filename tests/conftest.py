@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 
 from edgepose import bundle as bundles
 from edgepose.bundle import Bundle, Manual
@@ -21,6 +23,14 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("EDGEPOSE_") and name not in ("EDGEPOSE_DATA", "EDGEPOSE_CACHE"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _a_crash_says_where(request: pytest.FixtureRequest) -> None:
+    """Lightning, when a run ends, takes away the handler that prints where a process crashed: here it is set again."""
+    if faulthandler.is_enabled():
+        faulthandler.disable()  # enabled as it is, it would not be set
+        faulthandler.enable(request.config.stash[fault_handler_stderr_fd_key])
 
 
 @pytest.fixture(scope="session")

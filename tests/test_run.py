@@ -251,6 +251,23 @@ def test_the_camera_goes_and_comes_back(tiny, tmp_path):
         assert p.poll() is None
 
 
+@pytest.mark.timeout(300)
+def test_a_camera_that_stands_still_is_lost_after_as_long_as_the_settings_say(tiny, tmp_path):
+    if rtsp.why_not():
+        pytest.skip(rtsp.why_not())
+    with (
+        Mosquitto(tmp_path) as broker,
+        watch(broker.port) as seen,
+        rtsp.RtspServer() as camera,
+        running("--source", camera.url, "--mqtt", broker.url, "--model", tiny.path, EDGEPOSE_SOURCE_STALL="1.5"),
+    ):
+        wait_for(lambda: len(seen.on("poses")) > 3, 40)
+        camera.freeze()
+        wait_for(lambda: states(seen)[-1:] == ["camera-lost"], 40)
+        assert "no frame from" in (reason := bodies(seen, "status")[-1]["reason"])
+        assert "for 1.5 s" in reason
+
+
 def test_the_broker_goes_and_comes_back(tiny, tmp_path):
     with (
         Mosquitto(tmp_path) as broker,
