@@ -12,8 +12,13 @@ setup-dev:
 demo: setup  ## a real video, a real broker, a real subscriber; writes demo.mp4
 	@$(PY) deploy/demo/demo.py
 
-test: setup-dev  ## everything, with real parts
+test: setup-dev  ## everything, with real parts; what runs on the device and what trains share no process there either
+ifeq ($(ARGS),)
+	$(PY) -m pytest --ignore tests/calibration --ignore tests/trainer
+	$(PY) -m pytest tests/calibration tests/trainer
+else
 	$(PY) -m pytest $(ARGS)
+endif
 
 lint: setup-dev
 	$(PY) -m ruff check .
