@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,27 @@ from edgepose.errors import EdgeposeError
 _HINTS = {"auto": "f32", "float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 
+_making = threading.Lock()
+
+
+def core() -> Any:
+    """The process's one ``openvino.Core``, for everybody.
+
+    A Core gives the thread that makes it a larger stack for signals (for AMX), and frees that when it goes. Of two
+    Cores the one that was made first may not go first: it would leave the thread on a stack that is no more, and the
+    next signal would end the process without a word (class SigAltStackSetup of OpenVINO's CPU plugin).
+    """
+    with _making:
+        return _core()
+
+
+@cache
+def _core() -> Any:
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVINOEngine:
     """The model compiled for any batch, or for a few sizes of which others are made up.
 
@@ -27,13 +50,11 @@ class OpenVINOEngine:
     name = "openvino"
 
     def __init__(self, bundle: Bundle, options: Options) -> None:
-        import openvino
-
-        core = openvino.Core()
+        runtime = core()
         device = "CPU" if options.device == "auto" else options.device.upper()
-        if device.split(".")[0] not in {d.split(".")[0] for d in core.available_devices}:
+        if device.split(".")[0] not in {d.split(".")[0] for d in runtime.available_devices}:
             raise EdgeposeError(
-                f"openvino has no device '{options.device}'; it sees {', '.join(core.available_devices)}"
+                f"openvino has no device '{options.device}'; it sees {', '.join(runtime.available_devices)}"
             )
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -46,10 +67,10 @@ class OpenVINOEngine:
         self._lanes: dict[int, _Lanes] = {}  # by batch size; 0: any
         try:
             for count in options.batches or (0,):
-                graph = core.read_model(bundle.path)
+                graph = runtime.read_model(bundle.path)
                 if count:
                     graph.reshape([count, *graph.input().partial_shape[1:]])
-                model = core.compile_model(graph, device, settings)
+                model = runtime.compile_model(graph, device, settings)
                 self._lanes[count] = _Lanes(model)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # the tests are no installed
 from calibration.judge import Answers
 from calibration.verify import Difference, difference
 from edgepose import console
+from edgepose.engines.openvino import core
 from edgepose.errors import EdgeposeError, unknown
 from edgepose.files import write_beside
 from edgepose.metrics import LIMB_JOINTS, correct, segment_length
@@ -336,8 +337,6 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder of results.json, table.md and pareto.png.")] = Path("runs/peers"),
 ) -> None:
     """Measure every model and print the tables."""
-    from openvino import Core
-
     if repeats < 1:
         raise EdgeposeError(f"--repeats is {repeats}; latency needs one turn at least")
     ours = openers_of_ours(models or [], engine, second_look=second_look)
@@ -353,7 +352,7 @@ def main(
     table = markdown(rows, split)
     models_found = [{k: v for k, v in asdict(row).items() if k not in ("hits", "seconds")} for row in rows]
     about = {"metric": "PCK@0.2 torso, 12 limb joints, percent", "split": split, "engine": engine, "repeats": repeats,
-             "processor": str(Core().get_property("CPU", "FULL_DEVICE_NAME")), "models": models_found,
+             "processor": str(core().get_property("CPU", "FULL_DEVICE_NAME")), "models": models_found,
              "duels": [asdict(duel) for duel in duels(rows)]}  # fmt: skip
     for name, text in (("results.json", json.dumps(about, indent=1)), ("table.md", table)):
         with write_beside(out / name) as beside:

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -129,3 +132,20 @@ def test_what_cannot_be_is_refused(tiny, name, options, sentence):
 
 def test_auto_takes_the_first_available(tiny):
     assert engines.load(tiny).name == engines.available()[0] == "openvino"
+
+
+def test_a_signal_is_survived_after_engines_were_closed_in_the_order_of_their_loading(tiny):
+    script = """
+import faulthandler, os, signal, sys
+from edgepose import bundle, engines
+faulthandler.enable()  # with a stack of its own for signals, as pytest has it
+heard = []
+signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))
+first, second = (engines.load(bundle.load(sys.argv[1]), "openvino") for _ in range(2))
+first.close(); del first
+second.close(); del second
+os.kill(os.getpid(), signal.SIGUSR1)
+print(len(heard))
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tiny.path)], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr

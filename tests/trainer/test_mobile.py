@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from edgepose.engines.openvino import core
 from edgepose.errors import EdgeposeError
 from tests.trainer.conftest import make_coco
 from trainer.engine import manual_of
@@ -169,10 +170,9 @@ def test_the_published_features_come_out_of_our_stem(name):
     image = np.kron(coarse, np.ones((1, 16, 16, 1), np.float32))
     ours = torch.from_numpy(image).permute(0, 3, 1, 2) / 127.5 - 1
     take_over(stem, movenet.read(file, shapes(stem)), ours)
-    core = openvino.Core()
-    graph = core.read_model(file)
+    graph = core().read_model(file)
     features = [op for op in graph.get_ordered_ops() if op.get_type_name() == "Relu"][3]
-    part = core.compile_model(
+    part = core().compile_model(
         openvino.Model([features.output(0)], graph.get_parameters()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )
     theirs = part(image.astype(part.input(0).element_type.to_dtype()))[0]

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgepose.engines.openvino import core
 from edgepose.errors import EdgeposeError, missing
 
 
@@ -22,12 +23,11 @@ def read(path: Path, shapes: list[tuple[int, ...]]) -> list[tuple[Tensor, Tensor
     except ImportError:
         raise missing("openvino", "to read MoveNet's weights", "pip install 'edgepose[openvino]'") from None
     require(path)
-    core = openvino.Core()
     try:
-        graph = core.read_model(path)
+        graph = core().read_model(path)
         found = [op for op in graph.get_ordered_ops() if op.get_type_name() in ("Convolution", "GroupConvolution")]
         sources = [source for op in found[: len(shapes)] for source in (op.input_value(1), _bias(op, path))]
-        constants = core.compile_model(openvino.Model(sources, []), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})()
+        constants = core().compile_model(openvino.Model(sources, []), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})()
     except RuntimeError as error:
         raise EdgeposeError(
             f"pretrained: {path} is not MoveNet's TFLite file ({str(error).splitlines()[0]})"

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from edgepose import engines
 from edgepose.bundle import Bundle, Manual, save
+from edgepose.engines.openvino import core
 from edgepose.errors import EdgeposeError, missing
 from trainer.progress import progress
 
@@ -58,7 +59,7 @@ def measure(model: Any, manual: Manual, *, threads: int = 2, repeats: int = 50) 
     if threads < 1 or repeats < 1:
         raise EdgeposeError(f"latency needs at least one thread and one repeat, not {threads} and {repeats}")
     try:
-        from openvino import Core
+        processor = str(core().get_property("CPU", "FULL_DEVICE_NAME"))
     except ImportError:
         raise missing("openvino", "to measure CPU latency", "pip install 'edgepose[openvino]'") from None
     with tempfile.TemporaryDirectory() as folder:
@@ -69,7 +70,7 @@ def measure(model: Any, manual: Manual, *, threads: int = 2, repeats: int = 50) 
         for engine in pair:
             engine.close()
     return Latency(
-        processor=str(Core().get_property("CPU", "FULL_DEVICE_NAME")),
+        processor=processor,
         threads=threads,
         repeats=repeats,
         float32=_timing(seconds[:, 0]),
