@@ -12,7 +12,7 @@ setup-dev:
 demo: setup  ## a real video, a real broker, a real subscriber; writes demo.mp4
 	@$(PY) deploy/demo/demo.py
 
-test: setup-dev  ## everything, with real parts; what runs on the device and what trains share no process there either
+test: setup-dev  ## everything, with real parts; the device's part and the trainer's in a process each
 ifeq ($(ARGS),)
 	$(PY) -m pytest --ignore tests/calibration --ignore tests/trainer
 	$(PY) -m pytest tests/calibration tests/trainer

@@ -80,7 +80,9 @@ def select(
     count: Annotated[int, typer.Option(min=1, help="Crops to choose.")] = 128,
     method: Annotated[str, typer.Option(help="random | farthest | kmeans | dec | fcae")] = "kmeans",
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same set.")] = 0,
-    clusters: Annotated[int, typer.Option(min=0, help="Of the clustering methods; 0: a quarter of --count.")] = 0,
+    clusters: Annotated[
+        int, typer.Option(min=0, help="Clusters, for methods that cluster; 0: a quarter of --count.")
+    ] = 0,
     features: Annotated[str, typer.Option(help="What is clustered: bottleneck | autoencoder.")] = "bottleneck",
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of the clusters to this PNG.")] = None,
 ) -> None:
@@ -109,7 +111,7 @@ def quantize(
     calibration_set: Annotated[Path, typer.Option("--set", help="What 'select' wrote.")],
     judge_on: JudgeOn,
     data_root: Root = None,
-    method: Annotated[str, typer.Option(help="Of the ranges: max | entropy | percentile | mse")] = "max",
+    method: Annotated[str, typer.Option(help="How ranges are found: max | entropy | percentile | mse")] = "max",
     target: Annotated[str, typer.Option(help="tensorrt (OpenVINO too) | cpu (OpenVINO and onnxruntime)")] = "tensorrt",
     lose_pckh05: Annotated[float, typer.Option(min=0, help="Points of PCKh@0.5 that may be lost.")] = 0.5,
     lose_pckh01: Annotated[float, typer.Option(min=0, help="Points of PCKh@0.1 that may be lost.")] = 1.0,
@@ -162,7 +164,7 @@ def sensitivity(
     calibration_set: Annotated[Path, typer.Option("--set", help="What 'select' wrote.")],
     judge_on: JudgeOn,
     data_root: Root = None,
-    method: Annotated[str, typer.Option(help="Of the ranges: max | entropy | percentile | mse")] = "max",
+    method: Annotated[str, typer.Option(help="How ranges are found: max | entropy | percentile | mse")] = "max",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
     threads: Threads = 0,
 ) -> None:
@@ -263,7 +265,9 @@ def build(
     calibration_set: Annotated[
         Path | None, typer.Option("--set", help="What 'select' wrote: int8 by TensorRT's own calibrator (8.6, 10).")
     ] = None,
-    calibration_cache: Annotated[Path | None, typer.Option(help="That calibrator's file, read or written.")] = None,
+    calibration_cache: Annotated[
+        Path | None, typer.Option(help="What TensorRT's own calibrator found, read or written.")
+    ] = None,
     max_batch: Annotated[int, typer.Option(min=1, max=256, help="Most persons in one run.")] = 8,
     opt_batch: Annotated[int, typer.Option(min=1, max=256, help="Persons that the kernels are chosen for.")] = 1,
     workspace: Annotated[int, typer.Option(min=1, help="Scratch memory for a kernel, MiB.")] = 1024,
@@ -272,7 +276,10 @@ def build(
     version_compatible: Annotated[bool, typer.Option("--version-compatible", help="Run on later versions.")] = False,
     weakly_typed: Annotated[bool, typer.Option("--weakly-typed", help="Precision by flags, not by types.")] = False,
     effort: Annotated[int | None, typer.Option(min=0, max=5, help="Builder optimisation level.")] = None,
-    target: Annotated[list[str] | None, typer.Option(help="SM86 and the like; TensorRT-RTX; may be repeated.")] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="A GPU to build for without having it, SM86 and the like (TensorRT-RTX); may be repeated."),
+    ] = None,
     timing_cache: Annotated[Path | None, typer.Option(help="Where kernel timings are kept [the cache].")] = None,
     print_trtexec: Annotated[bool, typer.Option("--print-trtexec", help="Print trtexec's line, and end.")] = False,
 ) -> None:

@@ -21,7 +21,7 @@ _OPTIONS = {
     "rich_markup_mode": None,
 }
 app = typer.Typer(help="Live human pose on the edge: a camera goes in, joints come out over MQTT.", **_OPTIONS)  # type: ignore[arg-type]
-models_app = typer.Typer(help="The shipped models.", **{**_OPTIONS, "no_args_is_help": False})  # type: ignore[arg-type]
+models_app = typer.Typer(help="List the shipped models, or show one.", **{**_OPTIONS, "no_args_is_help": False})  # type: ignore[arg-type]
 config_app = typer.Typer(help="The settings in force.", **_OPTIONS)  # type: ignore[arg-type]
 app.add_typer(models_app, name="models", invoke_without_command=True)
 app.add_typer(config_app, name="config")
@@ -40,7 +40,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -273,7 +275,7 @@ def models(context: typer.Context) -> None:
         size = bundle.path.stat().st_size / 1e6
         typer.echo(f"{name:20} {manual.role:7} {manual.skeleton:8} {width}x{height}  {manual.precision}  {size:.1f} MB")
         for row in manual.accuracy:
-            figures = ", ".join(f"{k} {v:.1f}" for k, v in row.figures.items() if v is not None)
+            figures = ", ".join(f"{k} {v:.2f}" for k, v in row.figures.items() if v is not None)
             typer.echo(f"{'':20} {row.data} {row.split}, {row.persons} persons: {figures}")
 
 

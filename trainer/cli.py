@@ -22,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-data_app = typer.Typer(help="Look at data sets.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(help="Look at data sets, and clean their labels.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 _SHOWN = 5  # places of a kind of fault
 
@@ -220,7 +220,7 @@ def export(
     description: Annotated[str, typer.Option(help="What the model is, kept in the bundle.")] = "",
     guesses: Guesses = None,
 ) -> None:
-    """Write a checkpoint's best weights as a bundle, checked against the network."""
+    """Write a checkpoint's weights (their moving average at the end) as a bundle, checked against the network."""
     from trainer import export as poses
     from trainer.finder import commands as finders
     from trainer.finder import export as people
@@ -362,7 +362,7 @@ def explain(
     channels: Annotated[int, typer.Option(min=1, help="Channels of a layer.")] = 8,
     patch_images: Annotated[int, typer.Option(min=1, help="Persons searched for the top nine patches.")] = 200,
     square: Annotated[int, typer.Option(min=0, help="Side of the occluding square, pixels; 0: a sixth.")] = 0,
-    step: Annotated[int, typer.Option(min=0, help="Its step, pixels; 0: a sixteenth.")] = 0,
+    step: Annotated[int, typer.Option(min=0, help="Step of the occluding square, pixels; 0: a sixteenth.")] = 0,
 ) -> None:
     """What a network looks at: heatmaps, attention, occlusion, and features projected back to pixels."""
     from trainer.explain import explain as write

@@ -1,4 +1,4 @@
-"""A GPU's memory and one stream on it, by PyCUDA where it is installed, else by cuda-python.
+"""A GPU's memory and one stream on it, by cuda-python where it is installed, else by PyCUDA.
 
 Everything that a :class:`Memory` hands out is released by its :meth:`Memory.close`. Its other calls are made inside
 ``with memory.active():``, which makes the device's primary context (the one that TensorRT uses, too) the calling

@@ -94,7 +94,7 @@ def _rtsp(spec: SourceSpec, has: Has) -> list[str]:
 def _http(spec: SourceSpec, has: Has) -> list[str]:
     source = f"souphttpsrc location={quoted(spec.location)}{_credentials(spec)} is-live=true do-timestamp=true"
     return [
-        f"{source} retries=0 timeout=10",
+        f"{source} retries=0 timeout=0",  # how long it may be silent is for the reader to say
         "multipartdemux single-stream=true",
         "image/jpeg",
         _queue(spec),

@@ -31,7 +31,7 @@ RTSP = (
     'rtspsrc location="rtsp://h/x" protocols=tcp latency=100 drop-on-latency=true timeout=5000000 tcp-timeout=5000000'
 )
 V4L2 = 'v4l2src device="/dev/video0"'
-HTTP = 'souphttpsrc location="http://h/x" is-live=true do-timestamp=true retries=0 timeout=10'
+HTTP = 'souphttpsrc location="http://h/x" is-live=true do-timestamp=true retries=0 timeout=0'
 
 TEXTS = [
     (
