@@ -266,6 +266,7 @@ class Stopper:
 
     def __init__(self) -> None:
         self._stop: Callable[[], None] | None = None
+        self._stopping: threading.Thread | None = None
         self._requested, self._since = False, 0.0
 
     def check(self) -> None:
@@ -284,14 +285,22 @@ class Stopper:
             if time.monotonic() - self._since > _AT_ONCE:
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
+                os._exit(128 + number)  # process 1 of a container is spared by signals that it does not handle
             return
         self._requested, self._since = True, time.monotonic()
         if self._stop is not None:
             # In a thread of its own: the main thread may hold, right now, the locks that stopping takes.
-            threading.Thread(target=self._stop, name="stop", daemon=True).start()
+            self._stopping = threading.Thread(target=self._stop, name="stop", daemon=True)
+            self._stopping.start()
+
+    def settle(self) -> None:
+        """Wait for what was stopped to be let go, as long as a camera may be expected to take."""
+        if self._stopping is not None:
+            self._stopping.join(_LETTING_GO)
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_LETTING_GO = 3.0  # s
 _AT_ONCE = 0.5  # s; of several signals that come together, as some supervisors send them, the later ones say no more
 
 
@@ -309,6 +318,7 @@ def stopping_on_signals() -> Iterator[Stopper]:
     except _StopRequested:
         return
     finally:
+        stopper.settle()
         for each, old in before.items():
             signal.signal(each, old)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +31,8 @@ app.add_typer(config_app, name="config")
 
 def main() -> None:
     """Entry point of ``edgepose``."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # where its encoding lacks a character that others sent
     console.run(app)
 
 

@@ -72,6 +72,8 @@ def listen(
         return "interrupted"
     except BrokenPipeError:
         return "closed"
+    except OSError as error:
+        raise EdgeposeError(f"cannot write to the output: {error.strerror or error}; make room there") from error
 
 
 def _follow(session: Session, base: str, listener: _Listener) -> Ending:

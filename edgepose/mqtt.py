@@ -34,7 +34,7 @@ from edgepose.redact import redact
 CONNECT_TIMEOUT_S = 5.0
 SEND_BUFFER = 32 * 1024  # bytes; what a slow link holds back must wait in our queue, not in the kernel's
 _OPTIONS = ("version", "cafile", "certfile", "keyfile", "insecure")
-_TRANSIENT = {"Server unavailable", "Server busy", "Quota exceeded", "Connection rate exceeded"}
+TRANSIENT = {"Server unavailable", "Server busy", "Quota exceeded", "Connection rate exceeded"}
 # What paho raises for bytes that no broker should send.
 _GARBLED = (MQTTException, ValueError, IndexError, KeyError, AssertionError, struct.error)
 _ADVICE = {
@@ -233,10 +233,12 @@ class Session:
         on_message: Callable[[paho.MQTTMessage], None] | None = None,
     ) -> None:
         self.connected = False
+        self.receive_maximum = 65535  # QoS 1 publications that the broker takes before it acknowledges (MQTT 5)
         self._broker = broker
         self._keepalive_s = keepalive_s
         self._v5 = broker.version == "5"
         self._fault: EdgeposeError | None = None
+        self._not_ours: Exception | None = None  # what on_message raised
         self._log = ""
         self._deadline = 0.0
         self._client = client = paho.Client(
@@ -260,7 +262,7 @@ class Session:
         if on_acknowledged:
             client.on_publish = lambda _c, _u, mid, code, _p: on_acknowledged(mid, str(code) if code.is_failure else "")
         if on_message:
-            client.on_message = lambda _c, _u, message: on_message(message)
+            client.on_message = lambda _c, _u, message: self._hand_on(message, on_message)
 
     def open(self) -> None:
         """Connect the socket, TLS included; may take CONNECT_TIMEOUT_S. Raises RefusedError or LostError."""
@@ -323,6 +325,8 @@ class Session:
             client.loop_misc()
         except _GARBLED as error:
             raise LostError(f"{self._broker} sends what is not MQTT ({error}); check the port") from error
+        if self._not_ours is not None:
+            raise self._not_ours
         if client.socket() is None:
             raise self._ended()
         if not self.connected and time.monotonic() > self._deadline:
@@ -355,12 +359,20 @@ class Session:
             with contextlib.suppress(OSError):
                 sock.close()
 
-    def _on_connect(self, _client: Any, _userdata: Any, _flags: Any, code: ReasonCode, _properties: Any) -> None:
+    def _hand_on(self, message: paho.MQTTMessage, on_message: Callable[[paho.MQTTMessage], None]) -> None:
+        """To whoever listens; what that raises is not the broker's doing, and is raised by ``step``."""
+        try:
+            on_message(message)
+        except Exception as error:  # noqa: BLE001 - raised again, outside of paho
+            self._not_ours = self._not_ours or error
+
+    def _on_connect(self, _client: Any, _userdata: Any, _flags: Any, code: ReasonCode, properties: Any) -> None:
         if not code.is_failure:
             self.connected = True
+            self.receive_maximum = getattr(properties, "ReceiveMaximum", self.receive_maximum)
             return
         name = str(code)
-        kind = LostError if name in _TRANSIENT else RefusedError
+        kind = LostError if name in TRANSIENT else RefusedError
         who = f"user '{self._broker.user}'" if self._broker.user else "a client without user name"
         advice = _ADVICE.get(name, "see the broker's log")
         self._fault = kind(f"{self._broker} refused {who}: {name}; {advice}")

@@ -19,6 +19,10 @@ def redact(text: str) -> str:
 
 
 def without_secrets(source: str) -> str:
-    """``source`` without user names, passwords and tokens, for eyes that may read topics but not the camera."""
+    """``source`` without user names, passwords and tokens, for eyes that may read topics but not the camera.
+
+    What is no Unicode, as a file's name may be, is escaped.
+    """
+    source = source.encode("utf-8", "backslashreplace").decode()
     source = re.sub(r"://[^/\s]*@", "://", source)
     return re.sub(r"(?i)\b(user-id|user-pw|user|password|passwd|pwd|token|key)=[^\s&!]+", r"\1=...", source)

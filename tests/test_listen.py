@@ -164,6 +164,30 @@ def test_ctrl_c_and_a_closed_pipe_end_it_cleanly(mosquitto: Mosquitto) -> None:
     made.close()
 
 
+@pytest.mark.parametrize("form", ["", "--json"])
+def test_a_full_disk_is_told(mosquitto: Mosquitto, form: str) -> None:
+    made = sink(mosquitto)
+    command = [sys.executable, "-m", "edgepose", "listen", "--mqtt", mosquitto.url, *form.split()]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=100)
+    assert "error: cannot write to the output: No space left on device; make room there" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 2
+    made.close()
+
+
+def test_a_character_that_the_output_lacks_is_not_the_brokers_fault(mosquitto: Mosquitto) -> None:
+    made = sink(mosquitto)
+    made.set_status("camera-lost", "no frame …")
+    command = [sys.executable, "-m", "edgepose", "listen", "--mqtt", mosquitto.url, "--timeout", "2"]
+    plain = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100, env=plain)
+    assert r"is camera-lost: no frame \u2026" in done.stdout, done.stderr
+    assert "sends what is not MQTT" not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    made.close()
+
+
 def test_what_cannot_be_is_a_sentence(mosquitto: Mosquitto, tmp_path: Path) -> None:
     with pytest.raises(EdgeposeError, match="cannot be reached"):
         listen(Broker("127.0.0.1", free_port()))

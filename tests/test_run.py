@@ -187,6 +187,17 @@ def test_a_second_signal_a_while_later_kills(tiny):
         assert child.wait(20) == -signal.SIGTERM
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes process 1 of a container")
+def test_a_second_signal_ends_process_1_too():
+    script = (
+        "import os, signal, time; from edgepose.app import stopping_on_signals\n"
+        "with stopping_on_signals():\n    os.kill(1, signal.SIGTERM); time.sleep(1); os.kill(1, signal.SIGTERM)\n"
+        "    time.sleep(60)"
+    )
+    command = ["unshare", "--pid", "--fork", sys.executable, "-c", script]
+    assert subprocess.run(command, check=False, timeout=40).returncode == 128 + signal.SIGTERM
+
+
 def test_what_cannot_be_told_on_stderr_stops_nothing(monkeypatch):
     with open("/dev/full", "w", encoding="utf-8") as full:  # noqa: PTH123
         monkeypatch.setattr(sys, "stderr", full)

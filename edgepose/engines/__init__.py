@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.bundle import Bundle
+from edgepose.engines import trt_library
 from edgepose.errors import EdgeposeError, unknown
 
 
@@ -44,19 +45,20 @@ class Options:
     batches: tuple[int, ...] = ()  # sizes, 1 among them, of which all batches are made up; empty: any size (openvino)
 
 
-# name -> (module in this package, library it needs, how to install that)
-REGISTRY: dict[str, tuple[str, str, str]] = {
-    "openvino": ("edgepose.engines.openvino", "openvino", "pip install 'edgepose[openvino]'"),
-    "onnxruntime": ("edgepose.engines.onnxruntime", "onnxruntime", "pip install 'edgepose[onnxruntime]'"),
+# name -> (module in this package, libraries of which it needs one, how to install that)
+REGISTRY: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "openvino": ("edgepose.engines.openvino", ("openvino",), "pip install 'edgepose[openvino]'"),
+    "onnxruntime": ("edgepose.engines.onnxruntime", ("onnxruntime",), "pip install 'edgepose[onnxruntime]'"),
     # On a Jetson the library comes with JetPack.
-    "tensorrt": ("edgepose.engines.tensorrt", "tensorrt", "sudo apt install python3-libnvinfer"),
+    "tensorrt": ("edgepose.engines.tensorrt", trt_library.LIBRARIES, "sudo apt install python3-libnvinfer"),
 }
 
 
 def available() -> list[str]:
     """Engines whose module and libraries are all here, in order of preference."""
     order = ("tensorrt", "openvino", "onnxruntime")
-    return [n for n in order if _has(REGISTRY[n][0]) and _has(REGISTRY[n][1]) and (n != "tensorrt" or _has_memory())]
+    here = [n for n in order if _has(REGISTRY[n][0]) and any(map(_has, REGISTRY[n][1]))]
+    return [n for n in here if n != "tensorrt" or _has_memory()]
 
 
 def _has_memory() -> bool:
@@ -81,9 +83,9 @@ def load(bundle: Bundle, name: str = "auto", options: Options | None = None) -> 
         name = here[0]
     if name not in REGISTRY:
         raise unknown("engine", name, [*REGISTRY, "auto"])
-    module, library, install = REGISTRY[name]
+    module, libraries, install = REGISTRY[name]
     if not _has(module):
         raise EdgeposeError(f"engine '{name}' is not part of this release; available here: {', '.join(available())}")
-    if not _has(library):
-        raise EdgeposeError(f"engine '{name}' needs {library}, which is not installed; run: {install}")
+    if not any(map(_has, libraries)):
+        raise EdgeposeError(f"engine '{name}' needs {libraries[0]}, which is not installed; run: {install}")
     return cast(Engine, importlib.import_module(module).load(bundle, options))

@@ -38,6 +38,10 @@ class ONNXRuntimeEngine:
         except Exception as error:  # its exception classes are private, and all mean: this file will not load
             reason = str(error).strip().splitlines()[-1]
             raise EdgeposeError(f"onnxruntime cannot load {bundle.path}: {reason}") from error
+        if provider not in self._session.get_providers():  # it was built for that device, and falls back in silence
+            raise EdgeposeError(f"onnxruntime cannot use device '{options.device}' here: its driver or libraries do "
+                                "not load; put them right or use --engine-device CPU")  # fmt: skip
+        self._session.disable_fallback()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="onnxruntime")
         self.precision = bundle.manual.precision
 
@@ -51,9 +55,9 @@ class ONNXRuntimeEngine:
         return self._thread.submit(self.infer, images.copy()).result
 
     def close(self) -> None:
-        """Drop the session, when what was begun has ended."""
+        """Drop the session, when what was begun has ended; may come twice."""
         self._thread.shutdown()
-        del self._session
+        self.__dict__.pop("_session", None)
 
 
 def load(bundle: Bundle, options: Options) -> ONNXRuntimeEngine:

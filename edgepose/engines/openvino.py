@@ -24,7 +24,7 @@ _making = threading.Lock()
 def core() -> Any:
     """The process's one ``openvino.Core``, for everybody.
 
-    A Core gives the thread that makes it a larger stack for signals (for AMX), and frees that when it goes. Of two
+    A Core gives the thread that first uses it a larger stack for signals (for AMX), and frees that when it goes. Of two
     Cores the one that was made first may not go first: it would leave the thread on a stack that is no more, and the
     next signal would end the process without a word (class SigAltStackSetup of OpenVINO's CPU plugin).
     """
@@ -104,10 +104,10 @@ class OpenVINOEngine:
         return heatmaps
 
     def close(self) -> None:
-        """Drop the requests, when what was begun has ended, and the compiled models."""
+        """Drop the requests, when what was begun has ended, and the compiled models; may come twice."""
         for lanes in self._lanes.values():
             lanes.wait()
-        del self._lanes
+        self._lanes = {}
 
     def _first(self, images: NDArray[np.float32]) -> tuple[int, _Lanes]:
         """How many of ``images`` are run first, and by which graph."""

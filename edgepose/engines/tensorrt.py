@@ -234,7 +234,8 @@ def opened(bundle: Bundle, options: Options, trt: Any, memory: Memory | None = N
         gpu = memory
 
         def build(path: Path) -> Manifest:
-            return trt_build.build(bundle, path, wanted, trt=trt, memory=gpu)
+            with gpu.active():  # else the builder takes the first GPU
+                return trt_build.build(bundle, path, wanted, trt=trt, memory=gpu)
 
         path, manifest = plans.obtain(bundle, wanted, here, build if options.build else None)
         plan = path.read_bytes()

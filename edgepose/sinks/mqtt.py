@@ -31,7 +31,7 @@ from edgepose.messages import (
     encode,
     topics,
 )
-from edgepose.mqtt import Broker, LostError, Packet, RefusedError, Session
+from edgepose.mqtt import TRANSIENT, Broker, LostError, Packet, RefusedError, Session
 from edgepose.redact import without_secrets
 
 log = logging.getLogger(__name__)
@@ -306,7 +306,7 @@ class MQTTSink:
 
     def _flush(self, session: Session) -> None:
         """Hand over what waits, as long as the socket takes it: our queue is the one that may fill, not paho's."""
-        while not session.congested and len(self._inflight) < MAX_INFLIGHT:
+        while not session.congested and len(self._inflight) < min(MAX_INFLIGHT, session.receive_maximum):
             entry = self._next()
             if entry is None:
                 return
@@ -346,7 +346,12 @@ class MQTTSink:
         if entry is None:
             return
         packet = entry[1]
-        if denial:
+        if denial and packet.topic == self.topics.poses:
+            with self._lock:
+                self.dropped += 1
+        if denial in TRANSIENT:
+            log.warning("MQTT: %s took no message on %s: %s", self._broker, packet.topic, denial)
+        elif denial:
             self._denied = True
             self._show(
                 "refused",

@@ -157,6 +157,8 @@ class GStreamerSource(Base):
             if (error := self._error or self._bus_error()) is not None:
                 raise error
             if self._sink.get_property("eos"):
+                if self._closed.is_set():  # a sink that was stopped says so too
+                    break
                 if self._spec.flag("loop") and left > 0 and self._rewind():
                     continue
                 if self._spec.reopens:
@@ -214,7 +216,7 @@ class GStreamerSource(Base):
         kinds = self._gst.MessageType
         while (message := self._bus.peek()) is not None and message.type != kinds.ERROR:
             if message.type in (kinds.LATENCY, kinds.CLOCK_LOST):
-                self._error = self._bus_error()
+                self._error = self._error or self._bus_error()
                 return
             self._bus.pop()
 

@@ -29,7 +29,10 @@ def read_picture(path: Path) -> NDArray[np.uint8] | None:
         data = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError:
         return None
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error:  # a header that claims more pixels than OpenCV reads
+        return None
     return None if image is None else np.asarray(image, np.uint8)
 
 

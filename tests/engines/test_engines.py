@@ -130,6 +130,30 @@ def test_what_cannot_be_is_refused(tiny, name, options, sentence):
         engines.load(tiny, name, options)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_device_that_only_the_library_knows_is_refused(tiny, monkeypatch):
+    """As onnxruntime's build for CUDA, on a machine without: it would run on the CPU and say nothing."""
+    import onnxruntime
+
+    here = onnxruntime.get_available_providers()
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [*here, "CUDAExecutionProvider"])
+    with pytest.raises(EdgeposeError, match="onnxruntime cannot"):
+        engines.load(tiny, "onnxruntime", Options(device="CUDA"))
+
+
+def test_tensorrt_for_rtx_is_tensorrt(tiny, monkeypatch):
+    has = engines._has
+    monkeypatch.setattr(engines, "_has", lambda module: module in ("tensorrt_rtx", "cuda") or has(module))
+    assert engines.available()[0] == "tensorrt"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_closing_twice_is_closing(tiny, name):
+    engine = engines.load(tiny, name)
+    engine.close()
+    engine.close()
+
+
 def test_auto_takes_the_first_available(tiny):
     assert engines.load(tiny).name == engines.available()[0] == "openvino"
 

@@ -303,6 +303,46 @@ def test_a_broker_that_is_busy_is_not_a_refusal() -> None:
         sink.close()
 
 
+class _Strict(socketserver.StreamRequestHandler):
+    """A broker that takes two QoS 1 publications at a time (MQTT 5, 3.3.4) and acknowledges each after 20 ms."""
+
+    waiting = most = taken = 0
+
+    def handle(self) -> None:
+        while header := self.rfile.read(1):
+            length = shift = 0
+            while (byte := self.rfile.read(1)[0]) & 128:
+                length, shift = length | (byte & 127) << shift, shift + 7
+            body = self.rfile.read(length | byte << shift)
+            if header[0] >> 4 == 1:
+                self.wfile.write(bytes([0x20, 6, 0, 0, 3, 0x21, 0, 2]))  # CONNACK with Receive Maximum 2
+            elif header[0] >> 4 == 3 and header[0] & 6:
+                at = 2 + int.from_bytes(body[:2], "big")
+                _Strict.waiting += 1
+                _Strict.most = max(self.most, self.waiting)
+                threading.Timer(0.02, self.acknowledge, [body[at : at + 2]]).start()
+
+    def acknowledge(self, mid: bytes) -> None:
+        _Strict.waiting -= 1
+        _Strict.taken += 1
+        with contextlib.suppress(OSError, ValueError):
+            self.wfile.write(bytes([0x40, 2]) + mid)
+
+
+def test_no_more_at_a_time_than_the_broker_takes() -> None:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Strict) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        sink = MQTTSink(Broker("127.0.0.1", server.server_address[1]), "bench", "front", qos=1)
+        assert sink.connect(PATIENCE_S)
+        for seq in range(20):
+            sink.publish(example(1, seq=seq))
+        wait_for(lambda: _Strict.taken >= 21)  # and the status
+        sink.close(0.1)
+        server.shutdown()
+    assert _Strict.most == 2
+    assert sink.dropped == 0
+
+
 @contextlib.contextmanager
 def scripted(answer: bytes) -> Iterator[Broker]:
     """Something that answers whatever comes with ``answer`` and closes."""

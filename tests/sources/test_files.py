@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import time
+import zlib
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ import pytest
 
 from edgepose.errors import EdgeposeError
 from edgepose.frame import Frame
+from edgepose.redact import without_secrets
 from edgepose.sources import SourceLost, base, open_source
 from edgepose.sources.images import ImagesSource, read_picture
 from edgepose.sources.uri import SourceSpec
@@ -327,8 +329,34 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     (folder / "1.png").write_bytes(cv2.imencode(".png", picture(3, 64, 48))[1].tobytes())
     with ImagesSource(SourceSpec("images", str(folder), {}, live=False, camera="cam")) as source:
         frame = source.read()
+        assert "caf\\udce9" in without_secrets(source.description)  # as the info message tells it, in UTF-8
     assert frame is not None
     assert np.array_equal(frame.image, picture(3, 64, 48))
+
+
+def test_a_picture_that_claims_too_many_pixels_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "vast.png"
+    data = bytearray(cv2.imencode(".png", picture(3, 64, 48))[1].tobytes())
+    data[16:24] = (60000).to_bytes(4, "big") * 2  # width and height, and the checksum of their chunk
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    path.write_bytes(data)
+    assert read_picture(path) is None
+
+
+def test_an_error_is_kept_until_it_is_told() -> None:
+    pytest.importorskip("gi")
+    with open_source("videotest://?width=64&height=48&fps=10", backend="gstreamer") as source:
+        from gi.repository import GLib, Gst
+
+        assert source.read() is not None
+        pipeline = source._pipeline
+        pipeline.get_bus().post(Gst.Message.new_latency(pipeline))
+        fault = GLib.Error.new_literal(Gst.StreamError.quark(), "the real reason", 1)
+        pipeline.get_bus().post(Gst.Message.new_error(pipeline, fault, "x"))
+        source._watch_bus()
+        pipeline.get_bus().post(Gst.Message.new_latency(pipeline))
+        source._watch_bus()
+        assert "the real reason" in str(source._error)
 
 
 def test_pictures_are_turned_as_their_exif_says(tmp_path: Path) -> None:
