@@ -49,11 +49,12 @@ def people_of(texts: list[str], skeleton: str, root: Path | None) -> dict[str, l
     from edgepose import skeletons
     from edgepose.toml import validate
     from trainer.data.module import select as of_set
+    from trainer.data.splits import of_split
     from trainer.recipe import DataSet
 
     people = {}
     for text in texts:
-        data, _, split = text.partition("@")
+        data, split = of_split(text)
         spec = validate(DataSet, {"data": data, "split": split or "all"}, f"'{text}'")
         people[text] = of_set(spec, skeletons.get(skeleton), root).persons
     return people
@@ -66,9 +67,10 @@ def _named(path: Path | None, suffix: str, what: str) -> None:
 
 
 def _bundle(name: str) -> Bundle:
+    """A pose network's."""
     from edgepose import bundle
 
-    return bundle.load(name)
+    return bundle.load(name, role="pose")
 
 
 @app.command()
@@ -79,7 +81,7 @@ def select(
     data_root: Root = None,
     count: Annotated[int, typer.Option(min=1, help="Crops to choose.")] = 128,
     method: Annotated[str, typer.Option(help="random | farthest | kmeans | dec | fcae")] = "kmeans",
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same set.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same set.")] = 0,
     clusters: Annotated[
         int, typer.Option(min=0, help="Clusters, for methods that cluster; 0: a quarter of --count.")
     ] = 0,
@@ -135,8 +137,8 @@ def quantize(
     _named(report_to, ".html", "a report")
     if target not in TARGETS:
         raise unknown("target", target, TARGETS)
-    bundle = _bundle(model)
-    if out.resolve() == bundle.path.resolve():
+    bundle, reference = _bundle(model), _bundle(against) if against else None
+    if out.resolve() in {b.path.resolve() for b in (bundle, reference) if b is not None}:
         raise EdgeposeError(f"{out} is the float bundle itself; write the INT8 bundle to another file")
     chosen = sets.load(calibration_set)
     outcome = gate.calibrate(
@@ -144,7 +146,7 @@ def quantize(
         chosen,
         people_of(judge_on, bundle.manual.skeleton, data_root),
         out,
-        against=_bundle(against) if against else None,
+        against=reference,
         method=method,
         budget=Budget(lose_pckh05, lose_pckh01, lose_pck02_torso),
         target=TARGETS[target],
@@ -285,11 +287,12 @@ def build(
 ) -> None:
     """Build a TensorRT plan with its manifest, for the machine that this runs on."""
     from calibration import sets
+    from edgepose import bundle as bundles
     from edgepose import plans
     from edgepose.engines import trt_build, trt_library, trt_precision
     from edgepose.toml import validate
 
-    bundle = _bundle(model)
+    bundle = bundles.load(model)
     wish = {"precision": precision, "max_batch": max_batch, "opt_batch": opt_batch, "workspace_mb": workspace,
             "dla_core": dla, "hardware": hardware, "version_compatible": version_compatible, "effort": effort,
             "strongly_typed": not weakly_typed, "targets": target or []}  # fmt: skip

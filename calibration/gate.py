@@ -20,6 +20,7 @@ from edgepose import engines
 from edgepose.bundle import Accuracy, Bundle, Manual, save
 from edgepose.errors import EdgeposeError
 from trainer.data.persons import Person
+from trainer.data.splits import of_split
 
 People = Mapping[str, list[Person]]  # DATA@SPLIT -> its persons
 
@@ -194,7 +195,7 @@ def judge_of(people: People, manual: Manual) -> Judge:
 
 def _measured(answers: Answers, judge: Judge, name: str, engine: str) -> Accuracy:
     """The figures of one set of persons, DATA@SPLIT, as a bundle states them."""
-    data, _, split = name.partition("@")
+    data, split = of_split(name)
     mask = judge.sets[name]
     figures = {metric: answers.percent(metric, mask) for metric in METRICS}
     known = {metric: round(value, 2) for metric, value in figures.items() if math.isfinite(value)}

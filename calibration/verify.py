@@ -41,7 +41,9 @@ def open_runner(text: str, threads: int = 0) -> Runner:
 
     EdgeposeError: no such model or engine (see :mod:`edgepose.engines`), or an engine for a checkpoint.
     """
-    model, _, how = text.partition("@")
+    model, _, how = text.rpartition("@")
+    if not model or how.endswith((".onnx", ".ckpt")):  # no @, or one within a path
+        model, how = text, ""
     name, _, precision = how.partition("/")
     if model.endswith(".ckpt"):
         from trainer.engine import TorchEngine, manual_of
@@ -51,7 +53,7 @@ def open_runner(text: str, threads: int = 0) -> Runner:
             raise EdgeposeError(f"'{text}': a checkpoint runs on torch; export it to run it on {name}")
         recipe, network = load_best(Path(model))
         return Runner(text, TorchEngine(network), manual_of(recipe))
-    bundle = bundles.load(model)
+    bundle = bundles.load(model, role="pose")
     if precision and precision not in PRECISIONS:
         raise EdgeposeError(f"'{text}': unknown precision '{precision}'; known: {', '.join(PRECISIONS)}")
     options = engines.Options(threads=threads, precision=PRECISIONS[precision or "auto"])

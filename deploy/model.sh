@@ -4,10 +4,11 @@
 #   deploy/model.sh NAME DATA        NAME: s, m, l; DATA: the folder with lspet/ and mpii_sports/
 #
 # One to five hours on a CPU. An interrupted run goes on where it stopped; a file that is there is not made again.
-# movenet_lightning_fp16.tflite (s) or movenet_thunder_fp16.tflite (l) must lie in the current folder; m begins with
+# movenet_lightning_fp16.tflite (s) or movenet_thunder_fp16.tflite (l) must lie in the current folder
+# (https://www.kaggle.com/models/google/movenet: TFLite, singlepose-lightning or -thunder, float16, under that name); m begins with
 # edgepose-s, is taught by edgepose-l and learns from labels that it has cleaned, as they come with the package.
 set -euo pipefail
-[ $# = 2 ] || { sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# = 2 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 name=edgepose-$1 run=runs/edgepose-$1
 export EDGEPOSE_DATA=$2
 case $1 in
@@ -21,7 +22,8 @@ esac
 [ "$1" = m ] || [ -f "movenet_${movenet}_fp16.tflite" ] || {
   echo "there is no movenet_${movenet}_fp16.tflite here; fetch MoveNet SinglePose ${movenet^}, TFLite float16" >&2; exit 2; }
 bin=$(cd "$(dirname "$0")/.." && pwd)/.venv/bin
-[ -x "$bin/edgepose-calibrate" ] || { echo "there is no $bin/edgepose-calibrate; 'make setup-dev' makes it" >&2; exit 2; }
+"$bin/python" -c 'import torch, sklearn, modelopt' 2>/dev/null || {
+  echo "$bin lacks the trainer or the calibration; 'make setup-dev' installs them" >&2; exit 2; }
 sports=coco:mpii_sports/annotations.json:mpii_sports/images lsp=lsp:lspet
 
 corrections=runs/edgepose-$1-corrections.csv

@@ -6,6 +6,7 @@ the gain at little of the loss, and at no cost when they run.
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -31,5 +32,7 @@ def blend(first: Path, second: Path, share: float, out: Path) -> None:
     module = PoseModule(recipe)
     module.model.load_state_dict(mixed)
     module.begin_average()
+    content = BytesIO()  # on a full disk torch would raise something of its own
+    torch.save({"recipe": recipe.model_dump(mode="json"), "state_dict": module.state_dict()}, content)
     with write_beside(out) as beside:
-        torch.save({"recipe": recipe.model_dump(mode="json"), "state_dict": module.state_dict()}, beside)
+        beside.write_bytes(content.getbuffer())

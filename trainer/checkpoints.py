@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,24 @@ class Checkpoints(Callback):
         self._folder, self._seconds = folder, minutes * 60
         self._saved = time.monotonic()
         self._step = -1
+        self._stop = False
+
+    @contextmanager
+    def between_steps(self) -> Iterator[None]:
+        """Ctrl-C ends the run when the step under way is done, since its state is whole then; a second one at once."""
+
+        def stop(*_: Any) -> None:
+            self._stop = True
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # not ours to change
+            yield
+            return
+        signal.signal(signal.SIGINT, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _save(self, trainer: lightning.Trainer) -> None:
         if trainer.global_step == self._step:
@@ -43,6 +64,8 @@ class Checkpoints(Callback):
 
     def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any, **__: Any) -> None:
         # Before a batch and not after one: only then does Lightning count the one before as done.
+        if self._stop and _between_steps(trainer):
+            raise KeyboardInterrupt
         due = time.monotonic() - self._saved >= self._seconds
         if trainer.world_size > 1:  # clocks differ; one decision for all
             due = trainer.strategy.reduce_boolean_decision(due, all=False)
@@ -62,9 +85,9 @@ class Checkpoints(Callback):
 
 
 def _between_steps(trainer: lightning.Trainer) -> bool:
-    """Whether no part of a batch has been worked off without the rest."""
-    done = trainer.fit_loop.epoch_loop.batch_progress.current.completed
-    return done % trainer.accumulate_grad_batches == 0
+    """Whether no batch is being worked off, nor parts of one without the rest."""
+    batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    return bool(batches.started == batches.processed and batches.completed % trainer.accumulate_grad_batches == 0)
 
 
 def read(path: Path) -> dict[str, Any]:

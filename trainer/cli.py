@@ -245,11 +245,12 @@ def export(
 
 def _sets(texts: list[str] | None) -> list[Any]:
     from edgepose.toml import validate
+    from trainer.data.splits import of_split
     from trainer.recipe import DataSet
 
     sets = []
     for text in texts or []:
-        data, _, split = text.partition("@")
+        data, split = of_split(text)
         sets.append(validate(DataSet, {"data": data, "split": split or "all"}, f"'{text}'"))
     return sets
 
@@ -398,12 +399,13 @@ def compare(
     """Train recipes' networks at one equal small budget and write the table and its Pareto plot."""
     from trainer.compare import compare as run
     from trainer.compare import fewer_stacks
+    from trainer.data.splits import of_split
     from trainer.recipe import load
 
     loaded = []
     for text in recipes:
-        name, _, stacks = text.partition("@")
-        if stacks and not stacks.isdigit():
+        name, stacks = of_split(text)
+        if stacks and not stacks.isdecimal():
             raise EdgeposeError(f"'{text}': what follows @ is a number of stacks; write e.g. {name}@2")
         loaded.append(fewer_stacks(load(_recipe_file(name)), int(stacks) if stacks else None))
     run(

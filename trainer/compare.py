@@ -103,7 +103,9 @@ def at_budget(recipe: Recipe, common: Recipe, budget: int) -> Recipe:
 def run(recipe: Recipe, folder: Path, measure_on: DataSet, *, root: Path | None, workers: int, threads: int) -> Row:
     """Train and measure one row; a finished row is read from ``folder``, an interrupted run is resumed."""
     done = folder / "row.json"
-    made_of = hashlib.sha256(f"{recipe.model_dump_json()} {measure_on.model_dump_json()}".encode()).hexdigest()[:16]
+    # Without what is as by default: a key that later versions have makes no other run.
+    texts = [made.model_dump_json(exclude_defaults=True) for made in (recipe, measure_on)]
+    made_of = hashlib.sha256(" ".join(texts).encode()).hexdigest()[:16]
     if done.exists():
         row = Row(**json.loads(done.read_text()))
         if row.made_of != made_of:

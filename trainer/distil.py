@@ -25,7 +25,7 @@ class Teacher:
     def __init__(self, recipe: Recipe, threads: int = 0) -> None:
         """EdgeposeError: the recipe's teacher is not a bundle, or of another skeleton."""
         assert recipe.distillation is not None
-        self._bundle = bundles.load(recipe.distillation.teacher)
+        self._bundle = bundles.load(recipe.distillation.teacher, role="pose")
         manual = self._bundle.manual
         if manual.skeleton != recipe.skeleton:
             raise EdgeposeError(

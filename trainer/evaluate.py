@@ -67,7 +67,7 @@ def open_estimator(model: str, engine: str = "auto", threads: int = 0, *, second
 
         recipe, network = load_best(Path(model))
         return Estimator(TorchEngine(network), manual_of(recipe), second_look=second_look)
-    bundle = bundles.load(model)
+    bundle = bundles.load(model, role="pose")
     running = engines.load(bundle, engine, engines.Options(threads=threads))
     return Estimator(running, bundle.manual, second_look=second_look)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,7 @@ def train(
     total = sum(s.steps for s in steps(recipe))
     on_gpu = torch.cuda.is_available()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no tips, no list of absent hardware
+    saver = checkpoints.Checkpoints(folder, recipe.checkpoint_minutes)
     trainer = lightning.Trainer(
         max_steps=min(max_steps or total, total),
         max_epochs=-1,  # steps alone decide: to Lightning a resumed run is in a later epoch
@@ -165,13 +167,14 @@ def train(
         logger=[CSVLogger(folder, name="log", version=f"from-{start:07}", flush_logs_every_n_steps=1),
                 TensorBoardLogger(folder, name="", version="tensorboard")],
         log_every_n_steps=max(min(20, total // 10), 1),  # a short run has a curve too
-        callbacks=[checkpoints.Checkpoints(folder, recipe.checkpoint_minutes), *callbacks, RichProgressBar()],
+        callbacks=[saver, *callbacks, RichProgressBar()],
         enable_checkpointing=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )  # fmt: skip
     try:
-        trainer.fit(learner, data, ckpt_path=checkpoint, weights_only=True)
+        with saver.between_steps() if local * nodes == 1 else nullcontext():
+            trainer.fit(learner, data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:  # how Lightning ends after Ctrl-C, the checkpoint being saved
         if not trainer.interrupted:
             raise

@@ -26,6 +26,7 @@ class DataSet(Strict):
     data: str  # as for --data: DIR, lsp:DIR, coco:JSON:DIR, mpii:FILE:DIR, synth:COUNT
     split: Literal["train", "dev", "val", "all"] = "train"
     share: Annotated[float, Field(gt=0)] = 1.0
+    behind: Annotated[float, Field(gt=0)] = 1.0  # times as often who is seen from behind, by the labels
     limit: Annotated[int, Field(ge=0)] = 0  # at most so many persons, evenly drawn; 0: all
     corrections: str = ""  # CSV of 'edgepose-train data clean', from the current folder: labels to put right or hide
     labels: bool = True  # false: its joints are hidden from training and the teacher alone teaches (distillation)
@@ -150,7 +151,7 @@ class Optimiser(Strict):
         0.75,
         0.85,
     ]  # course steps: where, as shares of the run
-    drop_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    drop_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1  # of the rate, at each drop
     final: Annotated[float, Field(gt=0, le=1)] = 0.025  # course geometric: last rate / first rate
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.998  # 0: off
     accumulate: Positive = 1  # parts that a batch is worked off in, where it does not fit into memory at once
@@ -174,14 +175,14 @@ class Course(Strict):
     """What every recipe says about its run, whatever is learnt."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 1  # of the draws, the augmentation and the first weights
     precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     # A checkpoint or a bundle (a shipped one's name, or a file) whose weights to begin with, from the current folder;
     # empty: fresh ones. A finder's is a checkpoint.
     start_from: str = ""
     pretrained: str = ""  # a MoveNet .tflite whose weights stem mobile begins with, from the current folder
     validate_every: Positive = 1000  # steps
-    checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0  # between the checkpoints that a run resumes from
     stages: Annotated[list[StageSpec], Field(min_length=1)]
     optimiser: Optimiser = Optimiser()
 
@@ -204,7 +205,7 @@ class Recipe(Course):
     start_with: Literal["all", "stem"] = "all"  # of start_from: the network, to which stacks may be added, or its stem
     skeleton: str = "mpii16"
     padding: Annotated[float, Field(ge=1.0, le=3.0)] = 1.25  # crop side / longer side of the box
-    decode: str = "dark"
+    decode: str = "dark"  # argmax | quarter | dark: joints from heatmaps, in the exported bundle
     mirror_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0  # see edgepose.heatmaps.Decoder; 0: off
     data: Annotated[list[DataSet], Field(min_length=1)]
     background: list[Background] = []
@@ -305,7 +306,9 @@ class Recipe(Course):
         for number, stage in enumerate(self.stages):
             last += stage.images // stage.batch
             if step <= last:
-                return self.model_copy(update={"stages": self.stages[: number + 1]})
+                own = stage.sigma or self.target.sigma * stage.size / self.input_size  # as its targets are drawn
+                cut = [*self.stages[:number], stage.model_copy(update={"sigma": own})]
+                return self.model_copy(update={"stages": cut})
         return self
 
 

@@ -57,7 +57,8 @@ REGISTRY: dict[str, tuple[str, tuple[str, ...], str]] = {
 def available() -> list[str]:
     """Engines whose module and libraries are all here, in order of preference."""
     order = ("tensorrt", "openvino", "onnxruntime")
-    here = [n for n in order if _has(REGISTRY[n][0]) and any(map(_has, REGISTRY[n][1]))]
+    # TensorRT-RTX, which any desktop may have from pip, says nothing of a GPU: it is there for who asks for it.
+    here = [n for n in order if _has(REGISTRY[n][0]) and _has(REGISTRY[n][1][0])]
     return [n for n in here if n != "tensorrt" or _has_memory()]
 
 

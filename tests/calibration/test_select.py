@@ -255,5 +255,13 @@ def test_names_are_looked_at_before_the_work(words: tuple[str, ...], reason: str
 def test_an_int8_bundle_does_not_replace_the_float_one(tmp_path: Path) -> None:
     model = tmp_path / "m.onnx"
     model.write_bytes(bundles.load("edgepose-first").path.read_bytes())
-    done = CliRunner().invoke(app, ["quantize", str(model), str(model), "--set", "s.npz", "--judge-on", "x"])
-    assert "is the float bundle itself" in str(done.exception)
+    for words in ((str(model), str(model)), ("edgepose-first", str(model), "--against", str(model))):
+        done = CliRunner().invoke(app, ["quantize", *words, "--set", "s.npz", "--judge-on", "x"])
+        assert "is the float bundle itself" in str(done.exception)
+
+
+def test_a_finder_is_no_pose_network(tmp_path: Path) -> None:
+    words = ["select", "edgepose-finder", str(tmp_path / "s.npz"), "--data", "synth:20", "--count", "4"]
+    done = CliRunner().invoke(app, words)
+    assert "is a person finder" in str(done.exception)
+    assert "but a pose model" in str(done.exception)

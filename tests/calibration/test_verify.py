@@ -87,6 +87,15 @@ def test_only_runners_of_one_model_are_compared(learnt, judge, shipped):
             open_runner(text)
 
 
+def test_a_path_may_have_an_at(learnt, tmp_path):
+    folder = tmp_path / "me@corp"
+    folder.mkdir()
+    path = folder / "m.onnx"
+    path.write_bytes(learnt.bundle.path.read_bytes())
+    assert open_runner(str(path)).engine.name == "openvino"
+    assert open_runner(f"{path}@onnxruntime").engine.name == "onnxruntime"
+
+
 def test_the_commands_end_as_they_say(learnt, tmp_path):
     data = ["--data-root", str(learnt.root)]
     out = tmp_path / "int8.onnx"

@@ -119,7 +119,6 @@ def test_what_was_begun_is_of_the_images_as_they_were(tiny, name):
     ("name", "options", "sentence"),
     [
         ("openvno", Options(), "unknown engine 'openvno'; did you mean 'openvino'"),
-        ("tensorrt", Options(), "engine 'tensorrt'"),
         ("openvino", Options(device="TPU"), "openvino has no device 'TPU'"),
         ("onnxruntime", Options(device="CUDA"), "onnxruntime here has no device 'CUDA'"),
         ("onnxruntime", Options(precision="bfloat16"), "not in bfloat16"),
@@ -143,8 +142,18 @@ def test_a_device_that_only_the_library_knows_is_refused(tiny, monkeypatch):
 
 def test_tensorrt_for_rtx_is_tensorrt(tiny, monkeypatch):
     has = engines._has
-    monkeypatch.setattr(engines, "_has", lambda module: module in ("tensorrt_rtx", "cuda") or has(module))
-    assert engines.available()[0] == "tensorrt"
+    monkeypatch.setattr(engines, "_has", lambda name: name != "tensorrt" and (name == "tensorrt_rtx" or has(name)))
+    assert engines.available()[0] == "openvino"
+    pytest.importorskip("tensorrt_rtx")
+    with pytest.raises(EdgeposeError, match="^(?!.*not installed)"):  # no GPU, or no such plan
+        engines.load(tiny, "tensorrt", Options(build=False))
+
+
+def test_tensorrt_that_is_absent_is_refused(tiny, monkeypatch):
+    has = engines._has
+    monkeypatch.setattr(engines, "_has", lambda name: not name.startswith("tensorrt") and has(name))
+    with pytest.raises(EdgeposeError, match="engine 'tensorrt' needs tensorrt, which is not installed"):
+        engines.load(tiny, "tensorrt")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -70,7 +70,7 @@ def lsp(tmp_path: Path) -> tuple[Path, np.ndarray]:
     array = np.zeros((14, 3, 6))
     for i in range(6):
         image, joints = figure(rng, LSP14)
-        array[:, :2, i], array[:, 2, i] = joints + 1, 1
+        array[:, :2, i], array[:, 2, i] = joints, 1
         if i != 3:
             cv2.imwrite(str(tmp_path / "images" / f"im{i + 1:05}.png"), image)
     array[4, :, 0] = -1, -1, 0  # an unlabelled joint

@@ -387,6 +387,13 @@ def test_levels_go_up_and_down(stacks, kinds):
     assert "".join(kind[0] for kind in model.supervision) == kinds
 
 
+def test_what_joins_the_way_down_begins_as_he_says():
+    model = network(kind="compositional", stacks=5, width=64)
+    for conv in (m for m in model.rejoin.modules() if isinstance(m, nn.Conv2d)):
+        assert float(conv.weight.detach().std()) == pytest.approx(variance(conv, "he") ** 0.5, rel=0.2)
+        assert conv.bias is None or not conv.bias.any()
+
+
 def test_the_way_down_sees_the_way_up():
     """The last output depends on the first one's maps through the top-down join alone, re-injection cut."""
     model = network(kind="compositional", stacks=5, width=32).eval()

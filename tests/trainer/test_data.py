@@ -1,8 +1,12 @@
+import errno
+import io
 import json
 import os
 import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,8 +20,10 @@ from trainer.data import cache as cache_module
 from trainer.data import load, synth
 from trainer.data.cache import open_cache
 from trainer.data.check import check, sheet
-from trainer.data.persons import read_image, recognise, to_skeleton
-from trainer.data.splits import dhash, join_twins, side, take
+from trainer.data.module import PoseData
+from trainer.data.persons import Person, from_behind, make_person, read_image, recognise, to_skeleton
+from trainer.data.splits import dhash, join_twins, of_split, side, take
+from trainer.recipe import Recipe
 
 
 def test_lsp_reads_joints_flags_and_skips_absent_images(lsp):
@@ -25,7 +31,7 @@ def test_lsp_reads_joints_flags_and_skips_absent_images(lsp):
     found = load(f"lsp:{folder}")
     assert found.skeleton is LSP14
     assert [p.image.stem for p in found.persons] == ["im00001", "im00002", "im00003", "im00005", "im00006"]
-    assert np.allclose(found.persons[1].joints, array[:, :2, 1] - 1)  # the release counts from 1
+    assert np.allclose(found.persons[1].joints, array[:, :2, 1])  # pixels count from 0
     assert not found.persons[0].labelled[4]
     assert found.persons[0].labelled.sum() == 13
     assert (found.persons[0].joints[4] == 0).all()
@@ -83,6 +89,28 @@ def test_coco_with_a_box_that_is_none_gets_a_sentence(coco, box):
         load(spec, root)
 
 
+def test_a_place_that_is_no_number_is_refused(coco):
+    spec, root = coco
+    path = root / "figures" / "annotations.json"
+    data = json.loads(path.read_text())
+    data["annotations"][3]["keypoints"][0] = float("nan")
+    path.write_text(json.dumps(data))
+    with pytest.raises(EdgeposeError, match=r"annotation .* is malformed: a labelled joint's place is no number"):
+        load(spec, root)
+
+
+def test_null_is_no_group_and_no_activity(coco):
+    spec, root = coco
+    path = root / "figures" / "annotations.json"
+    data = json.loads(path.read_text())
+    for image in data["images"]:
+        image.update(group=None, activity=None)
+    path.write_text(json.dumps(data))
+    persons = load(spec, root).persons
+    assert len({p.group for p in persons}) == 8
+    assert {p.activity for p in persons} == {""}
+
+
 def test_coco_with_a_skeleton_of_its_own(coco):
     spec, root = coco
     path = root / "figures" / "annotations.json"
@@ -129,6 +157,19 @@ def test_mpii_release_mat(tmp_path):
     assert person.joints[9].tolist() == [19.0, 29.0]  # from 1-based to 0-based
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("lsp:lspet@dev", ("lsp:lspet", "dev")),
+        ("lsp:lspet", ("lsp:lspet", "")),
+        ("coco:/home/me@corp/a.json:/home/me@corp/i", ("coco:/home/me@corp/a.json:/home/me@corp/i", "")),
+        ("lsp:/home/me@corp/x@val", ("lsp:/home/me@corp/x", "val")),
+    ],
+)
+def test_a_split_stands_after_the_last_at(text, expected):
+    assert of_split(text) == expected
+
+
 def test_lsp_persons_in_mpii16_lack_what_lsp_lacks(lsp):
     person = load(f"lsp:{lsp[0]}").persons[1]
     converted = to_skeleton(person, LSP14, MPII16)
@@ -145,7 +186,11 @@ def test_lsp_persons_in_mpii16_lack_what_lsp_lacks(lsp):
         ("coco:bad.json:.", "cannot be read as JSON"),
         ("coco:list.json:.", "is not COCO keypoint JSON"),
         ("coco:boxes.json:.", "one category with keypoints, it has 0"),
+        ("coco:null.json:.", "is not COCO keypoint JSON"),
+        ("coco:named.json:.", "is not COCO keypoint JSON"),
         ("lsp:.", "is not an LSP joints.mat"),
+        ("lsp:damaged", "is not an LSP joints.mat"),
+        ("synth:²", "is not a number of persons"),
         ("mpii:list.json:.", "person 0 is malformed"),
     ],
 )
@@ -154,7 +199,18 @@ def test_bad_data_gets_a_sentence(tmp_path, spec, sentence):
     (tmp_path / "list.json").write_text("[1]")
     boxes = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
     (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    persons = {"id": 1, "name": "person", "keypoints": ["a", "b"], "skeleton": None}
+    nothing = {"images": [], "annotations": None, "categories": [persons]}
+    (tmp_path / "null.json").write_text(json.dumps(nothing))
+    named = {"images": [], "annotations": [], "categories": [{**persons, "skeleton": [["a", "b"]]}]}
+    (tmp_path / "named.json").write_text(json.dumps(named))
     (tmp_path / "joints.mat").write_text("no")
+    (tmp_path / "damaged" / "images").mkdir(parents=True)
+    whole = io.BytesIO()
+    savemat(whole, {"joints": np.arange(14 * 3 * 50.0).reshape(14, 3, 50)}, do_compression=True)
+    broken = bytearray(whole.getvalue())
+    broken[len(broken) // 2 :] = bytes(len(broken) - len(broken) // 2)
+    (tmp_path / "damaged" / "joints.mat").write_bytes(broken)
     with pytest.raises(EdgeposeError, match=sentence):
         load(spec, tmp_path)
 
@@ -164,6 +220,18 @@ def test_a_missing_image_is_named(coco):
     (root / "figures" / "images" / "002.png").unlink()
     with pytest.raises(EdgeposeError, match=r"002\.png does not exist"):
         open_cache(load(spec, root), 64, 1.25)
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(coco, monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path / "cache"))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(cache_module.os, "posix_fallocate", full)
+    with pytest.raises(EdgeposeError, match="No space left on device"):
+        open_cache(load(*coco), 64, 1.25)
+    assert [p.suffix for p in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
 def test_of_several_who_want_a_cache_one_cuts_it(coco, monkeypatch, tmp_path):
@@ -378,3 +446,50 @@ def test_a_folder_that_is_not_clear_gets_a_sentence(coco, tmp_path):
     empty.mkdir()
     with pytest.raises(EdgeposeError, match="holds no data set that is recognised"):
         load("empty", root)
+
+
+def standing(turned: float = 0.0, **moved: tuple[float, float]) -> Person:
+    """Somebody who faces the camera, turned by ``turned`` degrees."""
+    joints = {"left_shoulder": (60, 20), "right_shoulder": (30, 20), "left_hip": (55, 80), "right_hip": (35, 80)}
+    points, labelled = np.zeros((16, 2)), np.zeros(16, dtype=bool)
+    angle = np.deg2rad(turned)
+    for name, place in {**joints, **moved}.items():
+        points[MPII16.index(name)] = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ place
+        labelled[MPII16.index(name)] = True
+    return make_person(Path("a.png"), points, labelled, "a")
+
+
+BEHIND = {"left_shoulder": (30, 20), "right_shoulder": (60, 20), "left_hip": (35, 80), "right_hip": (55, 80)}
+
+
+@pytest.mark.parametrize("turned", [0, 90, 180, 200])
+def test_who_is_seen_from_behind(turned):
+    assert from_behind(standing(turned, **BEHIND), MPII16)
+    assert not from_behind(standing(turned), MPII16)
+    twisted = {name: BEHIND[name] for name in ("left_shoulder", "right_shoulder")}
+    assert not from_behind(standing(turned, **twisted), MPII16)
+    nearly_from_the_side = {**BEHIND, "left_hip": (44, 80), "right_hip": (46, 80)}
+    assert not from_behind(standing(turned, **nearly_from_the_side), MPII16)
+
+
+def test_a_back_is_not_known_without_its_four_joints():
+    whole = standing(**BEHIND)
+    labelled = whole.labelled.copy()
+    labelled[MPII16.index("left_hip")] = False
+    assert not from_behind(replace(whole, labelled=labelled), MPII16)
+
+
+def test_backs_are_drawn_as_often_as_the_recipe_says(lsp, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path))
+    folder, array = lsp  # all of them face us
+    array[:, :, 1] = array[LSP14.mirror, :, 1]
+    savemat(folder / "joints.mat", {"joints": array})
+    recipe = {
+        "name": "x",
+        "skeleton": "lsp14",
+        "data": [{"data": f"lsp:{folder}", "split": "all", "share": 2, "behind": 3}],
+        "stages": [{"images": 16, "size": 64}],
+    }
+    data = PoseData(Recipe.model_validate(recipe), None, workers=0)
+    data.setup("fit")
+    assert data._shares == [2, 6, 2, 2, 2]

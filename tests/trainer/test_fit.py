@@ -16,7 +16,7 @@ from trainer import checkpoints
 from trainer.data.module import select
 from trainer.evaluate import figures, open_estimator, predict
 from trainer.fit import PoseModule, fit, load_best
-from trainer.recipe import DataSet, Recipe
+from trainer.recipe import DataSet, Recipe, load
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +248,13 @@ batch = 4
     assert process.returncode == 2, errors
     assert "training was interrupted; go on with --resume" in errors
     assert "Traceback" not in errors
-    assert checkpoints.read(out / checkpoints.LAST)["global_step"] > 0
+    kept = checkpoints.read(out / checkpoints.LAST)
+    assert kept["global_step"] > 0
+    # What was saved is that step's state and no other's, batch norms' statistics included.
+    again = checkpoints.read(
+        fit(load(path), tmp_path / "again", root=root, workers=0, threads=1, max_steps=kept["global_step"])
+    )
+    assert all(torch.equal(value, again["state_dict"][name]) for name, value in kept["state_dict"].items())
 
 
 def test_dropout_and_fractional_pooling_resume_to_the_same_weights(drawn, tmp_path):

@@ -38,6 +38,7 @@ def test_the_paper_is_the_default(tmp_path):
     assert recipe.augmentation.scale == (0.7, 1.3)
     assert recipe.augmentation.rotation == 40
     assert recipe.at(1).input_size == 128
+    assert recipe.at(1).stages[-1].sigma == pytest.approx(recipe.target.sigma * 128 / 192)  # as it is trained there
     assert recipe.at(63).input_size == 192
 
 

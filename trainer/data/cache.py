@@ -7,6 +7,7 @@ streams from disk, so a set may be larger than memory.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -96,6 +97,8 @@ def _cut(persons: PersonSet, affines: NDArray[np.float64], side: int, path: Path
     jobs = list(zip(persons.persons, affines, strict=True))
     with write_beside(path) as beside:
         crops = np.lib.format.open_memmap(beside, mode="w+", dtype=np.uint8, shape=(len(jobs), side, side, 3))
+        with beside.open("r+b") as file:  # a full disk is a fault here, and the end of the process later
+            os.posix_fallocate(file.fileno(), 0, beside.stat().st_size)
         with ThreadPoolExecutor() as pool:
             for index, crop in enumerate(progress(pool.map(one, jobs), len(jobs), f"cutting {persons.name}")):
                 crops[index] = crop

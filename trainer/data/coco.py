@@ -28,7 +28,7 @@ def _skeleton(category: dict[str, Any]) -> Skeleton:
     for known in SKELETONS.values():
         if known.joints == names:
             return known
-    pairs = [(int(a), int(b)) for a, b in category.get("skeleton", ())]
+    pairs = [(int(a), int(b)) for a, b in category.get("skeleton") or ()]
     limbs = tuple((names[a - 1], names[b - 1]) for a, b in pairs if 0 < a <= len(names) and 0 < b <= len(names))
     return Skeleton(name=f"custom{len(names)}", joints=names, limbs=limbs)
 
@@ -48,10 +48,10 @@ def read(path: Path, images: Path) -> PersonSet:
     try:
         records = {i["id"]: i for i in data["images"]}
         categories = {c["id"]: c for c in data["categories"]}
-        annotations = data["annotations"]
-    except (KeyError, TypeError, AttributeError) as error:
+        annotations = list(data["annotations"])
+        skeletons = {key: _skeleton(c) for key, c in categories.items() if c.get("keypoints")}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise EdgeposeError(f"{path} is not COCO keypoint JSON: {error} is missing or malformed") from error
-    skeletons = {key: _skeleton(c) for key, c in categories.items() if c.get("keypoints")}
     if len({s.joints for s in skeletons.values()}) != 1:
         raise EdgeposeError(
             f"{path} must have one category with keypoints, it has {len(skeletons)}; is it a detection set?"
@@ -75,10 +75,13 @@ def read(path: Path, images: Path) -> PersonSet:
             if labelled.sum() < 2:
                 others[images / name].append(_box(annotation))
                 continue
+            if not np.isfinite(table[labelled, :2]).all():
+                raise ValueError("a labelled joint's place is no number")
         except (KeyError, ValueError, TypeError) as error:
             raise EdgeposeError(f"{path}: annotation {annotation.get('id', number)} is malformed: {error}") from error
-        group = str(image.get("group", name))
-        persons.append(make_person(images / name, table[:, :2], labelled, group, str(image.get("activity", ""))))
+        group, activity = (image.get(key) for key in ("group", "activity"))  # null stands for none
+        persons.append(make_person(images / name, table[:, :2], labelled,
+                                   name if group is None else str(group), str(activity or "")))  # fmt: skip
     # The same name however the path is written, since splits follow it; absolute, and no link is followed.
     name = Path(os.path.abspath(path)).parent.name or path.stem  # noqa: PTH100
     return PersonSet(name, skeleton, persons, others=dict(others))

@@ -18,7 +18,7 @@ from edgepose.skeletons import Skeleton
 from trainer.data.background import windows
 from trainer.data.cache import CropCache, open_cache
 from trainer.data.cleaning import correct
-from trainer.data.persons import Person, PersonSet, load, to_skeleton, unlabelled
+from trainer.data.persons import Person, PersonSet, from_behind, load, to_skeleton, unlabelled
 from trainer.data.samples import Plan, Samples
 from trainer.data.splits import join_twins, take
 from trainer.grid import evenly
@@ -73,7 +73,7 @@ class PoseData(lightning.LightningDataModule):
             cache = open_cache(chosen, self._recipe.input_size, self._recipe.padding)
             self._caches.append((len(self._persons), cache))
             self._persons += chosen.persons if spec.labels else [unlabelled(p) for p in chosen.persons]
-            self._shares += [spec.share] * len(chosen.persons)
+            self._shares += [spec.share * (spec.behind if from_behind(p, self.skeleton) else 1) for p in chosen.persons]
         for background in self._recipe.background:
             nobodies = windows(background, self.skeleton, self._recipe.padding, self._root)
             cache = open_cache(nobodies, self._recipe.input_size, self._recipe.padding)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def _read_mat(path: Path, images: Path, others: dict[Path, list[Floats]]) -> lis
         annotated = np.atleast_1d(release.annolist)
         training = np.atleast_1d(release.img_train)
         videos = np.atleast_1d(getattr(release, "act", np.array([])))
-    except (OSError, KeyError, ValueError, AttributeError, NotImplementedError, MatReadError) as error:
+    except (OSError, KeyError, ValueError, AttributeError, NotImplementedError, MatReadError, zlib.error) as error:
         raise EdgeposeError(f"{path} is not the MPII release file ({error}); expected the struct RELEASE") from error
     persons = []
     for index, (entry, train) in enumerate(zip(annotated, training, strict=True)):
@@ -64,7 +65,8 @@ def _read_mat(path: Path, images: Path, others: dict[Path, list[Floats]]) -> lis
         name = str(entry.image.name)
         video = getattr(entry, "vididx", None)
         group = str(int(video)) if video is not None and np.size(video) else name
-        activity = str(getattr(videos[index], "act_name", "")) if index < len(videos) else ""
+        known = getattr(videos[index], "act_name", "") if index < len(videos) else ""
+        activity = str(known) if np.size(known) else ""
         for rect in np.atleast_1d(entry.annorect):
             person = _rect(rect, images / name, group, activity)
             if person is not None:

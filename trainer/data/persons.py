@@ -77,6 +77,23 @@ def unlabelled(person: Person) -> Person:
     return replace(person, labelled=np.zeros_like(person.labelled))
 
 
+def from_behind(person: Person, skeleton: Skeleton) -> bool:
+    """Whether the labels show the back: seen along the body, left shoulder and left hip lie to the left of the right.
+
+    By a tenth of the torso's length at least; a person whose four joints are not all labelled is not known to be.
+    """
+    names = ("left_shoulder", "right_shoulder", "left_hip", "right_hip")
+    if not set(names) <= set(skeleton.joints):
+        return False
+    four = [skeleton.index(name) for name in names]
+    if not person.labelled[four].all():
+        return False
+    left_shoulder, right_shoulder, left_hip, right_hip = person.joints[four]
+    down = (left_hip + right_hip - left_shoulder - right_shoulder) / 2
+    across = np.stack([left_shoulder - right_shoulder, left_hip - right_hip])
+    return bool((down[0] * across[:, 1] - down[1] * across[:, 0] > 0.1 * (down @ down)).all())
+
+
 def load(spec: str, root: Path | None = None) -> PersonSet:
     """Read the persons that ``spec`` names; relative paths count from ``root`` (default: here).
 

@@ -30,6 +30,12 @@ _SHARES, _DEFAULT_SHARES = {"lspet": (3, 5)}, (8, 20)
 _TWIN_BITS = 4  # dHash distance up to which two images count as the same picture
 
 
+def of_split(text: str) -> tuple[str, str]:
+    """DATA and SPLIT of ``DATA@SPLIT``, the latter empty where there is none; an @ within a path is none."""
+    data, _, split = text.rpartition("@")
+    return (data, split) if data and "/" not in split else (text, "")
+
+
 def side(set_name: str, group: str) -> str:
     """'train', 'dev' or 'val' for a group, by a stable hash."""
     bucket = int(hashlib.sha256(f"{set_name}/{group}".encode()).hexdigest()[:8], 16) % 100

@@ -37,7 +37,7 @@ _LENGTHS = {"thigh": 0.245, "shin": 0.246, "trunk": 0.29, "neck": 0.05, "head": 
 def read(text: str) -> PersonSet:
     """The set that 'COUNT' or 'COUNT:SEED' names, drawn now if it is not in the cache."""
     count_text, _, seed_text = text.partition(":")
-    if not count_text.isdigit() or not int(count_text) or not (seed_text or "0").isdigit():
+    if not count_text.isdecimal() or not int(count_text) or not (seed_text or "0").isdecimal():
         raise EdgeposeError(f"data 'synth:{text}' is not a number of persons; write synth:COUNT or synth:COUNT:SEED")
     count, seed = int(count_text), int(seed_text or 0)
     folder = cache_dir() / f"synth-{VERSION}-{seed}-{count}"

@@ -15,6 +15,7 @@ from edgepose.errors import EdgeposeError
 from edgepose.people.finder import Finder
 from edgepose.toml import validate
 from trainer import checkpoints
+from trainer.data.splits import of_split
 from trainer.finder.evaluate import LEAST, LOWEST, look, of_network, quality
 from trainer.finder.monitor import sheet as draw
 from trainer.finder.recipe import SceneSet
@@ -37,7 +38,7 @@ def scene_sets(data: list[str], guesses: list[str] | None, split: str = "") -> l
         raise EdgeposeError("there are more --guesses than data; give one for each, in the same order")
     sets = []
     for text, guess in zip_longest(data, guesses or [], fillvalue=""):
-        name, _, own = text.partition("@")
+        name, own = of_split(text)
         spec = {"data": name, "guesses": guess, "split": own or split or "all"}
         sets.append(validate(SceneSet, spec, f"'{text}'"))
     return sets

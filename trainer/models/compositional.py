@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from trainer.models.blocks import Residual
 from trainer.models.hourglass import Output, Parts, StackedHourglass
+from trainer.models.initialise import initialise
 from trainer.parts import Composition
 
 
@@ -38,6 +39,7 @@ class Compositional(StackedHourglass):
         self._way, self._levels = way, levels
         block = parts.block if parts is not None else Residual
         self.rejoin = nn.ModuleList(block(width, width - up[level].maps) for level in way[levels:])
+        initialise(self.rejoin, "he")  # what is there before has been
 
     def enter(self, stack: int, x: Tensor, outputs: list[Tensor]) -> Tensor:
         """On the way down a level's maps from the way up, which are output number ``level``, join the features."""
