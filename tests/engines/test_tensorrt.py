@@ -219,13 +219,6 @@ def test_a_version_that_is_too_old_is_refused(tiny):
         opened(tiny, Options(), surface.module("tensorrt-8.5.3"), surface.LazyMemory())
 
 
-def test_a_missing_library_is_said(tiny):
-    if "tensorrt" in engines.available():
-        pytest.skip("TensorRT is installed here")
-    with pytest.raises(EdgeposeError, match="engine 'tensorrt' needs tensorrt, which is not installed"):
-        engines.load(bundles.load(tiny.path), "tensorrt")
-
-
 def test_closing_releases_contexts_and_engine_at_once(tiny):
     """Not when the garbage collector comes, which is after the memory that they use was given back."""
     trt, memory = surface.module("tensorrt-10.3.0"), surface.LazyMemory()

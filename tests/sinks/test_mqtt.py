@@ -244,7 +244,7 @@ def test_a_pose_over_which_the_connection_breaks_is_kept_or_counted(qos: Any, wa
     class Breaking:
         """A session whose socket breaks at the next write, which no real broker does on demand."""
 
-        congested = False
+        congested, receive_maximum = False, 10
 
         def publish(self, packet: Any) -> int:
             raise LostError("the connection broke")
