@@ -307,6 +307,7 @@ class _Strict(socketserver.StreamRequestHandler):
     """A broker that takes two QoS 1 publications at a time (MQTT 5, 3.3.4) and acknowledges each after 20 ms."""
 
     waiting = most = taken = 0
+    counting = threading.Lock()
 
     def handle(self) -> None:
         while header := self.rfile.read(1):
@@ -318,13 +319,15 @@ class _Strict(socketserver.StreamRequestHandler):
                 self.wfile.write(bytes([0x20, 6, 0, 0, 3, 0x21, 0, 2]))  # CONNACK with Receive Maximum 2
             elif header[0] >> 4 == 3 and header[0] & 6:
                 at = 2 + int.from_bytes(body[:2], "big")
-                _Strict.waiting += 1
-                _Strict.most = max(self.most, self.waiting)
+                with self.counting:
+                    _Strict.waiting += 1
+                    _Strict.most = max(self.most, self.waiting)
                 threading.Timer(0.02, self.acknowledge, [body[at : at + 2]]).start()
 
     def acknowledge(self, mid: bytes) -> None:
-        _Strict.waiting -= 1
-        _Strict.taken += 1
+        with self.counting:
+            _Strict.waiting -= 1
+            _Strict.taken += 1
         with contextlib.suppress(OSError, ValueError):
             self.wfile.write(bytes([0x40, 2]) + mid)
 
