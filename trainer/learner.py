@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from numpy.typing import NDArray
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -109,6 +112,29 @@ class Learner(lightning.LightningModule):
         checkpoint["recipe"] = self.course.model_dump(mode="json")
 
 
+class LearningData(lightning.LightningDataModule):
+    """Training batches, and which labels they are cut from: a resumed run goes on with those that it began with."""
+
+    def labels(self) -> Iterable[tuple[Path, list[NDArray[Any]]]]:
+        """Of each sample its image and what is known of it, in order."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        digest = hashlib.sha256()
+        for image, known in self.labels():
+            digest.update(image.name.encode(errors="surrogateescape"))
+            for array in known:
+                digest.update(np.ascontiguousarray(array).tobytes())
+        return {"labels": digest.hexdigest()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict != self.state_dict():
+            raise EdgeposeError(
+                "data: the labels (or corrections, or guesses) are not those that the run began with; put them back, "
+                "or choose another --out"
+            )
+
+
 def beginning(folder: Path, recipe: Course, *, resume: bool) -> tuple[Path | None, int]:
     """The checkpoint to resume from and its step; makes ``folder`` and writes the recipe into it.
 
@@ -133,7 +159,7 @@ def beginning(folder: Path, recipe: Course, *, resume: bool) -> tuple[Path | Non
 
 def train(
     learner: Learner,
-    data: lightning.LightningDataModule,
+    data: LearningData,
     folder: Path,
     callbacks: list[Callback],
     *,

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -210,6 +211,15 @@ def test_resuming_gives_the_same_weights(drawn, tmp_path, changes):
     assert checkpoints.read(last)["global_step"] == 12
     assert same(weights(whole), weights(last))
     assert not same(weights(parts / checkpoints.PREVIOUS), weights(last))
+
+
+def test_a_run_does_not_go_on_with_other_boxes(drawn, tmp_path, monkeypatch):
+    spec, root = drawn
+    fit(recipe(spec), tmp_path, root=root, workers=0, threads=1, max_steps=2)
+    whole = finders.read
+    monkeypatch.setattr(finders, "read", lambda *words: [replace(s, unsure=s.people) for s in whole(*words)])
+    with pytest.raises(EdgeposeError, match="not those that the run began with"):
+        fit(recipe(spec), tmp_path, root=root, workers=0, threads=1, resume=True)
 
 
 @pytest.fixture(scope="module")

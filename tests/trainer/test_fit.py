@@ -1,6 +1,7 @@
 """Training for real, on drawn figures: it learns, it resumes to the same weights, it survives interruption."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -184,6 +185,24 @@ def test_a_run_is_not_overwritten_nor_mixed(drawn, tmp_path):
         fit(recipe(spec), tmp_path, root=root, workers=0, threads=1)
     with pytest.raises(EdgeposeError, match="made by another recipe"):
         fit(recipe(spec, seed=2), tmp_path, root=root, workers=0, threads=1, resume=True)
+
+
+def test_a_run_does_not_go_on_with_other_labels(tmp_path, monkeypatch):
+    """The recipe names the same file, whose figures have moved a little since; put back, the run goes on."""
+    monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path / "cache"))
+    spec, root = make_coco(tmp_path, 4)
+    made, run = recipe(spec), {"root": root, "workers": 0, "threads": 1}
+    before = fit(made, tmp_path / "run", **run, max_steps=2).read_bytes()
+    labels = root / "figures" / "annotations.json"
+    good = labels.read_text()
+    changed = json.loads(good)
+    changed["annotations"][1]["keypoints"][0] += 0.5
+    labels.write_text(json.dumps(changed))
+    with pytest.raises(EdgeposeError, match="^data: the labels .* are not those that the run began with; put them"):
+        fit(made, tmp_path / "run", **run, resume=True)
+    assert (tmp_path / "run" / checkpoints.LAST).read_bytes() == before
+    labels.write_text(good)
+    assert checkpoints.read(fit(made, tmp_path / "run", **run, resume=True, max_steps=4))["global_step"] == 4
 
 
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_used(drawn, tmp_path):

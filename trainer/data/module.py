@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -22,7 +23,7 @@ from trainer.data.persons import Person, PersonSet, from_behind, load, to_skelet
 from trainer.data.samples import Plan, Samples
 from trainer.data.splits import join_twins, take
 from trainer.grid import evenly
-from trainer.learner import steps
+from trainer.learner import LearningData, steps
 from trainer.recipe import DataSet, Recipe
 
 
@@ -48,7 +49,7 @@ def select(spec: DataSet, target: Skeleton, root: Path | None) -> PersonSet:
     return PersonSet(whole.name, target, persons)
 
 
-class PoseData(lightning.LightningDataModule):
+class PoseData(LearningData):
     """Training batches by plan; validation is evaluated in full by the module, not loaded here."""
 
     def __init__(self, recipe: Recipe, root: Path | None, *, workers: int, start: int = 0) -> None:
@@ -90,6 +91,10 @@ class PoseData(lightning.LightningDataModule):
                 f"skeleton: no person in data labels {', '.join(lacking)} of {self.skeleton.name}; choose the data's "
                 "own skeleton, or add data that labels them"
             )
+
+    def labels(self) -> Iterable[tuple[Path, list[NDArray[Any]]]]:
+        self.setup("fit")
+        return ((p.image, [p.joints, p.labelled, p.box]) for p in self._persons)
 
     def train_dataloader(self) -> DataLoader[Any]:
         recipe = self._recipe

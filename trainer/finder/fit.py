@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
 import lightning
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -21,7 +23,7 @@ from trainer.finder.recipe import FinderRecipe
 from trainer.finder.samples import SceneSamples
 from trainer.finder.scenes import Scene, read
 from trainer.finder.targets import MAPS, losses
-from trainer.learner import Learner, beginning, steps, train
+from trainer.learner import Learner, LearningData, beginning, steps, train
 from trainer.models import movenet
 from trainer.models.build import parts_of
 from trainer.models.hourglass import Output, StackedHourglass
@@ -76,7 +78,7 @@ class FinderModule(Learner):
         return loss
 
 
-class SceneData(lightning.LightningDataModule):
+class SceneData(LearningData):
     """Training batches by plan."""
 
     def __init__(self, recipe: FinderRecipe, root: Path | None, *, workers: int, start: int = 0) -> None:
@@ -89,6 +91,9 @@ class SceneData(lightning.LightningDataModule):
             self.scenes += found
             shares += [spec.share] * len(found)
         self._shares = np.array(shares)
+
+    def labels(self) -> Iterable[tuple[Path, list[NDArray[Any]]]]:
+        return ((s.image, [s.people, s.labelled, s.unsure]) for s in self.scenes)
 
     def train_dataloader(self) -> DataLoader[Any]:
         recipe = self._recipe
