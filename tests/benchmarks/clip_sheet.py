@@ -9,6 +9,7 @@ the box; above it the frame's number and the id. Joints with a score under --sur
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -55,6 +56,23 @@ def tiles_of(
     return tiles
 
 
+def followed(
+    film: Path, model: str, finder: str, threads: int, *, hold_sides: bool = True
+) -> Iterator[tuple[NDArray[np.uint8], People]]:
+    """Each frame of ``film`` and its people, found and followed as in the loop."""
+    pose, found = bundles.load(model, role="pose"), bundles.load(finder, role="person")
+    opened = [engines.load(bundle, "auto", Options(threads=threads, batches=(1,))) for bundle in (pose, found)]
+    estimator, looking = Estimator(opened[0], pose.manual, second_look=True), Finder(opened[1], found.manual)
+    crowd = Everybody(estimator, looking, "run", {"": Regions()}, hold_sides=hold_sides)
+    with sources.open_source(str(film)) as source:
+        for number, frame in enumerate(source):
+            (people,) = crowd.update([Frame(frame.image, frame.acquired_ns, number, "")])
+            yield frame.image, people
+    crowd.settle()  # a look of the finder's may still run
+    for engine in opened:
+        engine.close()
+
+
 def main(
     sheet: Annotated[Path, typer.Argument(help="The picture to write; with many tiles SHEET-2, SHEET-3, ... too.")],
     film: Annotated[Path, typer.Argument(help="A video file.")],
@@ -66,21 +84,13 @@ def main(
     threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 2,
 ) -> None:
     """Write the sheets and say how many people are on them."""
-    pose, found = bundles.load(model, role="pose"), bundles.load(finder, role="person")
-    opened = [engines.load(bundle, "auto", Options(threads=threads, batches=(1,))) for bundle in (pose, found)]
-    crowd = Everybody(
-        Estimator(opened[0], pose.manual, second_look=True), Finder(opened[1], found.manual), "run", {"": Regions()}
-    )
+    skeleton = bundles.load(model, role="pose").skeleton
     tiles: list[NDArray[np.uint8]] = []
     ids: set[str] = set()
-    with sources.open_source(str(film)) as source:
-        for number, frame in enumerate(source):
-            (people,) = crowd.update([Frame(frame.image, frame.acquired_ns, number, "")])
-            ids |= set(people.ids)
-            if number % every == 0:
-                tiles += tiles_of(frame.image, people, pose.skeleton, str(number), sure)
-    for engine in opened:
-        engine.close()
+    for number, (image, people) in enumerate(followed(film, model, finder, threads)):
+        ids |= set(people.ids)
+        if number % every == 0:
+            tiles += tiles_of(image, people, skeleton, str(number), sure)
     page = 5 * columns
     for first in range(0, len(tiles), page):
         path = sheet if first == 0 else sheet.with_stem(f"{sheet.stem}-{first // page + 1}")
