@@ -5,14 +5,14 @@
 #
 # One to five hours on a CPU. An interrupted run goes on where it stopped; a file that is there is not made again.
 # movenet_lightning_fp16.tflite (s) or movenet_thunder_fp16.tflite (l) must lie in the current folder
-# (https://www.kaggle.com/models/google/movenet: TFLite, singlepose-lightning or -thunder, float16, under that name); m begins with
-# edgepose-s, is taught by edgepose-l and learns from labels that it has cleaned, as they come with the package.
+# (https://www.kaggle.com/models/google/movenet: TFLite, singlepose-lightning or -thunder, float16, under that name). In their last
+# run s and m are taught by edgepose-l and learn from labels that it has cleaned, and m begins with edgepose-s: as they come with the package.
 set -euo pipefail
 [ $# = 2 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 name=edgepose-$1 run=runs/edgepose-$1
 export EDGEPOSE_DATA=$2
 case $1 in
-  s) movenet=lightning hourglasses="One hourglass" recipes="s-first s" ;;
+  s) movenet=lightning hourglasses="One hourglass" recipes="s-first s-second s" ;;
   m) movenet=lightning hourglasses="Two hourglasses" recipes="m-first m" ;; # whose file s began with
   l) movenet=thunder hourglasses="Two hourglasses" recipes="l-first l-second l" ;;
   *) echo "'$1' is no shipped model that this makes; it makes s, m and l" >&2; exit 2 ;;
@@ -29,7 +29,7 @@ sports=coco:mpii_sports/annotations.json:mpii_sports/images lsp=lsp:lspet
 corrections=runs/edgepose-$1-corrections.csv
 for recipe in $recipes; do # each from the one before
   case $recipe in
-    m | l) # these learn from labels that a large model has cleaned
+    s | m | l) # these learn from labels that a large model has cleaned
       if [ ! -f $corrections ]; then
         judge=edgepose-l
         if [ "$recipe" = l ]; then

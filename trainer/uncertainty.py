@@ -131,26 +131,34 @@ def ellipses(predictions: Predictions, skeleton: Skeleton, fitted_on: str) -> tu
     )
 
 
-def reliability(
-    predictions: Predictions, skeleton: Skeleton, radii: Sequence[Radii] = (GAUSSIAN_RADII,), bins: int = 10
-) -> dict[str, object]:
-    """How far published scores and covariances keep their word on these persons; ``radii`` as in the manual.
-
-    ``table``: per score bin the number of joints, their mean score and the share within half a head;
-    ``ece``: expected calibration error (Guo et al. 2017, eq. 3); ``ellipse_50``, ``_90``, ``_95``: the share of joints
-    inside their 50, 90 and 95 % ellipses, of all and, in ``ellipses_by_joint``, of each.
+def calibration(
+    scores: NDArray[np.float64], right: NDArray[np.float64], bins: int = 10
+) -> tuple[list[dict[str, float]], float]:
+    """Per bin of the N ``scores`` how many, their mean and the share that is ``right`` (1 or 0); and the expected
+    calibration error (Guo et al. 2017, eq. 3).
     """
-    hits = correct(predictions.joints, predictions.truth, predictions.labelled, _reference(predictions, skeleton), 1.0)
-    judged = np.isfinite(hits)
-    scores, hit = predictions.scores[judged], hits[judged]
     bin_of = np.minimum((scores * bins).astype(int), bins - 1)
     table, ece = [], 0.0
     for b in range(bins):
         inside = bin_of == b
         if inside.any():
-            score, share = float(scores[inside].mean()), float(hit[inside].mean())
+            score, share = float(scores[inside].mean()), float(right[inside].mean())
             ece += abs(score - share) * float(inside.mean())
             table.append({"joints": int(inside.sum()), "score": round(score, 3), "within": round(share, 3)})
+    return table, ece
+
+
+def reliability(
+    predictions: Predictions, skeleton: Skeleton, radii: Sequence[Radii] = (GAUSSIAN_RADII,), bins: int = 10
+) -> dict[str, object]:
+    """How far published scores and covariances keep their word on these persons; ``radii`` as in the manual.
+
+    ``table`` and ``ece``: as :func:`calibration`, right being within half a head; ``ellipse_50``, ``_90``, ``_95``: the
+    share of joints inside their 50, 90 and 95 % ellipses, of all and, in ``ellipses_by_joint``, of each.
+    """
+    hits = correct(predictions.joints, predictions.truth, predictions.labelled, _reference(predictions, skeleton), 1.0)
+    judged = np.isfinite(hits)
+    table, ece = calibration(predictions.scores[judged], hits[judged], bins)
     squared = mahalanobis(predictions)
     rows = np.broadcast_to(np.square(radii), (len(skeleton), len(LEVELS)))
 

@@ -4,6 +4,9 @@
 
 Twice: every joint in turn covered by a grey square of one head length around its label; and, of each person, the joint
 that reaches farthest to each side of the picture, with the picture cut off half a head before it. The box stays.
+
+Which joints those are nobody knows who has the scores alone: so, last, all joints of the pictures that were cut off,
+and what is right of those with the same score.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from edgepose.estimator import Estimator
 from edgepose.metrics import segment_length
 from trainer.data.persons import Person, read_image
 from trainer.progress import progress
+from trainer.uncertainty import calibration
 
 Image = NDArray[np.uint8]
 
@@ -69,6 +73,7 @@ def main(
     ends = skeleton.index(skeleton.head[0]), skeleton.index(skeleton.head[1])
     persons = persons_of([data], skeleton.name, data_root)
     seen, covered, cut = [], [], []  # rows (joint, score, right)
+    rest: list[tuple[int, float, bool]] = []  # of the pictures that were cut off every joint
     for person in progress(persons, len(persons), "hiding joints"):
         head = float(segment_length(person.joints[None], person.labelled[None], ends)[0])
         if not np.isfinite(head):
@@ -86,6 +91,7 @@ def main(
         seen += [rows[0][k] for k in joints]
         covered += [row[k] for k, row in zip(joints, rows[1:], strict=False)]
         cut += [row[k] for (k, _), row in zip(cut_off, rows[1 + len(joints) :], strict=True)]
+        rest += [row[k] for row in rows[1 + len(joints) :] for k in joints]
     typer.echo(f"{model}, {len(persons)} persons of {data}, patch of {heads:g} heads")
     typer.echo("| joint | seen: score | right | covered: score | right | beyond the edge: score | right | cut |")
     typer.echo("|---|---|---|---|---|---|---|---|")
@@ -94,6 +100,12 @@ def main(
         mine = [t if number < 0 else t[t[:, 0] == number] for t in tables]
         cells = [f"{t[:, 1].mean():.2f} | {t[:, 2].mean():.2f}" if len(t) else "- | -" for t in mine]
         typer.echo(f"| {name} | {' | '.join(cells)} | {len(mine[2])} |")
+    _, scores, right = np.array(rest, dtype=float).T
+    table, error = calibration(scores, right)
+    typer.echo(
+        f"all {len(scores)} joints of the pictures cut off: calibration error {error:.3f}; score: right (joints)"
+    )
+    typer.echo(", ".join(f"{b['score']:.2f}: {b['within']:.2f} ({b['joints']})" for b in table))
 
 
 if __name__ == "__main__":
