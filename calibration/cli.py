@@ -60,6 +60,14 @@ def people_of(texts: list[str], skeleton: str, root: Path | None) -> dict[str, l
     return people
 
 
+def _judges(judge_on: list[str], bundle: Bundle, root: Path | None) -> dict[str, list[Person]]:
+    """The persons on whom float and INT8 are compared."""
+    from trainer.data.splits import say_without_split
+
+    say_without_split("--judge-on", judge_on)
+    return people_of(judge_on, bundle.manual.skeleton, root)
+
+
 def _named(path: Path | None, suffix: str, what: str) -> None:
     """Look at a name before the work, not after it."""
     if path is not None and path.suffix != suffix:
@@ -137,6 +145,9 @@ def quantize(
     _named(report_to, ".html", "a report")
     if target not in TARGETS:
         raise unknown("target", target, TARGETS)
+    if search and target == "cpu":
+        raise EdgeposeError("--search ranks the layers that could go back to float, and with --target cpu none does; "
+                            "leave one of them out")  # fmt: skip
     bundle, reference = _bundle(model), _bundle(against) if against else None
     if out.resolve() in {b.path.resolve() for b in (bundle, reference) if b is not None}:
         raise EdgeposeError(f"{out} is the float bundle itself; write the INT8 bundle to another file")
@@ -144,7 +155,7 @@ def quantize(
     outcome = gate.calibrate(
         bundle,
         chosen,
-        people_of(judge_on, bundle.manual.skeleton, data_root),
+        _judges(judge_on, bundle, data_root),
         out,
         against=reference,
         method=method,
@@ -175,7 +186,7 @@ def sensitivity(
     from calibration.sensitivity import show
 
     bundle = _bundle(model)
-    people = people_of(judge_on, bundle.manual.skeleton, data_root)
+    people = _judges(judge_on, bundle, data_root)
     ranked = gate.rank(bundle, sets.load(calibration_set), people, method=method, threads=threads)
     if as_json:
         typer.echo(json.dumps([asdict(s) for s in ranked]))
@@ -210,7 +221,7 @@ def report(
         bundle,
         _bundle(int8),
         sets.load(calibration_set),
-        people_of(judge_on, bundle.manual.skeleton, data_root),
+        _judges(judge_on, bundle, data_root),
         budget=Budget(lose_pckh05, lose_pckh01, lose_pck02_torso),
         threads=threads,
         search=layers,

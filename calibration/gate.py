@@ -153,7 +153,8 @@ def judged(
 ) -> Outcome:
     """The outcome of an INT8 bundle that exists already, judged anew on ``people``.
 
-    EdgeposeError: the INT8 bundle was not made from ``bundle`` with the set ``chosen``.
+    EdgeposeError: the INT8 bundle was not made from ``bundle`` with the set ``chosen``, or ``search`` is of one whose
+    layers do not go back to float.
     """
     import onnx
 
@@ -166,10 +167,13 @@ def judged(
                 f"{int8.path} was not made with this {what.replace('_', ' ')} (sha256 {ours[:16]}, it states "
                 f"{made_from.get(what, 'none')[:16]}); give what it was made with"
             )
+    engine = int8.manual.accuracy[0].engine if int8.manual.accuracy else "openvino"
+    if search and engine != "openvino":
+        raise EdgeposeError(f"{int8.path} was made with --target cpu, and no layer of such a file goes back to float: "
+                            "there is nothing to rank")  # fmt: skip
     judge = judge_of(people, bundle.manual)
     float_ = _float_answers(bundle, judge, threads)
     method = made_from.get("ranges", "max")
-    engine = int8.manual.accuracy[0].engine if int8.manual.accuracy else "openvino"
     model = onnx.load(int8.path)
     run = Run(judge, int8.manual, engine, threads)
     answers = run(model)

@@ -46,13 +46,12 @@ def open_runner(text: str, threads: int = 0) -> Runner:
         model, how = text, ""
     name, _, precision = how.partition("/")
     if model.endswith(".ckpt"):
-        from trainer.engine import TorchEngine, manual_of
+        from trainer.engine import TorchEngine, manual_of, refuse_engine
         from trainer.fit import load_best
 
-        if name not in ("", "torch"):
-            raise EdgeposeError(f"'{text}': a checkpoint runs on torch; export it to run it on {name}")
+        refuse_engine(f"'{text}'", name)
         recipe, network = load_best(Path(model))
-        return Runner(text, TorchEngine(network), manual_of(recipe))
+        return Runner(text, TorchEngine(network, threads), manual_of(recipe))
     bundle = bundles.load(model, role="pose")
     if precision and precision not in PRECISIONS:
         raise EdgeposeError(f"'{text}': unknown precision '{precision}'; known: {', '.join(PRECISIONS)}")

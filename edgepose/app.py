@@ -121,6 +121,8 @@ def _engine(settings: Settings, bundle: Bundle, stack: ExitStack) -> Engine:
     options = engines.Options(chosen.threads, chosen.precision, chosen.device, chosen.build, batches=(1, 2))
     if bundle.manual.role == "person":
         options = replace(options, batches=(1,))
+        if chosen.device.upper().startswith("DLA") and chosen.precision == "auto":
+            options = replace(options, precision="float16")  # a DLA has no float32, and the finder's file is that
         if settings.people.every > 1:
             # Beside the pose network: with as many threads each would hold the other up. Half of the CPUs that the
             # system counts may be all that there are (two for each core).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,15 @@ class EncodingSink:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def apart(settings: Settings, *, to_broker: bool) -> Settings:
+    """``settings`` without what a camera that runs by the same file would be disturbed by: its name at the broker, the
+    broker itself unless ``to_broker``, and its recordings.
+    """
+    mqtt = settings.mqtt if to_broker else type(settings.mqtt)()
+    name = f"bench-{uuid.uuid4().hex[:8]}"
+    return settings.model_copy(update={"device": name, "mqtt": mqtt, "output": type(settings.output)()})
 
 
 def bench(settings: Settings) -> dict[str, Any]:

@@ -176,10 +176,9 @@ def _require_output(settings: config.Settings) -> None:
 
 
 def _summary(end: Snapshot) -> None:
-    typer.echo(
+    console.say(
         f"{end.frames} frames in {end.seconds:.1f} s, a person in {end.frames_with_people} of them; dropped: "
-        f"{end.dropped_frames} frames, {end.dropped_messages} messages",
-        err=True,
+        f"{end.dropped_frames} frames, {end.dropped_messages} messages"
     )
 
 
@@ -215,9 +214,10 @@ def bench(
         "people.most": most,
         "people.second_look": second_look,
     }
+    from edgepose.bench import apart
     from edgepose.bench import bench as measure
 
-    found = measure(config.load(flags, config_file).settings)
+    found = measure(apart(config.load(flags, config_file).settings, to_broker=mqtt is not None))
     typer.echo(json.dumps(found) if as_json else _bench_table(found), nl=True)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from contextlib import suppress
 from typing import Any
@@ -21,10 +23,17 @@ def run(app: Any) -> None:
     try:
         app()
     except EdgeposeError as error:
-        sys.stdout.flush()
-        sys.stderr.write(f"error: {error}\n")
+        with suppress(OSError, ValueError, AttributeError):
+            sys.stdout.flush()
+        say(f"error: {error}")
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of our output (head, say) has gone; that is its right.
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        say("error: there is no room for what is to be written; make room there")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter would try to write the rest at its end
+        sys.exit(2)

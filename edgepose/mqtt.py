@@ -131,6 +131,9 @@ def parse_broker(
         port = 0
     if port == 0 or not parts.hostname:
         raise EdgeposeError(f"broker '{shown}' has no host or no valid port; write {parts.scheme}://host:1883/")
+    if "@" not in parts.netloc and parts.port is not None and "@" in url:
+        raise EdgeposeError(f"broker '{shown}' has an @ behind its port; the password belongs into "
+                            "EDGEPOSE_MQTT_PASSWORD or a password file, an @ in topics is %40")  # fmt: skip
     options = _options(shown, parts.query)
     broker = Broker(
         host=parts.hostname,

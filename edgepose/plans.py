@@ -214,6 +214,8 @@ def _usable(plan: Path, bundle: Bundle, wanted: Wanted, here: Machine) -> Manife
         return str(error)
     if manifest.bundle_sha256 != bundle.sha256:
         return f"it was built from another file than {bundle.path}"
+    if wanted.precision == "float32" != manifest.wanted.precision:
+        return "it may compute in TF32, and float32 is asked for"
     if wanted.precision not in ("auto", manifest.precision):
         return f"it computes in {manifest.precision}, and {wanted.precision} is asked for"
     if wanted.dla_core != manifest.wanted.dla_core:

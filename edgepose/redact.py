@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 
 MASK = "***"
-_KEYS = "pass|pwd|token|secret|auth|key|sig"
-SECRET_KEY = re.compile(_KEYS, re.IGNORECASE)  # in the name of a URL's parameter
+_KEYS = "pas|pw|psw|token|secret|auth|key|sig"  # loginpas=, pwd= and user-pw= are among them
 
 
 def redact(text: str) -> str:
@@ -24,5 +23,15 @@ def without_secrets(source: str) -> str:
     What is no Unicode, as a file's name may be, is escaped.
     """
     source = source.encode("utf-8", "backslashreplace").decode()
-    source = re.sub(r"://[^/\s]*@", "://", source)
-    return re.sub(r"(?i)\b(user-id|user-pw|user|password|passwd|pwd|token|key)=[^\s&!]+", r"\1=...", source)
+    source = re.sub(r'(?<!file)://[^"\s]*@', "://", source)  # a password may hold a / that was not escaped
+    return re.sub(rf"(?i)\b([\w-]*(?:user|loginuse|{_KEYS})[\w-]*)=[^\s&!]+", r"\1=...", source)
+
+
+def secrets_of(url: str) -> list[str]:
+    """Values of a URL's parameters that look like secrets, also of those that cameras want in the path."""
+    path, _, query = url.partition("?")
+    return [
+        value
+        for part, ends in ((path, "/"), (query, "&"))
+        for _, value in re.findall(rf"(?i)([\w-]*(?:{_KEYS})[\w-]*)=([^{ends}\s]+)", part)
+    ]

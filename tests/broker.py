@@ -136,6 +136,12 @@ class Mosquitto:
         self._process.kill()
         self._process.wait()
 
+    def allow(self, acl: str) -> None:
+        """Another access list, from now on."""
+        assert self._process
+        (self.folder / "acl").write_text(acl)
+        self._process.send_signal(signal.SIGHUP)
+
     def freeze(self) -> None:
         """It keeps its connections but does nothing any more."""
         assert self._process
@@ -178,9 +184,11 @@ class Watcher:
 
 
 @contextlib.contextmanager
-def watch(port: int, topic: str = "#") -> Iterator[Watcher]:
-    """An MQTT 5 client without edgepose, subscribed to ``topic``."""
+def watch(port: int, topic: str = "#", user: tuple[str, str] | None = None) -> Iterator[Watcher]:
+    """An MQTT 5 client without edgepose, subscribed to ``topic``, with the name and password of ``user``."""
     client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+    if user is not None:
+        client.username_pw_set(*user)
     watcher = Watcher(client)
     subscribed: list[bool] = []
     client.on_connect = lambda client, *_: client.subscribe(topic, 1)

@@ -180,6 +180,10 @@ def test_the_info_message_names_joints_and_tells_what_the_score_means(tmp_path: 
         ("rtspsrc location=rtsp://a:b@cam/ user-pw=secret ! x", "rtspsrc location=rtsp://cam/ user-pw=... ! x"),
         ("v4l2:///dev/video0", "v4l2:///dev/video0"),
         ("file:///data/a@b.mp4", "file:///data/a@b.mp4"),
+        ("http://cam/v.mjpg?user=bob&pw=hush&x=1", "http://cam/v.mjpg?user=...&pw=...&x=1"),
+        ("http://cam/v.cgi?loginuse=bob&loginpas=hush", "http://cam/v.cgi?loginuse=...&loginpas=..."),
+        ("rtsp://cam/user=a_password=hush_channel=1", "rtsp://cam/user=..."),
+        ("rtsp://me:12/hush@cam/s lost", "rtsp://cam/s lost"),
     ],
 )
 def test_sources_are_shown_without_secrets(source: str, shown: str) -> None:

@@ -143,6 +143,13 @@ def test_a_plan_of_another_precision_or_device_is_not_what_was_asked_for(tiny):
         plans.obtain(tiny, Wanted(dla_core=0), ORIN, None)
 
 
+def test_float32_by_name_takes_no_plan_that_may_compute_in_tf32(tiny):
+    """A plan of a float32 file built with 'auto' says float32, too."""
+    plan_beside(tiny)
+    with pytest.raises(EdgeposeError, match="it may compute in TF32, and float32 is asked for"):
+        plans.obtain(tiny, Wanted(precision="float32"), ORIN, None)
+
+
 def test_the_machine_is_described_from_what_it_says(tmp_path, monkeypatch):
     tegra = "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: Wed Jan  8 2025\n"
     driver = "NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  540.4.0  Release Build  (buildbrain)\n"

@@ -18,6 +18,7 @@ import pytest
 
 from edgepose import app, config, console, engines
 from edgepose.app import stopping_on_signals
+from edgepose.bench import apart
 from edgepose.errors import EdgeposeError
 from edgepose.messages import schemas
 from edgepose.timing import STAGES
@@ -83,6 +84,23 @@ def test_the_finder_beside_has_half_of_the_threads_and_each_network_its_batches(
         pass
     assert (asked["pose"].threads, asked["pose"].batches) == (threads, (1, 2))
     assert (asked["person"].threads, asked["person"].batches) == (finders, (1,))
+
+
+def test_on_a_dla_the_finder_is_float16(clip, monkeypatch):
+    """It has no float32, which the finder's file is; the pose network's INT8 stays as it is."""
+    asked = {}
+
+    def stopped(bundle, name, options):
+        asked[bundle.manual.role] = options.precision
+        return SimpleNamespace(name="none", precision="none", close=lambda: None)
+
+    monkeypatch.setattr(engines, "load", stopped)
+    for precision, finders in (("auto", "float16"), ("float32", "float32")):
+        flags = {"source.uri": str(clip), "engine.device": "DLA:0", "engine.precision": precision,
+                 "model": "edgepose-s-int8"}  # fmt: skip
+        with app.assembled(config.load(flags, environ={}).settings):
+            pass
+        assert asked == {"pose": precision, "person": finders}
 
 
 def bodies(watcher, leaf):
@@ -209,6 +227,36 @@ def test_what_cannot_be_told_on_stderr_stops_nothing(monkeypatch):
     closed.close()
     monkeypatch.setattr(sys, "stderr", closed)
     console.say("a sentence")
+
+
+@pytest.mark.parametrize("arguments", [("models",), ("config", "show")])
+def test_a_full_disk_behind_stdout_is_a_sentence(arguments, tmp_path):
+    with open("/dev/full", "w", encoding="utf-8") as full:  # noqa: PTH123
+        done = subprocess.run([*EDGEPOSE, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: there is no room for what is to be written; make room there\n"
+
+
+def test_a_full_disk_behind_stderr_changes_no_exit_code(tiny, tmp_path):
+    command = [*EDGEPOSE, "run", "--source", "videotest://?frames=5", "--model", str(tiny.path), "--finder", "none"]
+    with open("/dev/full", "w", encoding="utf-8") as full:  # noqa: PTH123
+        done = subprocess.run([*command, "--record", str(tmp_path / "x.jsonl")], stderr=full, check=False, timeout=60)
+        assert done.returncode == 0
+        assert subprocess.run([*EDGEPOSE, "run"], stderr=full, check=False, timeout=60).returncode == 2
+    assert (tmp_path / "x.jsonl").read_text()
+
+
+def test_a_bench_does_not_disturb_who_runs_by_the_same_file(tmp_path):
+    """Nor is it told to the broker, unless that is asked for."""
+    file = tmp_path / "edgepose.toml"
+    file.write_text(
+        'device = "porch"\n[mqtt]\nurl = "mqtt://hub/"\n[output]\nrecord = "x.jsonl"\n[engine]\nthreads = 1\n'
+    )
+    settings = config.load({}, file, environ={}).settings
+    alone, told = apart(settings, to_broker=False), apart(settings, to_broker=True)
+    assert (alone.mqtt.url, alone.output.record, alone.engine.threads) == ("", "", 1)
+    assert (told.mqtt.url, told.output.record) == ("mqtt://hub/", "")
+    assert len({"porch", alone.device, told.device}) == 3
 
 
 def test_a_signal_before_the_loop_raises_nothing_where_it_strikes_and_is_not_lost():

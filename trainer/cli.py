@@ -132,6 +132,7 @@ def evaluate(
     from trainer.data.module import select
     from trainer.data.splits import SPLITS
     from trainer.evaluate import Predictions, figures, open_estimator, predict
+    from trainer.grid import evenly
     from trainer.pictures import contact_sheet, reliability_plot
     from trainer.recipe import DataSet
     from trainer.uncertainty import reliability
@@ -144,7 +145,7 @@ def evaluate(
                                         data_root).persons
     ]  # fmt: skip
     if limit and limit < len(persons):
-        persons = persons[:: -(-len(persons) // limit)]
+        persons = [persons[i] for i in evenly(len(persons), limit)]
     predictions: Predictions = predict(estimator, persons)
     found: dict[str, Any] = {
         "model": estimator.manual.name,
@@ -222,6 +223,7 @@ def export(
 ) -> None:
     """Write a checkpoint's weights (their moving average at the end) as a bundle, checked against the network."""
     from trainer import export as poses
+    from trainer.data.splits import say_without_split
     from trainer.finder import commands as finders
     from trainer.finder import export as people
 
@@ -233,6 +235,7 @@ def export(
             raise EdgeposeError(f"{checkpoint} is a person finder's, which has no scores of joints; leave out --fit-on")
         bundle = people.export(checkpoint, out, measure_on=finders.scene_sets(measure_on or [], guesses), **about)
     else:
+        say_without_split("--fit-on", fit_on)
         bundle = poses.export(checkpoint, out, fit_on=_sets(fit_on), measure_on=_sets(measure_on), **about)
         if not fit_on:
             typer.echo(f"note: without --fit-on the scores in {out} are heatmaps' peaks, and ellipses promise nothing; "

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgepose.bundle import Decode, Manual
+from edgepose.errors import EdgeposeError
 from trainer.recipe import Recipe
 
 
@@ -17,8 +18,11 @@ class TorchEngine:
     name = "torch"
     precision = "float32"
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, threads: int = 0) -> None:
+        """On ``threads`` CPU threads, as all of torch from then on; 0: torch's choice."""
         self._model = model
+        if threads:
+            torch.set_num_threads(threads)
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """See :class:`edgepose.engines.Engine`."""
@@ -33,6 +37,12 @@ class TorchEngine:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def refuse_engine(model: str, engine: str) -> None:
+    """EdgeposeError where a checkpoint is to run on another engine than torch."""
+    if engine not in ("", "auto", "torch"):
+        raise EdgeposeError(f"{model}: a checkpoint runs on torch; export it to run it on {engine}")
 
 
 def manual_of(recipe: Recipe) -> Manual:

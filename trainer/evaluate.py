@@ -17,7 +17,7 @@ from edgepose.estimator import Estimator
 from edgepose.metrics import score_persons
 from edgepose.skeletons import Skeleton
 from trainer.data.persons import Person, read_image
-from trainer.engine import TorchEngine, manual_of
+from trainer.engine import TorchEngine, manual_of, refuse_engine
 from trainer.progress import progress
 
 
@@ -65,8 +65,9 @@ def open_estimator(model: str, engine: str = "auto", threads: int = 0, *, second
     if model.endswith(".ckpt"):
         from trainer.fit import load_best
 
+        refuse_engine(model, engine)
         recipe, network = load_best(Path(model))
-        return Estimator(TorchEngine(network), manual_of(recipe), second_look=second_look)
+        return Estimator(TorchEngine(network, threads), manual_of(recipe), second_look=second_look)
     bundle = bundles.load(model, role="pose")
     running = engines.load(bundle, engine, engines.Options(threads=threads))
     return Estimator(running, bundle.manual, second_look=second_look)

@@ -201,6 +201,11 @@ def train(
     try:
         with saver.between_steps() if local * nodes == 1 else nullcontext():
             trainer.fit(learner, data, ckpt_path=checkpoint, weights_only=True)
+    except EdgeposeError as error:
+        sentence = str(error).strip().splitlines()[-1].partition("EdgeposeError: ")[2]
+        if not sentence:
+            raise
+        raise EdgeposeError(sentence) from None  # a loader process's, which came with its traceback
     except SystemExit:  # how Lightning ends after Ctrl-C, the checkpoint being saved
         if not trainer.interrupted:
             raise

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from edgepose import skeletons
+from edgepose.errors import EdgeposeError
 from edgepose.heatmaps import METHODS
 from edgepose.toml import read_toml, validate
 from trainer.augment import Augmentation
@@ -314,4 +315,7 @@ class Recipe(Course):
 
 def load(path: Path) -> Recipe:
     """Read and check a recipe; EdgeposeError names the file, the key and what is wrong with it."""
-    return validate(Recipe, read_toml(path), str(path))
+    content = read_toml(path)
+    if content.get("role") == "person":
+        raise EdgeposeError(f"{path} is the recipe of a person finder; this is for pose networks alone")
+    return validate(Recipe, content, str(path))

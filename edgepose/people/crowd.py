@@ -24,7 +24,7 @@ from edgepose.people.looks import looks
 from edgepose.people.regions import Regions, keep, select
 from edgepose.people.sides import Sides
 from edgepose.people.smooth import smoother
-from edgepose.people.steady import Steady
+from edgepose.people.steady import Pace, Steady
 from edgepose.people.track import Following, Tracker
 from edgepose.skeletons import Skeleton
 
@@ -180,31 +180,20 @@ class OneEach:
             name: SinglePerson(estimator, run if len(regions) == 1 else f"{run}-{name}") for name in regions
         }
         self._motions = {name: Motion(estimator.skeleton, smoothing, hold_sides) for name in regions}
-        self._away = {name: _Away() for name in regions}
+        self._steady = {name: Steady() for name in regions}
+        self._pace = {name: Pace() for name in regions}
 
     def update(self, frames: Sequence[Frame], timer: StageTimer = untimed) -> list[People]:
         """See :class:`Crowd`."""
         found = []
         for frame in frames:
-            if self._away[frame.camera](frame.acquired_ns):
+            now_ns = self._steady[frame.camera](frame.acquired_ns)
+            if self._pace[frame.camera].away(now_ns, Following.patience):
                 self._single[frame.camera].forget()
             counts = partial(_counts, self._regions[frame.camera], size_of(frame))
             people = self._single[frame.camera].update(frame.image, timer, counts)
             found.append(self._motions[frame.camera].follow(people, frame.acquired_ns))
         return found
-
-
-class _Away:
-    """Whether a camera was away before a frame: for longer than a person may be unseen, and than it ever takes."""
-
-    def __init__(self) -> None:
-        self._steady = Steady()
-        self._last_ns = self._interval_ns = 0
-
-    def __call__(self, acquired_ns: int) -> bool:
-        now_ns = self._steady(acquired_ns)
-        before, self._interval_ns, self._last_ns = self._interval_ns, now_ns - self._last_ns, now_ns
-        return self._interval_ns > Following.patience * 1e9 + before
 
 
 def _counts(regions: Regions, size: tuple[int, int], box: NDArray[np.float64]) -> bool:

@@ -1,6 +1,12 @@
-"""A camera's time that never runs backwards."""
+"""A camera's time that never runs backwards, and the pace of its frames."""
 
 from __future__ import annotations
+
+from collections import deque
+
+_RECENT = 5  # intervals between frames
+_LONGER = 1.5  # times the longest of them: what a camera takes now and then
+_LEAST = 1.0  # s; no camera is away for less
 
 
 class Steady:
@@ -16,3 +22,22 @@ class Steady:
             self._passed_ns += max(0, acquired_ns - self._last_ns)
         self._last_ns = acquired_ns
         return self._passed_ns
+
+
+class Pace:
+    """How long a camera takes between frames, to tell a slow one from one that was away."""
+
+    def __init__(self) -> None:
+        self._last_ns: int | None = None
+        self._intervals = deque[int](maxlen=_RECENT)
+
+    def away(self, now_ns: int, patience: float) -> bool:
+        """Whether it was, before the frame at the steady time ``now_ns``: for more than ``patience`` seconds, and more
+        than it takes now and then.
+        """
+        interval = 0 if self._last_ns is None else now_ns - self._last_ns
+        bar = max(patience, _LEAST) * 1e9 + _LONGER * max(self._intervals, default=0)
+        if self._last_ns is not None:
+            self._intervals.append(interval)
+        self._last_ns = now_ns
+        return interval > bar

@@ -38,7 +38,7 @@ from edgepose.people.association import assign, body_scale, constants, inside, i
 from edgepose.people.find import joints_box
 from edgepose.people.follow import ACCEPT, CONFIDENT, KEEP
 from edgepose.people.looks import REGIONS, alike
-from edgepose.people.steady import Steady
+from edgepose.people.steady import Pace, Steady
 from edgepose.skeletons import Skeleton
 
 State = Literal["tentative", "confirmed", "lost", "gone"]
@@ -207,7 +207,7 @@ class Tracker:
         self._since_look = following.every
         self._found: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
         self._steady = Steady()
-        self._last_ns = self._interval_ns = 0  # of the frame before, and from the one before that to it
+        self._pace = Pace()
 
     def wants_finder(self) -> bool:
         """Whether to look for people in the coming frame: nobody is here, one is lost, or it is time again."""
@@ -231,8 +231,9 @@ class Tracker:
     def boxes(self, acquired_ns: int) -> NDArray[np.float64]:
         """The boxes [N, 4] to estimate in the frame taken at ``acquired_ns`` (nanoseconds): tracks, then newcomers."""
         now_ns = self._steady(acquired_ns)
+        if self._pace.away(now_ns, self._following.patience):
+            self._tracks = []  # whoever stands there now is somebody new
         self._retire(now_ns)
-        self._interval_ns, self._last_ns = now_ns - self._last_ns, now_ns
         for track in self._tracks:
             track.predict(now_ns)
         if self._found is not None:
@@ -296,11 +297,9 @@ class Tracker:
             track.id = f"{self._run}-{self._named}"
 
     def _retire(self, now_ns: int) -> None:
-        """Forget who is gone: lost for too long, or last seen before the camera was away for too long."""
-        patience_ns = self._following.patience * 1e9
+        """Forget who is gone: lost for too long."""
         for track in self._tracks:
-            # A camera with seconds between its frames is not away.
-            if now_ns - track.seen_ns > patience_ns + (0 if track.state == "lost" else self._interval_ns):
+            if track.state == "lost" and now_ns - track.seen_ns > self._following.patience * 1e9:
                 track.state = "gone"
         self._tracks = [t for t in self._tracks if t.state != "gone"]
 

@@ -17,6 +17,8 @@ class ConsoleSink:
     def __init__(
         self, *, as_json: bool = False, out: TextIO | None = None, clock: Callable[[], int] = time.time_ns
     ) -> None:
+        if out is None and sys.stdout is None:  # it was closed before we began
+            raise EdgeposeError("standard output is closed; nothing can be printed")
         self._out = out or sys.stdout
         self._as_json = as_json
         self._clock = clock

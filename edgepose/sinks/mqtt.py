@@ -54,15 +54,17 @@ class Backoff:
         return float(min(self.most_s, self.first_s * 2.0 ** min(failures - 1, 30)) * random.uniform(0.5, 1.0))
 
 
-def client_id(device: str, camera: str) -> str:
+def client_id(device: str, camera: str, prefix: str = "edgepose") -> str:
     """``edgepose-<device>-<camera>``; a long one is cut to 64 characters.
 
-    One that was cut, or whose device has a '-' so that it could be read as another pair's, stays its own by a hash.
+    One that was cut, whose device has a '-' so that it could be read as another pair's, or whose topics begin with a
+    ``prefix`` of their own, as where two sites share a broker, stays its own by a hash.
     """
     name = f"edgepose-{device}-{camera}"
-    if len(name) <= 64 and "-" not in device:
+    if len(name) <= 64 and "-" not in device and prefix == "edgepose":
         return name
-    return f"{name[:55]}-{hashlib.sha256(f'{device}/{camera}'.encode()).hexdigest()[:8]}"
+    whole = f"{device}/{camera}" if prefix == "edgepose" else f"{prefix}/{device}/{camera}"
+    return f"{name[:55]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
 
 class MQTTSink:
@@ -99,6 +101,7 @@ class MQTTSink:
         self.dropped = 0
         self._connections = 0
         self._broker, self._device, self._camera = broker, device, camera
+        self._client_id = client_id(device, camera, broker.prefix)
         self._encoding, self._qos, self._expiry_s, self._keepalive_s = encoding, qos, expiry_s, keepalive_s
         self._backoff, self._clock, self._queue_size = backoff, clock, queue_size
         self._lock = threading.Condition()
@@ -244,12 +247,12 @@ class MQTTSink:
 
     def _one_connection(self) -> bool:
         """From connecting to the end of the connection; whether it held for a while."""
-        self._denied = False
+        self._denied, self._not_taken = set[str](), set[str]()
         session, opened = None, time.monotonic()
         try:
             session = Session(
                 self._broker,
-                client_id(self._device, self._camera),
+                self._client_id,
                 will=self._status("offline", "the connection to the device broke", None),
                 keepalive_s=self._keepalive_s,
                 on_acknowledged=self._acknowledged,
@@ -266,7 +269,7 @@ class MQTTSink:
         except LostError as error:
             reason = str(error)
             if session and session.connected and time.monotonic() - opened < STABLE_S:
-                reason += f"; if this goes on, look for another client named {client_id(self._device, self._camera)}"
+                reason += f"; if this goes on, look for another client named {self._client_id}"
             if not self._stop.is_set():  # else it is the broker's answer to our goodbye
                 self._show("lost" if self._connections else "connecting", reason)
         except Exception as error:
@@ -350,15 +353,29 @@ class MQTTSink:
             with self._lock:
                 self.dropped += 1
         if denial in TRANSIENT:
-            log.warning("MQTT: %s took no message on %s: %s", self._broker, packet.topic, denial)
+            if packet.topic not in self._not_taken:  # once for each topic: a quota lasts
+                log.warning("MQTT: %s took no message on %s: %s", self._broker, packet.topic, denial)
+            self._not_taken.add(packet.topic)
         elif denial:
-            self._denied = True
-            self._show(
-                "refused",
-                f"{self._broker} does not let us publish to {packet.topic}: {denial}; "
-                "grant write access to the device's topics",
-            )
-        elif packet.topic == self.topics.status and not self._denied:
+            if not self._denied:
+                self._show(
+                    "refused",
+                    f"{self._broker} does not let us publish to {packet.topic}: {denial}; "
+                    "grant write access to the device's topics",
+                )
+            self._denied.add(packet.topic)
+        else:
+            self._taken(packet.topic)
+
+    def _taken(self, topic: str) -> None:
+        """The broker takes messages on ``topic``. Where it had not, all else that it did not take is said again."""
+        if topic in self._denied | self._not_taken:
+            self._denied.discard(topic)
+            self._not_taken.discard(topic)
+            again = self._denied | self._not_taken | (set() if self._denied else {self.topics.status})
+            with self._lock:
+                self._due.update({t: p for t, p in self._retained.items() if t in again and t not in self._due})
+        elif topic == self.topics.status and not self._denied:
             self._show("online", "")
 
     def _take_back(self) -> None:

@@ -62,6 +62,8 @@ def open_overlay(target: str, skeleton: Skeleton) -> Overlay:
         raise EdgeposeError(f"overlay '{target}' must be 'window' or a file that ends in .mp4, .mkv or .avi")
     if kind(path.absolute().parent) != "folder":
         raise EdgeposeError(f"overlay folder {path.absolute().parent} does not exist; make it first")
+    if kind(path) == "folder":
+        raise EdgeposeError(f"overlay {path} is a folder; name a file in it")
     return FileOverlay(path, skeleton)
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgepose.errors import EdgeposeError
+
+_QUERYCAP = 0x80685600  # VIDIOC_QUERYCAP of linux/videodev2.h, and some of the bits of its answer:
+_CAPTURE = 0x00000001 | 0x00001000  # V4L2_CAP_VIDEO_CAPTURE, _CAPTURE_MPLANE
+_MEMORY = 0x00008000 | 0x00004000 | 0x00000002 | 0x00002000  # _M2M, _M2M_MPLANE, _OUTPUT, _OUTPUT_MPLANE
 
 
 @dataclass(frozen=True)
@@ -40,10 +47,34 @@ def _v4l2_from_sys(sys: Path, dev: Path) -> list[Camera]:
         # A camera has one node for pictures (index 0) and more for metadata.
         if not entry.name.startswith("video") or _text(entry / "index") not in ("", "0") or not node.exists():
             continue
+        if not _is_camera(_capabilities(node)):
+            continue
         driver = entry / "device" / "driver"
         detail = f"driver {driver.resolve().name}" if driver.exists() else ""
         result.append(Camera(f"v4l2://{node}", _text(entry / "name") or entry.name, detail))
     return result
+
+
+def _capabilities(node: Path) -> int | None:
+    """What the device says that it can (``device_caps`` of linux/videodev2.h); None where it does not tell."""
+    buffer = bytearray(104)  # struct v4l2_capability
+    try:
+        file = os.open(node, os.O_RDWR | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        fcntl.ioctl(file, _QUERYCAP, buffer)
+    except OSError:
+        return None
+    finally:
+        os.close(file)
+    (own,) = struct.unpack_from("=I", buffer, 88)
+    return int(own)
+
+
+def _is_camera(capabilities: int | None) -> bool:
+    """Whether a device takes pictures, and is no decoder or scaler, which give them back; unknown ones may."""
+    return capabilities is None or (bool(capabilities & _CAPTURE) and not capabilities & _MEMORY)
 
 
 def _v4l2_from_gstreamer() -> list[Camera]:

@@ -241,6 +241,8 @@ def check_file(spec: SourceSpec) -> None:
     there = kind(path)
     if there == "folder":
         raise EdgeposeError(f"{path} is a folder; for a folder of pictures write images:{path}")
+    if there == "other":
+        raise EdgeposeError(f"{path} is a device, no file; a camera is written v4l2://{path}")
     if there != "file":
         hint = "parameters need the form file:///path?key=value" if "?" in spec.location else "check the path"
         raise EdgeposeError(f"file {path} does not exist; {hint}")

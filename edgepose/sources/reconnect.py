@@ -54,6 +54,7 @@ class Reconnecting(Base):
         self._jitter, self._clock = jitter, clock
         self._inner: Source | None = None
         self._state: State | None = None
+        self._told = set[str]()
         self._failures = 0
         self._connected = 0.0
         self._next_try = 0.0
@@ -146,6 +147,10 @@ class Reconnecting(Base):
         self._report("camera-lost", sentence)
 
     def _report(self, state: State, sentence: str) -> None:
+        """Tell a change of state, and each reason for which a camera is lost once."""
         if state != self._state:
+            self._told.clear()
+        if state != self._state or sentence not in self._told:
             self._state = state
+            self._told.add(sentence)
             self._on_state(state, sentence)

@@ -22,7 +22,7 @@ from typing import Literal, TypeAlias
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
 from edgepose.errors import EdgeposeError, unknown
-from edgepose.redact import MASK, SECRET_KEY, redact
+from edgepose.redact import MASK, redact, secrets_of
 
 Kind: TypeAlias = Literal["file", "v4l2", "csi", "rtsp", "http", "videotest", "images"]
 Value: TypeAlias = str | int | bool
@@ -84,7 +84,7 @@ class SourceSpec:
     def masked(self) -> SourceSpec:
         """The same with ``***`` for the password and for what looks like a secret in the URL."""
         location = self.location
-        for secret in _query_secrets(location) if self.network else ():
+        for secret in secrets_of(location) if self.network else ():
             location = location.replace(f"={secret}", f"={MASK}")
         return replace(self, location=location, password=MASK if self.password else "")
 
@@ -105,7 +105,7 @@ class SourceSpec:
         """``text`` (a library's message) without the secrets of this source."""
         secrets = {self.password, quote(self.password, safe=""), quote(self.password)}
         if self.network:
-            secrets.update(_query_secrets(self.location))
+            secrets.update(secrets_of(self.location))
         for secret in sorted(secrets - {""}, key=len, reverse=True):
             text = text.replace(secret, MASK)
         return text
@@ -157,7 +157,7 @@ def _split_scheme(uri: str) -> tuple[str, Kind, str]:
         raise unknown("source scheme", match.group(1), _SCHEMES, f"'{redact(uri)}'")
     if uri.isdigit():
         raise EdgeposeError(f"'{uri}' is no source; did you mean v4l2:///dev/video{uri} or csi://{uri}?")
-    return "", "v4l2" if uri.startswith("/dev/video") else "file", uri
+    return "", "v4l2" if uri.startswith(("/dev/video", "/dev/v4l/")) else "file", uri
 
 
 def _local(kind: Kind, scheme: str, rest: str, options: dict[str, Value], uri: str) -> SourceSpec:
@@ -202,6 +202,9 @@ def _network(kind: Kind, uri: str, environ: Mapping[str, str]) -> SourceSpec:
         ) from None
     if not host:
         raise EdgeposeError(f"'{redact(uri)}' names no host; write it as {parts.scheme}://host/path")
+    if "@" not in parts.netloc and parts.port is not None and "@" in uri:
+        raise EdgeposeError(f"'{redact(uri)}' has an @ behind its path; in a password write / ? # @ as %2F %3F %23 "
+                            "%40, and in the path too %40")  # fmt: skip
     options, kept = _options(kind, parts.query, uri)
     userinfo, _, address = parts.netloc.rpartition("@")
     user, _, password = (unquote(part) for part in userinfo.partition(":"))
@@ -290,8 +293,3 @@ def _options(kind: Kind, query: str, uri: str) -> tuple[dict[str, Value], str]:
 def _check_size(options: Mapping[str, Value], uri: str) -> None:
     if ("width" in options) != ("height" in options):
         raise EdgeposeError(f"'{redact(uri)}' gives only one of width and height; give both or none")
-
-
-def _query_secrets(url: str) -> list[str]:
-    pairs = (pair.partition("=") for pair in url.partition("?")[2].split("&"))
-    return [value for key, _, value in pairs if value and SECRET_KEY.search(key)]

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from calibration.judge import METRICS, Answers, Judge
 from calibration.quantize import quantize
@@ -12,7 +13,7 @@ from calibration.verify import compare, difference, open_runner, plot
 from edgepose import EdgeposeError, skeletons
 from edgepose.estimator import Estimator
 from tests.calibration.command import run
-from trainer.evaluate import figures, predict
+from trainer.evaluate import figures, open_estimator, predict
 from trainer.fit import fit, load_best
 
 
@@ -126,6 +127,24 @@ def test_the_commands_end_as_they_say(learnt, tmp_path):
     assert done.returncode == 3
     assert "points below" in done.stderr
     assert "Traceback" not in done.stderr
+    with pytest.raises(
+        EdgeposeError, match=r"green/last.ckpt@openvino': a checkpoint runs on torch; export it to run it on open"
+    ):
+        open_runner(f"{green}@openvino")
+    with pytest.raises(
+        EdgeposeError, match=r"green/last.ckpt: a checkpoint runs on torch; export it to run it on open"
+    ):
+        open_estimator(str(green), "openvino")
+    threads = torch.get_num_threads()
+    for opened in (lambda n: open_runner(str(green), n), lambda n: open_estimator(str(green), threads=n)):
+        for count in (2, 1):
+            opened(count)
+            assert torch.get_num_threads() == count
+    torch.set_num_threads(threads)
+    done = run("quantize", learnt.bundle.path, tmp_path / "cpu.onnx", "--set", learnt.set_path, "--target", "cpu",
+               "--search", "--judge-on", f"{learnt.spec}@all", *data)  # fmt: skip
+    assert done.returncode == 2
+    assert "error: --search ranks the layers that could go back to float, and with --target cpu" in done.stderr
     done = run("quantize", "nobody", out, "--set", learnt.set_path, "--judge-on", learnt.spec, *data)
     assert done.returncode == 2
     assert "unknown model 'nobody'" in done.stderr

@@ -82,6 +82,16 @@ def test_a_slow_camera_is_not_away(fps):
     assert ids_of(film(World([stands(300)], **QUIET), new(), regular(30, fps))) == {"run-1"}
 
 
+@pytest.mark.parametrize("patience", [0, 0.01, 1.0])
+@pytest.mark.parametrize(("seconds", "jitter"), [(1 / 30, 1e-9), (1 / 30, 0.01), (5, 0.8), (10, 1)])
+def test_whose_frames_come_unevenly_is_not_away(patience, seconds, jitter):
+    rng = np.random.default_rng(4)
+    times = np.cumsum(seconds + rng.uniform(-jitter, jitter, 60))
+    frames = film(World([stands(300)], **QUIET), new(patience=patience), [round(t * SECOND) for t in times])
+    assert len(ids_of(frames)) == 1
+    assert all(len(f.ids) == 1 for f in frames[5:])
+
+
 def test_who_is_away_for_less_than_the_patience_keeps_the_id():
     away = Person("C", walk(300, 120), here=lambda t: not 2 <= t < 2.8)
     frames = film(World([stands(200), away], **QUIET), new(), regular(150))

@@ -63,6 +63,7 @@ def test_arguments_win_over_the_url() -> None:
         ("mqtt://hub?cafile=/ca.pem", "has TLS options but no TLS; write mqtts://"),
         ("mqtt://hub?insecure=true", "has TLS options but no TLS"),
         ("mqtts://hub?certfile=/c.pem", "certfile and keyfile belong together"),
+        ("mqtts://bob:12/secret@hub:8883/x", "has an @ behind its port; the password belongs into EDGEPOSE_MQTT_PASS"),
     ],
 )
 def test_bad_urls_are_sentences(url: str, sentence: str) -> None:

@@ -411,6 +411,9 @@ def test_a_broker_that_knows_only_3_1_1() -> None:
 def test_client_ids_are_short_and_distinct() -> None:
     assert client_id("bench", "front") == "edgepose-bench-front"
     assert client_id("hall", "cam-door") != client_id("hall-cam", "door")
+    sites = {client_id("pi", "door", prefix) for prefix in ("edgepose", "site1/pose", "site2/pose")}
+    assert len(sites) == 3
+    assert all(name.startswith("edgepose-pi-door") for name in sites)
     long = [client_id("d" * 100, f"camera{i}") for i in range(2)]
     assert {len(name) for name in long} == {64}
     assert long[0] != long[1]

@@ -13,7 +13,7 @@ from edgepose.errors import EdgeposeError
 from edgepose.messages import info_message
 from edgepose.mqtt import Broker, parse_broker
 from edgepose.sinks.mqtt import Backoff, MQTTSink
-from tests.broker import PATIENCE_S, Certificates, Mosquitto, wait_for
+from tests.broker import PATIENCE_S, Certificates, Mosquitto, wait_for, watch
 from tests.conftest import tiny_manual
 
 QUICK = Backoff(0.05, 0.2)
@@ -95,6 +95,24 @@ def test_a_denied_info_is_not_forgotten_over_an_accepted_status(tmp_path: Path) 
         time.sleep(0.3)  # the status, accepted, comes after the info
         assert sink.state == "refused"
         assert "does not let us publish to edgepose/bench/front/info" in sink.reason
+        sink.close()
+
+
+def test_what_was_denied_is_said_again_once_the_broker_takes_it(tmp_path: Path) -> None:
+    """The access list grows while we are connected: the next status tells that all is well, and the info follows."""
+    mosquitto = Mosquitto(tmp_path, users={"bob": "x"}, acl="user bob\ntopic read #\n")
+    broker = parse_broker(mosquitto.url.replace("//", "//bob@"), environ={"EDGEPOSE_MQTT_PASSWORD": "x"})
+    sink = MQTTSink(broker, "bench", "front", backoff=QUICK)
+    bundle = Bundle(Path("tiny.onnx"), tiny_manual(), "0" * 64)
+    with mosquitto:
+        sink.set_info(info_message(device="bench", camera="front", source="x", bundle=bundle, engine="ort"))
+        wait_for(lambda: sink.state == "refused")
+        mosquitto.allow("user bob\ntopic readwrite #\n")
+        wait_for(lambda: "Reloading config" in mosquitto.log)
+        sink.set_status("online")
+        wait_for(lambda: sink.state == "online")
+        with watch(mosquitto.port, user=("bob", "x")) as seen:
+            wait_for(lambda: seen.on("info") and seen.on("status"))
         sink.close()
 
 

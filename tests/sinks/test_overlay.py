@@ -175,9 +175,15 @@ def test_a_picture_of_one_line_is_shown(with_av, tmp_path):
 
 @pytest.mark.parametrize(
     ("target", "sentence"),
-    [("film.txt", "must be 'window' or a file that ends in"), ("/no/where/film.mp4", "/no/where does not exist")],
+    [
+        ("film.txt", "must be 'window' or a file that ends in"),
+        ("/no/where/film.mp4", "/no/where does not exist"),
+        ("folder.mp4", "overlay folder.mp4 is a folder; name a file in it"),
+    ],
 )
-def test_bad_targets_get_a_sentence(target, sentence):
+def test_bad_targets_get_a_sentence(target, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.mp4").mkdir()
     with pytest.raises(EdgeposeError, match=sentence):
         open_overlay(target, MPII16)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgepose.sources import cameras
+from edgepose.sources.discover import _capabilities, _is_camera
 from edgepose.sources.uri import parse
 
 
@@ -12,6 +13,19 @@ def test_this_machine() -> None:
     for camera in cameras():
         assert parse(camera.uri).kind in ("v4l2", "csi")
         assert camera.name
+
+
+def test_decoders_and_scalers_are_no_cameras() -> None:
+    """By bits of linux/videodev2.h: webcams, decoders, the inputs of scalers; and one that does not tell."""
+    webcam, mplane, decoder, scaler = 0x04200001, 0x04201000, 0x04204000, 0x04200002
+    assert [_is_camera(c) for c in (webcam, mplane, None)] == [True] * 3
+    assert [_is_camera(c) for c in (decoder, 0x0420C000, scaler, 0x04202000, 0x04A00000)] == [False] * 5
+
+
+def test_what_is_no_device_does_not_tell(tmp_path: Path) -> None:
+    (tmp_path / "video0").touch()
+    assert _capabilities(tmp_path / "video0") is None
+    assert _capabilities(tmp_path / "video1") is None
 
 
 def test_none_is_an_empty_list(tmp_path: Path) -> None:

@@ -116,6 +116,16 @@ def test_pauses_double_up_to_ten_seconds_and_are_jittered() -> None:
     assert world.pauses == [0.25, 0.5, 1]
 
 
+def test_every_reason_is_told_once_while_a_camera_is_lost() -> None:
+    """A password that was changed is not told as an ended stream for weeks; two that alternate are no flood."""
+    ended, password = SourceLost("ended its stream"), SourceLost("Unauthorized")
+    world = World([0, ended], password, ended, password, password, [1, ended], [2])
+    assert len(list(world.source())) == 3
+    here = ("online", "camera door delivers")
+    assert world.states == [here, ("camera-lost", "ended its stream"), ("camera-lost", "Unauthorized"),
+                            here, ("camera-lost", "ended its stream"), here]  # fmt: skip
+
+
 def test_opening_without_a_frame_does_not_set_the_pause_back() -> None:
     stalled: list[int | Exception] = [SourceStalled("silent")]
     world = World(stalled, stalled, stalled, [0])

@@ -153,6 +153,33 @@ def test_secrets_in_the_query() -> None:
     assert "hush" not in spec.scrub("GET /x?pwd=hush")
 
 
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://h/v.mjpg?user=bob&pw=hush&fps=5", "http://h/v.mjpg?user=bob&pw=***"),
+        ("http://h/v.cgi?loginuse=bob&loginpas=hush", "http://h/v.cgi?loginuse=bob&loginpas=***"),
+        (
+            "rtsp://h/user=a_password=hush_channel=1_stream=0.sdp?real_stream",
+            "rtsp://h/user=a_password=***?real_stream",
+        ),
+    ],
+)
+def test_secrets_as_cameras_want_them(uri, shown) -> None:
+    spec = parse(uri, environ={})
+    assert spec.redacted() == shown
+    assert "hush" in spec.url()
+    assert "hush" not in spec.scrub(f"cannot open {spec.url()}")
+
+
+@pytest.mark.parametrize("uri", ["rtsp://me:12/hush@h/s", "rtsp://me:12?hush@h/s", "http://me:1#hush@h/s"])
+def test_a_password_that_ends_the_host_early_is_refused_without_it(uri) -> None:
+    with pytest.raises(EdgeposeError, match=r"has an @ behind its path; in a password write / \? # @ as %2F") as caught:
+        parse(uri, environ={})
+    assert "hush" not in str(caught.value)
+    assert parse("rtsp://h:554/a%40b", environ={}).location == "rtsp://h:554/a%40b"
+    assert parse("rtsp://h/a@b", environ={}).location == "rtsp://h/a@b"  # without a port nothing is in doubt
+
+
 def test_rtsp_credentials_from_the_environment() -> None:
     environ = {"EDGEPOSE_RTSP_USER": "me", "EDGEPOSE_RTSP_PASSWORD": "hush"}
     spec = parse("rtsp://h/x", environ=environ)

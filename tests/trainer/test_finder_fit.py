@@ -308,6 +308,23 @@ def test_the_command_trains_a_finder(drawn, tmp_path):
         assert (out / name).stat().st_size > 0, name
 
 
+def test_a_picture_that_a_loader_process_cannot_read_is_one_sentence(tmp_path):
+    """All of the data are for training, so that no split looks at the pictures first."""
+    spec, root = make_coco(tmp_path, 4)
+    broken = root / "figures" / "images" / "001.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    path = tmp_path / "tiny.toml"
+    path.write_text(toml(spec).partition("[[validation]]")[0] + toml(spec)[toml(spec).index("[model]") :])
+    command = [sys.executable, "-m", "trainer.cli", "fit", str(path), "--out", str(tmp_path / "run"),
+               "--data-root", str(root), "--workers", "1", "--threads", "1"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 2
+    said = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert len(said) == 1
+    assert "001.png" in said[0]
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("wrong", "more", "sentence"),
     [

@@ -84,12 +84,6 @@ def test_guesses_about_labelled_people_are_dropped(drawn_scenes):
     assert len(seen.unsure) == 0
 
 
-def test_guesses_about_another_image_do_not_matter(drawn_scenes):
-    seen = guessed(drawn_scenes, [body(BESIDE, 0.9)], [posed(BESIDE, 0.9)], image="777.png")
-    assert len(seen.people) == 1
-    assert len(seen.unsure) == 0
-
-
 def hide_joints(root, keep):
     """Take all labels but the first ``keep`` from the first figure."""
     path = root / "figures" / "annotations.json"
@@ -184,6 +178,27 @@ def test_guesses_of_another_form_are_refused_with_their_place(drawn_scenes, cont
         read(SceneSet(data=spec, guesses="g.json", split="all"), root)
     assert where in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_guesses_of_another_set_are_refused(drawn_scenes):
+    with pytest.raises(EdgeposeError, match=r"guesses guesses.json name no image of data 'coco:.*'; give the"):
+        guessed(drawn_scenes, [body(BESIDE, 0.7)], image="nobody.png")
+    seen = guessed(drawn_scenes, [body(BESIDE, 0.9)], [posed(BESIDE, 0.9)], image="002.png")  # but not of this image
+    assert len(seen.people) == 1
+    assert len(seen.unsure) == 0
+
+
+def test_of_a_small_skeleton_fewer_joints_are_a_whole_person(drawn_scenes):
+    """Eight joints of the upper body: with six of them it is one, with five it is left out of the loss."""
+    spec, root = drawn_scenes
+    path = root / "figures" / "annotations.json"
+    content = json.loads(path.read_text())
+    content["categories"][0]["keypoints"] = [f"j{k}" for k in range(8)]
+    for annotation, seen in zip(content["annotations"], (8, 6, 5), strict=True):
+        annotation["keypoints"] = [v for k in range(8) for v in (10.0 + 9 * k, 20.0 + 11 * k, 2 if k < seen else 0)]
+    path.write_text(json.dumps(content))
+    scenes = read(SceneSet(data=spec, split="all"), root)
+    assert [(len(s.people), len(s.unsure)) for s in scenes] == [(1, 0), (1, 0), (0, 1)]
 
 
 def test_a_split_without_anybody_is_refused(drawn_scenes):

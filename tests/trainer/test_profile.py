@@ -9,10 +9,12 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch.utils.flop_counter import FlopCounterMode
+from typer.testing import CliRunner
 
 from edgepose import bundle as bundles
 from edgepose import engines
 from edgepose.errors import EdgeposeError
+from trainer.cli import app
 from trainer.engine import manual_of
 from trainer.export import to_onnx
 from trainer.models.build import build
@@ -225,6 +227,13 @@ def test_an_absent_library_is_named_with_its_extra(library, monkeypatch):
     chosen = recipe(depth=1)
     with pytest.raises(EdgeposeError, match=rf"pip install 'edgepose\[{library}\]'"):
         latency.measure(made(chosen)[1], manual_of(chosen), threads=1, repeats=1)
+
+
+def test_a_finders_recipe_is_refused_in_a_sentence():
+    with pytest.raises(
+        EdgeposeError, match=r"finder\.toml is the recipe of a person finder; this is for pose networks"
+    ):
+        CliRunner().invoke(app, ["profile", "finder"], catch_exceptions=False)
 
 
 @pytest.mark.parametrize("options", [{"threads": 0}, {"repeats": 0}])

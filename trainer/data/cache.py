@@ -1,16 +1,17 @@
 """Person crops, cut once at 1.5 times the network's view and kept in a memory-mapped file.
 
 Training then costs one small affine warp per sample instead of decoding a whole photograph. The map
-streams from disk, so a set may be larger than memory.
+streams from disk, so a set may be larger than memory. What no run has opened for a month is removed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,7 @@ from edgepose.files import cache_dir, write_beside
 from trainer.data.persons import Person, PersonSet, read_image
 from trainer.progress import progress
 
+_KEPT = 30 * 86_400.0  # s
 MARGIN = 1.5  # cached view / network view, so that scale, rotation and shift rarely meet the edge
 
 
@@ -69,7 +71,10 @@ def open_cache(persons: PersonSet, size: int, padding: float) -> CropCache:
     if not path.exists():
         with _alone(path):
             if not path.exists():
+                _forget(path.parent)
                 _cut(persons, affines, side, path)
+    with suppress(OSError):
+        os.utime(path)
     return CropCache(path, affines)
 
 
@@ -87,6 +92,15 @@ def _alone(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _forget(folder: Path) -> None:
+    """Remove crops that no run has opened for a month: every change of labels or size leaves some gigabytes behind."""
+    for path in folder.glob("crops-*.npy"):
+        with suppress(OSError):  # another process was quicker, or they are somebody else's
+            if time.time() - path.stat().st_mtime > _KEPT:
+                path.unlink()
+                path.with_suffix(".lock").unlink()
 
 
 def _cut(persons: PersonSet, affines: NDArray[np.float64], side: int, path: Path) -> None:

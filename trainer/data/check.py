@@ -12,7 +12,7 @@ from edgepose.crops import apply, crop_affine, warp
 from edgepose.draw import draw_pose
 from edgepose.errors import EdgeposeError
 from trainer.data.persons import Person, PersonSet, read_image
-from trainer.data.splits import dhash, join_twins, near_pairs, side
+from trainer.data.splits import dhash, join_twins, side, twins
 from trainer.grid import evenly, write_grid
 from trainer.progress import progress
 
@@ -31,7 +31,7 @@ class Findings:
     unreadable: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)  # labelled joints that lie outside their image
     degenerate: list[str] = field(default_factory=list)  # persons whose joints span no area
-    duplicates: list[str] = field(default_factory=list)  # near-identical pictures
+    duplicates: list[str] = field(default_factory=list)  # pictures nearly identical to one before
 
     @property
     def clean(self) -> bool:
@@ -66,7 +66,7 @@ def check(persons: PersonSet) -> Findings:
         name = side(persons.name, person.group)
         found.splits[name] = found.splits.get(name, 0) + 1
     paths = list(codes)
-    found.duplicates = [f"{paths[i].name} = {paths[j].name}" for i, j in near_pairs(codes.values())]
+    found.duplicates = [f"{paths[i].name} = {paths[near[0]].name}" for i, near in twins(codes.values())]
     return found
 
 

@@ -39,10 +39,20 @@ def _box(annotation: dict[str, Any]) -> Floats:
     return np.array([x, y, x + width, y + height])
 
 
+def _own_name(data: dict[str, Any], path: Path) -> str:
+    """What the file says that its set is called; empty where it says nothing."""
+    info = data.get("info")
+    name = info.get("edgepose_set", "") if isinstance(info, dict) else ""
+    if not isinstance(name, str) or "/" in name:
+        raise EdgeposeError(f"{path}: info.edgepose_set is {name!r}; it must be a name, without a /")
+    return name
+
+
 def read(path: Path, images: Path) -> PersonSet:
     """Persons of the annotation file; crowds and persons with fewer than two joints are among its ``others``.
 
-    An image's ``group`` (frames of one scene) and ``activity`` are kept where the file has them.
+    An image's ``group`` (frames of one scene) and ``activity`` are kept where the file has them. The set's name, by
+    which splits are drawn, is ``edgepose_set`` in the file's ``info``, else the name of the folder that it lies in.
     """
     data = read_json(path)
     try:
@@ -83,5 +93,5 @@ def read(path: Path, images: Path) -> PersonSet:
         persons.append(make_person(images / name, table[:, :2], labelled,
                                    name if group is None else str(group), str(activity or "")))  # fmt: skip
     # The same name however the path is written, since splits follow it; absolute, and no link is followed.
-    name = Path(os.path.abspath(path)).parent.name or path.stem  # noqa: PTH100
+    name = _own_name(data, path) or Path(os.path.abspath(path)).parent.name or path.stem  # noqa: PTH100
     return PersonSet(name, skeleton, persons, others=dict(others))

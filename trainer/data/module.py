@@ -21,7 +21,7 @@ from trainer.data.cache import CropCache, open_cache
 from trainer.data.cleaning import correct
 from trainer.data.persons import Person, PersonSet, from_behind, load, to_skeleton, unlabelled
 from trainer.data.samples import Plan, Samples
-from trainer.data.splits import join_twins, take
+from trainer.data.splits import join_twins, take, why_empty
 from trainer.grid import evenly
 from trainer.learner import LearningData, steps
 from trainer.recipe import DataSet, Recipe
@@ -45,7 +45,7 @@ def select(spec: DataSet, target: Skeleton, root: Path | None) -> PersonSet:
     if spec.limit:
         persons = [persons[i] for i in evenly(len(persons), spec.limit)]
     if not persons:
-        raise EdgeposeError(f"data '{spec.data}' has no labelled person in split '{spec.split}'")
+        raise EdgeposeError(f"data '{spec.data}' has no labelled person in split '{spec.split}'{why_empty(spec.split)}")
     return PersonSet(whole.name, target, persons)
 
 

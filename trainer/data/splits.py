@@ -1,15 +1,18 @@
 """Splits that never tear a scene apart: persons of one group stand on one side.
 
-A group's side follows from a hash of the set's name and its own, so adding groups moves nobody. Images of a set that
-are near-duplicates of each other (perceptual hash) are joined into one group first, named after its first member.
+A group's side follows from a hash of the set's name and its own, so adding groups moves nobody else. Images of a set
+that are near-duplicates of each other (perceptual hash) are joined into one group first, named after its first member.
+But all pictures of one fixed camera look alike, whoever stands in them: where more than a third of a set would be one
+group nothing is joined, and it is said.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -17,6 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepose import console
 from edgepose.errors import unknown
 from edgepose.files import cache_dir, write_beside
 from trainer.data.persons import PersonSet, read_image
@@ -28,12 +32,21 @@ SPLITS: tuple[str, ...] = get_args(Split)
 # reported. LSPET is large, so a smaller share measures it well enough.
 _SHARES, _DEFAULT_SHARES = {"lspet": (3, 5)}, (8, 20)
 _TWIN_BITS = 4  # dHash distance up to which two images count as the same picture
+_MOST, _FEW = 1 / 3, 20  # share of a set's images that near-duplicates may join, of more images than a few
 
 
 def of_split(text: str) -> tuple[str, str]:
     """DATA and SPLIT of ``DATA@SPLIT``, the latter empty where there is none; an @ within a path is none."""
     data, _, split = text.rpartition("@")
     return (data, split) if data and "/" not in split else (text, "")
+
+
+def say_without_split(option: str, texts: Iterable[str] | None) -> None:
+    """Tell which data of an option that wants persons whom nobody learnt from name no split."""
+    for text in texts or ():
+        if not of_split(text)[1]:
+            console.say(f"note: {option} {text} names no split, so whom the network learnt from counts too; "
+                        f"write {text}@dev, or {text}@all where nobody did")  # fmt: skip
 
 
 def side(set_name: str, group: str) -> str:
@@ -52,6 +65,16 @@ def take(persons: PersonSet, split: str) -> PersonSet:
     return persons.subset(lambda p: side(persons.name, p.group) == split)
 
 
+def why_empty(split: str) -> str:
+    """The rest of the sentence that says that nobody is in ``split``."""
+    if split == "all":
+        return ""
+    return (
+        "; groups of images are dealt out by a hash of their names, and a few may leave a split empty: "
+        "add images, or name a file of their own with split 'all'"
+    )
+
+
 def dhash(image: NDArray[np.uint8]) -> int:
     """64-bit difference hash: whether each of 8 x 8 grey cells is brighter than its left neighbour."""
     grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), (9, 8), interpolation=cv2.INTER_AREA)
@@ -62,20 +85,30 @@ def dhash(image: NDArray[np.uint8]) -> int:
 def join_twins(persons: PersonSet) -> PersonSet:
     """The same persons, with groups merged where images are near-duplicates of each other."""
     images = sorted({p.image for p in persons.persons})
-    pairs = near_pairs(_hashes(persons.name, images))
-    root: dict[str, str] = {}
-
-    def find(group: str) -> str:
-        while root.get(group, group) != group:
-            group = root[group]
-        return group
-
     group_of = {p.image: p.group for p in persons.persons}
-    for i, j in pairs:
-        a, b = find(group_of[images[i]]), find(group_of[images[j]])
-        if a != b:
-            root[max(a, b)] = min(a, b)
-    return PersonSet(persons.name, persons.skeleton, [replace(p, group=find(p.group)) for p in persons.persons])
+    names = sorted(set(group_of.values()))
+    number = {name: i for i, name in enumerate(names)}
+    first = np.array([number[group_of[image]] for image in images])
+    joined = first.copy()  # [N] of each image the number of the first group in its own
+    for i, near in twins(_hashes(persons.name, images)):
+        together = np.unique(joined[[i, *near]])
+        if len(together) > 1:
+            joined[np.isin(joined, together)] = together[0]
+    most = np.bincount(joined[np.isin(joined, joined[joined != first])], minlength=1).max()
+    if most > max(_MOST * len(images), _FEW):
+        _say_alike(persons.name, int(most), len(images))
+        return persons
+    name_of = {names[a]: names[b] for a, b in zip(first, joined, strict=True)}
+    return PersonSet(persons.name, persons.skeleton, [replace(p, group=name_of[p.group]) for p in persons.persons])
+
+
+@cache
+def _say_alike(set_name: str, most: int, images: int) -> None:
+    """Once in a process."""
+    console.say(
+        f"note: {most} of the {images} images of {set_name} look alike, as those of one fixed camera do: near-"
+        "duplicates may stand on both sides of a split; give images of one scene the same 'group' in the annotations"
+    )
 
 
 def _hashes(set_name: str, images: list[Path]) -> list[int]:
@@ -96,11 +129,10 @@ def _hashes(set_name: str, images: list[Path]) -> list[int]:
     return codes
 
 
-def near_pairs(hashes: Iterable[int]) -> list[tuple[int, int]]:
-    """All pairs of positions whose hashes are near each other."""
+def twins(hashes: Iterable[int]) -> Iterator[tuple[int, list[int]]]:
+    """Each position whose hash is near those of some before it, and which."""
     codes = np.array(list(hashes), dtype=np.uint64)
-    return [
-        (i, int(j))
-        for i in range(1, len(codes))
-        for j in np.flatnonzero(np.bitwise_count(codes[:i] ^ codes[i]) <= _TWIN_BITS)
-    ]
+    for i in range(1, len(codes)):
+        near = np.flatnonzero(np.bitwise_count(codes[:i] ^ codes[i]) <= _TWIN_BITS).tolist()
+        if near:
+            yield i, near

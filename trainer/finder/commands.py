@@ -16,6 +16,7 @@ from edgepose.people.finder import Finder
 from edgepose.toml import validate
 from trainer import checkpoints
 from trainer.data.splits import of_split
+from trainer.engine import refuse_engine
 from trainer.finder.evaluate import LEAST, LOWEST, look, of_network, quality
 from trainer.finder.monitor import sheet as draw
 from trainer.finder.recipe import SceneSet
@@ -78,6 +79,7 @@ def _open(model: str, engine: str, threads: int) -> Finder:
     if model.endswith(".ckpt"):
         from trainer.finder.fit import load_best
 
-        return of_network(*load_best(Path(model)))
+        refuse_engine(model, engine)
+        return of_network(*load_best(Path(model)), threads=threads)
     bundle = bundles.load(model, role="person")
     return Finder(engines.load(bundle, engine, engines.Options(threads=threads)), bundle.manual, least=LOWEST)

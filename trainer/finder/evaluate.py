@@ -61,9 +61,9 @@ def manual_of(recipe: FinderRecipe) -> Manual:
     )
 
 
-def of_network(recipe: FinderRecipe, model: nn.Module) -> Finder:
+def of_network(recipe: FinderRecipe, model: nn.Module, threads: int = 0) -> Finder:
     """A finder that runs on torch, for evaluation, with every score from a low bar on."""
-    return Finder(TorchEngine(WithProbability(model)), manual_of(recipe), least=LOWEST)
+    return Finder(TorchEngine(WithProbability(model), threads), manual_of(recipe), least=LOWEST)
 
 
 def look(finder: Finder, scenes: list[Scene], what: str = "looking for people") -> list[Found]:

@@ -21,12 +21,12 @@ from edgepose.errors import EdgeposeError
 from edgepose.people.association import iou
 from edgepose.toml import validate
 from trainer.data.persons import Person, load
-from trainer.data.splits import join_twins, take
+from trainer.data.splits import join_twins, take, why_empty
 from trainer.finder.recipe import SceneSet
 
 Boxes = NDArray[np.float64]
 Row = tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]  # box and score
-_JOINTS = 10  # labelled joints from which their box is the whole person's
+_JOINTS, _SHARE = 10, 0.7  # labelled joints, or share of a small skeleton's, from which their box is the whole person's
 _SURE = 0.6  # score of the detector's guess, which is of whole bodies
 _SEEN = 0.3  # score of the pose model's guess
 _SAME = 0.5  # IoU from which two boxes are one person
@@ -68,11 +68,15 @@ def read(spec: SceneSet, root: Path | None) -> list[Scene]:
         if person.labelled.any():
             by_image[person.image].append(person)
     if not by_image:
-        raise EdgeposeError(f"data '{spec.data}' has no labelled person in split '{spec.split}'")
+        raise EdgeposeError(f"data '{spec.data}' has no labelled person in split '{spec.split}'{why_empty(spec.split)}")
     guesses = _guesses((root or Path()) / spec.guesses) if spec.guesses else {}
     if guesses and len({image.name for image in by_image}) < len(by_image):
         raise EdgeposeError(f"guesses {spec.guesses} go by images' file names, and data '{spec.data}' has one name in "
                             "several folders; rename the images")  # fmt: skip
+    if guesses and not guesses.keys() & {p.image.name for p in persons.persons}:
+        raise EdgeposeError(
+            f"guesses {spec.guesses} name no image of data '{spec.data}'; give the file that lies with it"
+        )
     return [
         _scene(image, group, guesses.get(image.name), persons.others.get(image, []))
         for image, group in sorted(by_image.items())
@@ -88,7 +92,7 @@ def _guesses(path: Path) -> dict[str, _Guess]:
 
 
 def _scene(image: Path, persons: list[Person], guess: _Guess | None, others: list[Boxes]) -> Scene:
-    whole = np.array([p.labelled.sum() >= _JOINTS for p in persons])
+    whole = np.array([p.labelled.sum() >= min(_JOINTS, _SHARE * len(p.labelled)) for p in persons])
     labels = np.stack([p.box for p in persons])
     people, unsure = [labels[whole]], [labels[~whole], np.array(others).reshape(-1, 4)]
     if guess is not None:
