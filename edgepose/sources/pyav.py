@@ -43,6 +43,7 @@ _TURNED: dict[int, _Turn] = {  # by clockwise degrees
     270: (True, False, True),
 }
 _DRIFT = 1e-3  # how fast the least delay may rise, s/s
+_SET_BACK_NS = 500_000_000  # by which a frame lies before the last one where the camera's clock was set back
 _PATTERNS = {"smpte": "smptebars", "black": "color=c=black", "white": "color=c=white", "gradient": "gradients"}
 
 
@@ -287,7 +288,7 @@ class _Times:
         self._step_ns = int(1_000_000_000 / rate) if rate else 33_333_333
         self._origin_ns: int | None = None
         self._last_ns = 0
-        self._last_arrival_ns = 0
+        self._last_arrival_ns = self._last_pts_ns = 0
         self._again = False
 
     def utc_ns(self, taken_ns: int) -> int:
@@ -308,12 +309,15 @@ class _Times:
             return pts_ns if abs(pts_ns - arrival_ns) < 10_000_000_000 else arrival_ns
         if self._envelope:
             offset = arrival_ns - pts_ns
-            if self._origin_ns is None or abs(offset - self._origin_ns) > 10_000_000_000:
+            set_back = (
+                pts_ns < self._last_pts_ns - _SET_BACK_NS
+            )  # the camera's clock was; it is no delay to be worked off
+            if self._origin_ns is None or set_back or abs(offset - self._origin_ns) > 10_000_000_000:
                 self._origin_ns = offset
             else:
                 risen = self._origin_ns + int(_DRIFT * (arrival_ns - self._last_arrival_ns))
                 self._origin_ns = min(offset, risen)
-            self._last_arrival_ns = arrival_ns
+            self._last_arrival_ns, self._last_pts_ns = arrival_ns, pts_ns
             return min(arrival_ns, self._origin_ns + pts_ns)
         if self._origin_ns is None:
             self._origin_ns = time.time_ns() - pts_ns

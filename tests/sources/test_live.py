@@ -320,3 +320,15 @@ def test_a_clock_that_is_set_moves_a_network_cameras_times_at_once(uri: str, mon
         assert not pace.skips(taken)
         assert abs(times.utc_ns(taken) - now["utc"]) < S // 100
         now = {name: value + S // 10 for name, value in now.items()}
+
+
+@pytest.mark.parametrize("jump", [-5, -0.8, 5])
+def test_a_cameras_clock_that_is_set_costs_no_frame_its_time(jump: float) -> None:
+    """As NTP does to cameras that stamp by wall clock. A delay on the way, which keeps the order, is still one."""
+    times = pyav._Times(parse("rtsp://h/x", environ={}), SimpleNamespace(average_rate=10))
+    for number in range(60):
+        arrival = 50 * S + number * S // 10
+        stamp = Fraction(100) + Fraction(number, 10) + (Fraction(jump) if number >= 20 else 0)
+        late = 2 * S if number in (40, 41, 42) else 0
+        taken = times.taken_ns(SimpleNamespace(pts=stamp, time_base=1), arrival + late)
+        assert abs(taken - arrival) < S // 100, number
