@@ -190,10 +190,11 @@ def test_a_real_camera_comes_back(backend: str) -> None:
             after = []
             for frame in source:
                 after.append(frame)
-                if len(states) == 3:
+                if states[-1] == "online" and len(states) > 1:
                     break
             restart.join()
-            assert states == ["online", "camera-lost", "online"]
+            assert states[0] == "online"
+            assert set(states[1:-1]) == {"camera-lost"}  # with each reason: it ended, then nobody answers
             seqs = [f.seq for f in before + after]
             assert seqs == sorted(set(seqs))
             assert {f.camera for f in after} == {"yard"}

@@ -20,10 +20,10 @@ from trainer.data import cache as cache_module
 from trainer.data import load, synth
 from trainer.data.cache import open_cache
 from trainer.data.check import check, sheet
-from trainer.data.module import PoseData, select
+from trainer.data.module import PoseData
 from trainer.data.persons import Person, from_behind, make_person, read_image, recognise, to_skeleton
-from trainer.data.splits import dhash, join_twins, of_split, say_without_split, side, take
-from trainer.recipe import DataSet, Recipe
+from trainer.data.splits import join_twins, take
+from trainer.recipe import Recipe
 
 
 def test_lsp_reads_joints_flags_and_skips_absent_images(lsp):
@@ -157,19 +157,6 @@ def test_mpii_release_mat(tmp_path):
     assert person.joints[9].tolist() == [19.0, 29.0]  # from 1-based to 0-based
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("lsp:lspet@dev", ("lsp:lspet", "dev")),
-        ("lsp:lspet", ("lsp:lspet", "")),
-        ("coco:/home/me@corp/a.json:/home/me@corp/i", ("coco:/home/me@corp/a.json:/home/me@corp/i", "")),
-        ("lsp:/home/me@corp/x@val", ("lsp:/home/me@corp/x", "val")),
-    ],
-)
-def test_a_split_stands_after_the_last_at(text, expected):
-    assert of_split(text) == expected
-
-
 def test_lsp_persons_in_mpii16_lack_what_lsp_lacks(lsp):
     person = load(f"lsp:{lsp[0]}").persons[1]
     converted = to_skeleton(person, LSP14, MPII16)
@@ -296,109 +283,6 @@ def test_the_cache_shows_what_the_image_shows(coco, monkeypatch, tmp_path):
     assert open_cache(persons, 96, 1.25).path == cache.path
 
 
-def test_splits_hold_groups_together_and_never_move(coco):
-    spec, root = coco
-    persons = load(spec, root)
-    groups = {name: {p.group for p in take(persons, name).persons} for name in ("train", "dev", "val")}
-    assert not (groups["train"] & groups["val"]) | (groups["train"] & groups["dev"]) | (groups["dev"] & groups["val"])
-    assert sum(len(take(persons, n).persons) for n in groups) == len(persons.persons)
-    # pinned: a changed hash would leak validation persons of shipped models into training
-    sides = ["train", "val", "val", "train", "train", "train", "train", "train"]
-    assert [side("mpii_sports", str(g)) for g in range(8)] == sides
-    with pytest.raises(EdgeposeError, match="unknown split 'vla'; did you mean 'val'"):
-        take(persons, "vla")
-
-
-def test_twins_share_a_group(coco):
-    spec, root = coco
-    images = root / "figures" / "images"
-    (images / "007.png").write_bytes((images / "000.png").read_bytes())
-    joined = join_twins(load(spec, root))
-    by_image = {p.image.name: p.group for p in joined.persons}
-    assert by_image["007.png"] == by_image["000.png"]
-    assert by_image["002.png"] != by_image["000.png"]
-
-
-def fixed_camera(root, count):
-    """A set of ``count`` pictures of one room in which a small figure stands here and there."""
-    rng = np.random.default_rng(3)
-    room = cv2.resize(rng.integers(0, 255, (8, 9, 3), dtype=np.uint8), (180, 160), interpolation=cv2.INTER_NEAREST)
-    folder = root / "camera" / "images"
-    folder.mkdir(parents=True)
-    images, annotations = [], []
-    for i in range(count):
-        x, y = rng.integers(20, 140, 2).tolist()
-        picture = room.copy()
-        cv2.circle(picture, (x, y), 4, (255, 255, 255), -1)
-        cv2.imwrite(str(folder / f"{i:02}.png"), picture)
-        images.append({"id": i, "file_name": f"{i:02}.png"})
-        joints = [v for k in range(16) for v in (x + k % 4, y + k // 4, 2)]
-        annotations.append({"id": i, "image_id": i, "category_id": 1, "keypoints": joints, "iscrowd": 0})
-    category = {"id": 1, "name": "person", "keypoints": list(MPII16.joints), "skeleton": []}
-    content = {"images": images, "annotations": annotations, "categories": [category]}
-    (root / "camera" / "annotations.json").write_text(json.dumps(content))
-    return load("coco:camera/annotations.json:camera/images", root), content
-
-
-def test_a_fixed_cameras_pictures_are_not_one_group(tmp_path, monkeypatch, capsys):
-    """They look alike whoever stands in them: joined, all would fall into one split. It is said, once."""
-    monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path / "cache"))
-    seen, content = fixed_camera(tmp_path, 60)
-    joined = join_twins(seen)
-    assert [p.group for p in joined.persons] == [f"{i:02}.png" for i in range(60)]
-    assert all(take(joined, split).persons for split in ("train", "dev", "val"))
-    join_twins(seen)
-    said = capsys.readouterr().err
-    assert said.count("of the 60 images of camera look alike") == 1
-    # groups that the file gives stay whole
-    for image in content["images"]:
-        image["group"] = image["id"] // 10
-    (tmp_path / "camera" / "annotations.json").write_text(json.dumps(content))
-    grouped = join_twins(load("coco:camera/annotations.json:camera/images", tmp_path))
-    assert [p.group for p in grouped.persons] == [str(i // 10) for i in range(60)]
-
-
-def test_a_few_twins_in_a_chain_are_one_group_with_the_first_name(tmp_path, monkeypatch):
-    monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path / "cache"))
-    seen, _ = fixed_camera(tmp_path, 12)
-    assert {p.group for p in join_twins(seen).persons} == {"00.png"}
-
-
-def test_an_empty_split_says_why(coco):
-    spec, root = coco
-    few = load(spec, root).persons[:2]
-    absent = next(s for s in ("dev", "val") if all(side("figures", p.group) != s for p in few))
-    path = root / "figures" / "annotations.json"
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps({**content, "annotations": content["annotations"][:2]}))
-    with pytest.raises(EdgeposeError, match=f"in split '{absent}'; groups of images are dealt out by a hash"):
-        select(DataSet(data=spec, split=absent), MPII16, root)
-
-
-def test_a_set_may_say_what_it_is_called(coco):
-    """So that its splits are the same in another folder."""
-    spec, root = coco
-    path = root / "figures" / "annotations.json"
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps({**content, "info": {"edgepose_set": "hall"}}))
-    assert load(spec, root).name == "hall"
-    for info in ({"edgepose_set": "a/b"}, {"edgepose_set": 7}):
-        path.write_text(json.dumps({**content, "info": info}))
-        with pytest.raises(EdgeposeError, match=r"info.edgepose_set is .*; it must be a name"):
-            load(spec, root)
-    path.write_text(json.dumps({**content, "info": {"year": 2020}}))
-    assert load(spec, root).name == "figures"
-
-
-def test_data_without_a_split_are_told_where_nobody_learnt_from_is_wanted(capsys):
-    say_without_split("--fit-on", ["lsp:lspet@dev", "own/hall", "own/door@all"])
-    say_without_split("--fit-on", None)
-    assert capsys.readouterr().err == (
-        "note: --fit-on own/hall names no split, so whom the network learnt from counts too; write own/hall@dev, "
-        "or own/hall@all where nobody did\n"
-    )
-
-
 def test_crops_that_nobody_opened_for_a_month_are_removed(coco, monkeypatch, tmp_path):
     monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path / "cache"))
     persons = load(*coco)
@@ -411,15 +295,6 @@ def test_crops_that_nobody_opened_for_a_month_are_removed(coco, monkeypatch, tmp
     assert not old.with_suffix(".lock").exists()
     open_cache(persons, 32, 1.25)  # opened: it is new again
     assert time.time() - kept.stat().st_mtime < 3600
-
-
-def test_dhash_sees_through_scaling(coco):
-    import cv2
-
-    spec, root = coco
-    image = read_image(load(spec, root).persons[0].image)
-    smaller = cv2.resize(image, None, fx=0.7, fy=0.7, interpolation=cv2.INTER_AREA)
-    assert (dhash(image) ^ dhash(smaller)).bit_count() <= 4
 
 
 def test_real_sets_load_and_split_by_group(data_root):
