@@ -105,7 +105,12 @@ class FileOverlay:
             writer, self._writer = self._writer, None
             with self._one_sentence():
                 writer.close()
+            try:
                 self._beside.replace(self._path)
+            except OSError as error:  # the film is whole: it stays
+                raise EdgeposeError(
+                    f"cannot put overlay {self._path} in its place: {error.strerror or error}; it is {self._beside}"
+                ) from error
 
     @contextmanager
     def _one_sentence(self) -> Iterator[None]:

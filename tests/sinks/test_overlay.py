@@ -166,6 +166,16 @@ def test_a_film_that_broke_is_not_put_in_its_place(with_av, tmp_path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
+def test_a_film_that_cannot_be_put_in_its_place_is_kept(with_av, tmp_path):
+    overlay = open_overlay(str(tmp_path / "film.mp4"), MPII16)
+    overlay.show(frame(0), someone())
+    (tmp_path / "film.mp4").mkdir()
+    with pytest.raises(EdgeposeError, match=r"film.mp4 in its place: Is a directory; it is .*\.film\.part\.mp4"):
+        overlay.close()
+    overlay.close()  # as the loop does
+    assert cv2.VideoCapture(str(tmp_path / ".film.part.mp4")).read()[0]
+
+
 def test_a_picture_of_one_line_is_shown(with_av, tmp_path):
     overlay = open_overlay(str(tmp_path / "film.mp4"), MPII16)
     overlay.show(frame(0, 1, 40), someone())
