@@ -12,7 +12,7 @@ setup-dev:
 demo: setup  ## a real video, a real broker, a real subscriber; writes demo.mp4
 	@$(PY) deploy/demo/demo.py
 
-test: setup-dev  ## everything, with real parts: the device's part, then the trainer's, on one thread each, two at a time
+test: setup-dev  ## everything, with real parts: the device's part, then the trainer's, two at a time
 ifeq ($(ARGS),)
 	$(PY) -m pytest --ignore tests/calibration --ignore tests/trainer
 	$(PY) -m pytest -n 2 --dist loadfile tests/calibration tests/trainer

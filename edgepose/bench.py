@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import time
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,8 @@ def apart(settings: Settings, *, to_broker: bool) -> Settings:
     broker itself unless ``to_broker``, and its recordings.
     """
     mqtt = settings.mqtt if to_broker else type(settings.mqtt)()
-    name = f"bench-{uuid.uuid4().hex[:8]}"
-    return settings.model_copy(update={"device": name, "mqtt": mqtt, "output": type(settings.output)()})
+    changes = {"device": f"bench-{settings.device}", "mqtt": mqtt, "output": type(settings.output)()}
+    return settings.model_copy(update=changes)
 
 
 def bench(settings: Settings) -> dict[str, Any]:

@@ -14,7 +14,9 @@ def redact(text: str) -> str:
     Text is a URL, or JSON: there a double quote ends it.
     """
     text = re.sub(r'(://)[^"\n]*@', rf"\1{MASK}@", text)
-    return re.sub(rf'(?i)([?&](?!keyfile=)[^=&\s]*(?:{_KEYS})[^=&\s]*=)[^&"\n]+', rf"\1{MASK}", text)
+    text = re.sub(rf'(?i)([?&](?!keyfile=)[^=&\s]*(?:{_KEYS})[^=&\s]*=)[^&"\n]+', rf"\1{MASK}", text)
+    # And those that cameras want in the path.
+    return re.sub(rf'(?i)(://[^?"\s]*/[^=/?"\s]*=?[\w-]*(?:{_KEYS})[\w-]*=)[^/?"\s]+', rf"\1{MASK}", text)
 
 
 def without_secrets(source: str) -> str:
@@ -23,7 +25,8 @@ def without_secrets(source: str) -> str:
     What is no Unicode, as a file's name may be, is escaped.
     """
     source = source.encode("utf-8", "backslashreplace").decode()
-    source = re.sub(r'(?<!file)://[^"\s]*@', "://", source)  # a password may hold a / that was not escaped
+    # What stands before an @; where a password begins (:), a / in it may not have been escaped.
+    source = re.sub(r'://(?:[^/\s"]*@|[^/\s":]+:[^"\s]*@)', "://", source)
     return re.sub(rf"(?i)\b([\w-]*(?:user|loginuse|{_KEYS})[\w-]*)=[^\s&!]+", r"\1=...", source)
 
 

@@ -184,6 +184,8 @@ def test_the_info_message_names_joints_and_tells_what_the_score_means(tmp_path: 
         ("http://cam/v.cgi?loginuse=bob&loginpas=hush", "http://cam/v.cgi?loginuse=...&loginpas=..."),
         ("rtsp://cam/user=a_password=hush_channel=1", "rtsp://cam/user=..."),
         ("rtsp://me:12/hush@cam/s lost", "rtsp://cam/s lost"),
+        ("rtsp://cam/a@b", "rtsp://cam/a@b"),
+        ("images:///data/a@b", "images:///data/a@b"),
     ],
 )
 def test_sources_are_shown_without_secrets(source: str, shown: str) -> None:

@@ -202,10 +202,11 @@ def train(
         with saver.between_steps() if local * nodes == 1 else nullcontext():
             trainer.fit(learner, data, ckpt_path=checkpoint, weights_only=True)
     except EdgeposeError as error:
-        sentence = str(error).strip().splitlines()[-1].partition("EdgeposeError: ")[2]
-        if not sentence:
+        _, traceback, text = str(error).partition("Original Traceback")
+        if not traceback:
             raise
-        raise EdgeposeError(sentence) from None  # a loader process's, which came with its traceback
+        sentence = text.strip().splitlines()[-1].partition(": ")[2]  # a loader process's, behind its exception's name
+        raise EdgeposeError(sentence) from None
     except SystemExit:  # how Lightning ends after Ctrl-C, the checkpoint being saved
         if not trainer.interrupted:
             raise

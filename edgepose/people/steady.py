@@ -30,6 +30,7 @@ class Pace:
     def __init__(self) -> None:
         self._last_ns: int | None = None
         self._intervals = deque[int](maxlen=_RECENT)
+        self._was_away = False
 
     def away(self, now_ns: int, patience: float) -> bool:
         """Whether it was, before the frame at the steady time ``now_ns``: for more than ``patience`` seconds, and more
@@ -37,7 +38,8 @@ class Pace:
         """
         interval = 0 if self._last_ns is None else now_ns - self._last_ns
         bar = max(patience, _LEAST) * 1e9 + _LONGER * max(self._intervals, default=0)
-        if self._last_ns is not None:
+        away, slow = interval > bar, self._was_away
+        if self._last_ns is not None and (slow or not away):  # one outage is not yet a pace
             self._intervals.append(interval)
-        self._last_ns = now_ns
-        return interval > bar
+        self._last_ns, self._was_away = now_ns, away
+        return away

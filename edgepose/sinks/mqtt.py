@@ -117,6 +117,7 @@ class MQTTSink:
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
         self._thread = threading.Thread(target=self._run, name=f"mqtt {device}/{camera}", daemon=True)
+        self._since: tuple[StatusState, int] | None = None
         self.set_status(*status)
         self._thread.start()
 
@@ -179,8 +180,12 @@ class MQTTSink:
         self._set_due(self._packet(self.topics.info, message), retained=True)
 
     def set_status(self, state: StatusState, reason: str = "") -> None:
-        """Retain the camera's status as of now; a new connection says it again."""
-        self._set_due(self._status(state, without_secrets(reason), self._clock()), retained=True)
+        """Retain the camera's status; a new connection says it again. A new reason leaves since when it is so."""
+        with self._lock:
+            if self._since is None or self._since[0] != state:
+                self._since = state, self._clock()
+            since_ns = self._since[1]
+        self._set_due(self._status(state, without_secrets(reason), since_ns), retained=True)
 
     def close(self, drain_s: float = 1.0) -> None:
         """Send what is queued for up to ``drain_s``, then ``stopped``, and disconnect; gives up after 0.5 s more."""
@@ -368,11 +373,14 @@ class MQTTSink:
             self._taken(packet.topic)
 
     def _taken(self, topic: str) -> None:
-        """The broker takes messages on ``topic``. Where it had not, all else that it did not take is said again."""
-        if topic in self._denied | self._not_taken:
+        """The broker takes messages on ``topic``. What it did not take is said again when it takes one of those topics
+        or, as every few seconds, the stats.
+        """
+        missing = self._denied | self._not_taken
+        if topic in missing or (missing and topic == self.topics.stats):
             self._denied.discard(topic)
             self._not_taken.discard(topic)
-            again = self._denied | self._not_taken | (set() if self._denied else {self.topics.status})
+            again = missing - {topic} | (set() if self._denied else {self.topics.status})
             with self._lock:
                 self._due.update({t: p for t, p in self._retained.items() if t in again and t not in self._due})
         elif topic == self.topics.status and not self._denied:

@@ -14,7 +14,8 @@ from edgepose.errors import EdgeposeError
 
 _QUERYCAP = 0x80685600  # VIDIOC_QUERYCAP of linux/videodev2.h, and some of the bits of its answer:
 _CAPTURE = 0x00000001 | 0x00001000  # V4L2_CAP_VIDEO_CAPTURE, _CAPTURE_MPLANE
-_MEMORY = 0x00008000 | 0x00004000 | 0x00000002 | 0x00002000  # _M2M, _M2M_MPLANE, _OUTPUT, _OUTPUT_MPLANE
+_MEMORY = 0x00008000 | 0x00004000  # V4L2_CAP_VIDEO_M2M, _M2M_MPLANE: from memory to memory
+_OWN = 0x80000000  # V4L2_CAP_DEVICE_CAPS: the node's own are told beside those of the whole device
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ def _capabilities(node: Path) -> int | None:
         return None
     finally:
         os.close(file)
-    (own,) = struct.unpack_from("=I", buffer, 88)
-    return int(own)
+    whole, own = struct.unpack_from("=II", buffer, 84)
+    return int(own if whole & _OWN else whole)
 
 
 def _is_camera(capabilities: int | None) -> bool:

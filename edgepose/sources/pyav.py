@@ -309,9 +309,8 @@ class _Times:
             return pts_ns if abs(pts_ns - arrival_ns) < 10_000_000_000 else arrival_ns
         if self._envelope:
             offset = arrival_ns - pts_ns
-            set_back = (
-                pts_ns < self._last_pts_ns - _SET_BACK_NS
-            )  # the camera's clock was; it is no delay to be worked off
+            # Where the camera's clock was set back that is no delay, to be worked off.
+            set_back = pts_ns < self._last_pts_ns - _SET_BACK_NS
             if self._origin_ns is None or set_back or abs(offset - self._origin_ns) > 10_000_000_000:
                 self._origin_ns = offset
             else:

@@ -136,11 +136,13 @@ def test_the_commands_end_as_they_say(learnt, tmp_path):
     ):
         open_estimator(str(green), "openvino")
     threads = torch.get_num_threads()
-    for opened in (lambda n: open_runner(str(green), n), lambda n: open_estimator(str(green), threads=n)):
-        for count in (2, 1):
-            opened(count)
-            assert torch.get_num_threads() == count
-    torch.set_num_threads(threads)
+    try:
+        for opened in (lambda n: open_runner(str(green), n), lambda n: open_estimator(str(green), threads=n)):
+            for count in (2, 1):
+                opened(count)
+                assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
     done = run("quantize", learnt.bundle.path, tmp_path / "cpu.onnx", "--set", learnt.set_path, "--target", "cpu",
                "--search", "--judge-on", f"{learnt.spec}@all", *data)  # fmt: skip
     assert done.returncode == 2

@@ -82,6 +82,13 @@ def test_a_slow_camera_is_not_away(fps):
     assert ids_of(film(World([stands(300)], **QUIET), new(), regular(30, fps))) == {"run-1"}
 
 
+def test_after_one_outage_the_next_one_counts_as_well():
+    times = np.cumsum([60.0 if i in (30, 34) else 1 / 30 for i in range(60)])
+    frames = film(World([stands(300)], **QUIET), new(), [round(t * SECOND) for t in times])
+    assert not ids_of(frames, 0, 30) & ids_of(frames, 30, 34)
+    assert not ids_of(frames, 30, 34) & ids_of(frames, 34)
+
+
 @pytest.mark.parametrize("patience", [0, 0.01, 1.0])
 @pytest.mark.parametrize(("seconds", "jitter"), [(1 / 30, 1e-9), (1 / 30, 0.01), (5, 0.8), (10, 1)])
 def test_whose_frames_come_unevenly_is_not_away(patience, seconds, jitter):

@@ -15,6 +15,7 @@ from edgepose.mqtt import Broker, parse_broker
 from edgepose.sinks.mqtt import Backoff, MQTTSink
 from tests.broker import PATIENCE_S, Certificates, Mosquitto, wait_for, watch
 from tests.conftest import tiny_manual
+from tests.sinks.test_mqtt import stats
 
 QUICK = Backoff(0.05, 0.2)
 
@@ -113,6 +114,25 @@ def test_what_was_denied_is_said_again_once_the_broker_takes_it(tmp_path: Path) 
         wait_for(lambda: sink.state == "online")
         with watch(mosquitto.port, user=("bob", "x")) as seen:
             wait_for(lambda: seen.on("info") and seen.on("status"))
+        sink.close()
+
+
+def test_an_info_that_was_denied_follows_the_next_stats(tmp_path: Path) -> None:
+    """Nothing else would say it again while the connection lasts."""
+    own = "topic write edgepose/bench/front/"
+    mosquitto = Mosquitto(tmp_path, users={"bob": "x"}, acl=f"user bob\n{own}status\n{own}stats\n")
+    broker = parse_broker(mosquitto.url.replace("//", "//bob@"), environ={"EDGEPOSE_MQTT_PASSWORD": "x"})
+    sink = MQTTSink(broker, "bench", "front", backoff=QUICK)
+    bundle = Bundle(Path("tiny.onnx"), tiny_manual(), "0" * 64)
+    with mosquitto:
+        sink.set_info(info_message(device="bench", camera="front", source="x", bundle=bundle, engine="ort"))
+        wait_for(lambda: sink.state == "refused")
+        mosquitto.allow("user bob\ntopic readwrite #\n")
+        wait_for(lambda: "Reloading config" in mosquitto.log)
+        with watch(mosquitto.port, user=("bob", "x")) as seen:
+            sink.publish_stats(stats())
+            wait_for(lambda: seen.on("info"))
+        wait_for(lambda: sink.state == "online")
         sink.close()
 
 

@@ -18,7 +18,7 @@ def test_this_machine() -> None:
 def test_decoders_and_scalers_are_no_cameras() -> None:
     """By bits of linux/videodev2.h: webcams, decoders, the inputs of scalers; and one that does not tell."""
     webcam, mplane, decoder, scaler = 0x04200001, 0x04201000, 0x04204000, 0x04200002
-    assert [_is_camera(c) for c in (webcam, mplane, None)] == [True] * 3
+    assert [_is_camera(c) for c in (webcam, mplane, 0x04200003, None)] == [True] * 4  # the third: a loopback
     assert [_is_camera(c) for c in (decoder, 0x0420C000, scaler, 0x04202000, 0x04A00000)] == [False] * 5
 
 

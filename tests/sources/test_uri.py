@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edgepose.errors import EdgeposeError
+from edgepose.redact import redact
 from edgepose.sources.uri import parse, sanitise
 
 GOOD = [
@@ -165,6 +166,10 @@ def test_secrets_in_the_query() -> None:
     ],
 )
 def test_secrets_as_cameras_want_them(uri, shown) -> None:
+    assert "hush" not in redact(uri)
+    with pytest.raises(EdgeposeError, match="gives only one of width and height") as caught:
+        parse(f"{uri}{'&' if '?' in uri else '?'}width=3", environ={})
+    assert "hush" not in str(caught.value)
     spec = parse(uri, environ={})
     assert spec.redacted() == shown
     assert "hush" in spec.url()
