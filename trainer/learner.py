@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
@@ -112,12 +113,12 @@ class Learner(lightning.LightningModule):
         checkpoint["recipe"] = self.course.model_dump(mode="json")
 
 
-class LearningData(lightning.LightningDataModule):
+class LearningData(lightning.LightningDataModule, ABC):
     """Training batches, and which labels they are cut from: a resumed run goes on with those that it began with."""
 
+    @abstractmethod
     def labels(self) -> Iterable[tuple[Path, list[NDArray[Any]]]]:
         """Of each sample its image and what is known of it, in order."""
-        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
         digest = hashlib.sha256()

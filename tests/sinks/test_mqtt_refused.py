@@ -99,9 +99,11 @@ def test_a_denied_info_is_not_forgotten_over_an_accepted_status(tmp_path: Path) 
         sink.close()
 
 
-def test_what_was_denied_is_said_again_once_the_broker_takes_it(tmp_path: Path) -> None:
-    """The access list grows while we are connected: the next status tells that all is well, and the info follows."""
-    mosquitto = Mosquitto(tmp_path, users={"bob": "x"}, acl="user bob\ntopic read #\n")
+@pytest.mark.parametrize("granted", ["", "status stats"], ids=["nothing was", "all but the info was"])
+def test_what_was_denied_is_said_again_once_the_broker_takes_it(tmp_path: Path, granted: str) -> None:
+    """The access list grows while we are connected: the next status, or the next stats, bring the rest with them."""
+    own = "".join(f"topic write edgepose/bench/front/{leaf}\n" for leaf in granted.split())
+    mosquitto = Mosquitto(tmp_path, users={"bob": "x"}, acl=f"user bob\n{own}topic read #\n")
     broker = parse_broker(mosquitto.url.replace("//", "//bob@"), environ={"EDGEPOSE_MQTT_PASSWORD": "x"})
     sink = MQTTSink(broker, "bench", "front", backoff=QUICK)
     bundle = Bundle(Path("tiny.onnx"), tiny_manual(), "0" * 64)
@@ -110,28 +112,12 @@ def test_what_was_denied_is_said_again_once_the_broker_takes_it(tmp_path: Path) 
         wait_for(lambda: sink.state == "refused")
         mosquitto.allow("user bob\ntopic readwrite #\n")
         wait_for(lambda: "Reloading config" in mosquitto.log)
-        sink.set_status("online")
-        wait_for(lambda: sink.state == "online")
         with watch(mosquitto.port, user=("bob", "x")) as seen:
+            if granted:
+                sink.publish_stats(stats())
+            else:
+                sink.set_status("online")
             wait_for(lambda: seen.on("info") and seen.on("status"))
-        sink.close()
-
-
-def test_an_info_that_was_denied_follows_the_next_stats(tmp_path: Path) -> None:
-    """Nothing else would say it again while the connection lasts."""
-    own = "topic write edgepose/bench/front/"
-    mosquitto = Mosquitto(tmp_path, users={"bob": "x"}, acl=f"user bob\n{own}status\n{own}stats\n")
-    broker = parse_broker(mosquitto.url.replace("//", "//bob@"), environ={"EDGEPOSE_MQTT_PASSWORD": "x"})
-    sink = MQTTSink(broker, "bench", "front", backoff=QUICK)
-    bundle = Bundle(Path("tiny.onnx"), tiny_manual(), "0" * 64)
-    with mosquitto:
-        sink.set_info(info_message(device="bench", camera="front", source="x", bundle=bundle, engine="ort"))
-        wait_for(lambda: sink.state == "refused")
-        mosquitto.allow("user bob\ntopic readwrite #\n")
-        wait_for(lambda: "Reloading config" in mosquitto.log)
-        with watch(mosquitto.port, user=("bob", "x")) as seen:
-            sink.publish_stats(stats())
-            wait_for(lambda: seen.on("info"))
         wait_for(lambda: sink.state == "online")
         sink.close()
 

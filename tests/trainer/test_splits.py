@@ -132,8 +132,6 @@ def test_data_without_a_split_are_told_where_nobody_learnt_from_is_wanted(capsys
 
 
 def test_dhash_sees_through_scaling(coco):
-    import cv2
-
     spec, root = coco
     image = read_image(load(spec, root).persons[0].image)
     smaller = cv2.resize(image, None, fx=0.7, fy=0.7, interpolation=cv2.INTER_AREA)
