@@ -137,6 +137,19 @@ def test_a_process_that_dies_is_offline(mosquitto: Mosquitto) -> None:
         assert late.on("status")[0].retain
 
 
+def test_a_new_reason_leaves_since_when_a_camera_is_lost(mosquitto: Mosquitto, make: Callable[..., MQTTSink]) -> None:
+    with watch(mosquitto.port) as seen:
+        sink = make()
+        assert sink.connect(PATIENCE_S)
+        for state, reason in (("camera-lost", "ended"), ("camera-lost", "Unauthorized"), ("online", "")):
+            before = len(seen.on("status"))
+            sink.set_status(state, reason)
+            wait_for(lambda before=before: len(seen.on("status")) > before)
+        first, lost, later, back = [decode(m.payload) for m in seen.on("status")]
+        assert (lost.reason, later.reason) == ("ended", "Unauthorized")
+        assert first.since_ns < lost.since_ns == later.since_ns < back.since_ns
+
+
 def test_a_broker_that_dies_and_comes_back(mosquitto: Mosquitto, make: Callable[..., MQTTSink]) -> None:
     sink = make(queue_size=8)
     sink.set_info(info())
