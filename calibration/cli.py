@@ -36,7 +36,7 @@ Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: the engine's 
 
 def main() -> None:
     """Entry point of ``edgepose-calibrate``."""
-    console.run(app)
+    console.run(app, "trainer,calibration")
 
 
 def persons_of(texts: list[str], skeleton: str, root: Path | None) -> list[Person]:
@@ -279,9 +279,12 @@ def build(
         Path | None, typer.Option("--set", help="What 'select' wrote: int8 by TensorRT's own calibrator (8.6, 10).")
     ] = None,
     calibration_cache: Annotated[
-        Path | None, typer.Option(help="What TensorRT's own calibrator found, read or written.")
+        Path | None,
+        typer.Option(help="What TensorRT's own calibrator found, read or written; enough where it is there."),
     ] = None,
-    max_batch: Annotated[int, typer.Option(min=1, max=256, help="Most persons in one run.")] = 8,
+    max_batch: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Most persons in one run; on a DLA always so many [8; DLA: 1].")
+    ] = None,
     opt_batch: Annotated[int, typer.Option(min=1, max=256, help="Persons that the kernels are chosen for.")] = 1,
     workspace: Annotated[int, typer.Option(min=1, help="Scratch memory for a kernel, MiB.")] = 1024,
     dla: Annotated[int | None, typer.Option(min=0, help="Run on this DLA core, the rest on the GPU.")] = None,
@@ -304,13 +307,17 @@ def build(
     from edgepose.toml import validate
 
     bundle = bundles.load(model)
-    wish = {"precision": precision, "max_batch": max_batch, "opt_batch": opt_batch, "workspace_mb": workspace,
+    most = max_batch or (8 if dla is None else 1)  # one person must not cost a DLA eight crops
+    wish = {"precision": precision, "max_batch": most, "opt_batch": opt_batch, "workspace_mb": workspace,
             "dla_core": dla, "hardware": hardware, "version_compatible": version_compatible, "effort": effort,
             "strongly_typed": not weakly_typed, "targets": target or []}  # fmt: skip
     wanted = validate(plans.Wanted, wish, "build")
     plan = out or bundle.path.with_suffix(".plan")
     _named(plan, ".plan", "a plan")
     if print_trtexec:
+        if calibration_set is not None:
+            raise EdgeposeError("trtexec reads no calibration set; build with --set and --calibration-cache first, "
+                                "then give it that cache")  # fmt: skip
         trt = trt_library.library() if trt_library.installed() == "tensorrt" else None
         cache = str(calibration_cache or "")
         typer.echo(trt_precision.trtexec_line(bundle, wanted, plan=str(plan), calibration_cache=cache, trt=trt))

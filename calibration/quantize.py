@@ -1,8 +1,9 @@
 """A float bundle -> an INT8 bundle with explicit quantisation (Q/DQ), its ranges taken from a calibration set.
 
-For TensorRT: ModelOpt places symmetric int8 Q/DQ pairs before convolutions and on both inputs of skip additions;
-weights are quantised per channel. One such file serves TensorRT 8.6 to 11, and OpenVINO. For CPUs: onnxruntime's own
-static quantisation, with uint8 activations, since its kernels are fast with those only and OpenVINO is somewhat faster.
+For TensorRT: ModelOpt places symmetric int8 Q/DQ pairs before convolutions and on one input of skip additions (the
+other comes from a convolution that they are fused with); weights are quantised per channel. One such file serves
+TensorRT 8.6 to 11, and OpenVINO. For CPUs: onnxruntime's own static quantisation, with uint8 activations, since its
+kernels are fast with those only and OpenVINO is somewhat faster.
 """
 
 from __future__ import annotations

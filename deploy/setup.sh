@@ -83,7 +83,10 @@ if [ ! -e "$stamp" ]; then
   if [ -e /etc/nv_tegra_release ]; then # a Jetson: TensorRT comes with JetPack, the GPU's memory by cuda-python of its CUDA
     cuda=$(readlink -f /usr/local/cuda | sed -n 's/.*cuda-\([0-9]*\.[0-9]*\).*/\1/p')
     say "installing cuda-python for CUDA ${cuda:-unknown}"
-    if ! { [ -n "$cuda" ] && .venv/bin/python -m pip install --quiet --disable-pip-version-check "cuda-python==$cuda.*"; }
+    # torch brings cuda-bindings of its own CUDA; the two hold files of the same names, so both go first.
+    .venv/bin/python -m pip uninstall --quiet --yes cuda-python cuda-bindings cuda-core 2>/dev/null || true
+    if ! { [ -n "$cuda" ] && .venv/bin/python -m pip install --quiet --disable-pip-version-check -c deploy/constraints.txt \
+      -e ".[jetson]" "cuda-python==$cuda.*"; }
     then
       say "cuda-python could not be installed: TensorRT is left aside (docs/jetson.md, step 3); the next set-up tries again"
       exit 0

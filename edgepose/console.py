@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from edgepose.errors import EdgeposeError
+from edgepose.errors import EdgeposeError, missing
 
 
 def say(sentence: str) -> None:
@@ -18,10 +18,20 @@ def say(sentence: str) -> None:
         sys.stderr.flush()
 
 
-def run(app: Any) -> None:
-    """Run a typer application; an EdgeposeError becomes 'error: <sentence>' on stderr and its exit code."""
+def run(app: Any, extras: str = "") -> None:
+    """Run a typer application; an EdgeposeError becomes 'error: <sentence>' on stderr and its exit code.
+
+    ``extras`` of edgepose are what its commands need; where a library of theirs is absent they are named.
+    """
     try:
         app()
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if not extras or library in ("", "edgepose", "trainer", "calibration"):
+            raise
+        install = f"pip install 'edgepose[{extras}]'"
+        say(f"error: {missing(library, 'for this command', install)}")
+        sys.exit(EdgeposeError.exit_code)
     except EdgeposeError as error:
         with suppress(OSError, ValueError, AttributeError):
             sys.stdout.flush()

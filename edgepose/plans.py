@@ -28,6 +28,10 @@ Precision = Literal["auto", "float32", "float16", "bfloat16", "int8"]
 Hardware = Literal["this", "same-capability", "ampere+"]
 
 
+# Which major version runs version-compatible plans of the one before (TensorRT 11.4.1, support matrix).
+_NEXT_MAJOR = {((8,), (10,)), ((10,), (11,))}
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,7 +45,7 @@ class Wanted(_Strict):
     workspace_mb: Annotated[int, Field(ge=1)] = 1024  # scratch memory that a kernel may take, MiB
     strongly_typed: bool = True  # precision by the file's types where TensorRT can; False: by flags
     dla_core: Annotated[int, Field(ge=0)] | None = None  # run on this core, what it cannot do on the GPU
-    version_compatible: bool = False  # runs on later TensorRTs of the same major version, more slowly
+    version_compatible: bool = False  # runs on later TensorRTs of this major version and the next, more slowly
     hardware: Hardware = "this"  # which other GPUs may run it, more slowly
     effort: Annotated[int, Field(ge=0, le=5)] | None = None  # builder optimisation level; None: TensorRT's own
     targets: list[str] = []  # e.g. ["SM86"]: GPUs to build for, where TensorRT can build without one (TensorRT-RTX)
@@ -109,8 +113,9 @@ def fits(manifest: Manifest, here: Machine) -> str | None:
     if there.platform != here.platform and there.platform:
         return f"it was built on {there.platform}, and here is {here.platform}"
     if manifest.wanted.version_compatible:
-        if built[:1] != installed[:1] or installed < built:
-            return (f"it runs on TensorRT {there.tensorrt} and later ones of the same major version, and here is "
+        major = built[:1] == installed[:1] or (built[:1], installed[:1]) in _NEXT_MAJOR
+        if not major or installed < built:
+            return (f"it runs on TensorRT {there.tensorrt} and later ones up to the next major version, and here is "
                     f"{here.tensorrt}")  # fmt: skip
     elif built != installed:
         return f"it was built by TensorRT {there.tensorrt}, and here is {here.tensorrt}"
@@ -214,13 +219,20 @@ def _usable(plan: Path, bundle: Bundle, wanted: Wanted, here: Machine) -> Manife
         return str(error)
     if manifest.bundle_sha256 != bundle.sha256:
         return f"it was built from another file than {bundle.path}"
+    return _other_wish(manifest, bundle, wanted) or fits(manifest, here) or manifest
+
+
+def _other_wish(manifest: Manifest, bundle: Bundle, wanted: Wanted) -> str | None:
+    precision = bundle.manual.precision if wanted.precision == "auto" else wanted.precision
     if wanted.precision == "float32" != manifest.wanted.precision:
         return "it may compute in TF32, and float32 is asked for"
-    if wanted.precision not in ("auto", manifest.precision):
-        return f"it computes in {manifest.precision}, and {wanted.precision} is asked for"
+    if precision != manifest.precision:
+        return f"it computes in {manifest.precision}, and {precision} is asked for"
     if wanted.dla_core != manifest.wanted.dla_core:
         return "it is for another engine device"
-    return fits(manifest, here) or manifest
+    if manifest.batches[0] > wanted.max_batch:
+        return f"it always runs {manifest.batches[0]} persons at once, and at most {wanted.max_batch} are asked for"
+    return None
 
 
 def _text(path: Path) -> str:

@@ -43,7 +43,9 @@ LATER = Wanted(version_compatible=True)
         (manifest(), {"library": "tensorrt_rtx"}, "built by tensorrt, and here is tensorrt_rtx"),
         (manifest(LATER), {"tensorrt": "10.13.0"}, None),
         (manifest(LATER, tensorrt="10.13.0"), {"tensorrt": "10.3.0"}, "runs on TensorRT 10.13.0 and later"),
-        (manifest(LATER), {"tensorrt": "11.0.0"}, "of the same major version, and here is 11.0.0"),
+        (manifest(LATER), {"tensorrt": "11.0.0"}, None),
+        (manifest(LATER, tensorrt="8.6.2"), {"tensorrt": "10.3.0"}, None),
+        (manifest(LATER, tensorrt="8.6.2"), {"tensorrt": "11.0.0"}, "up to the next major version, and here is 11.0.0"),
         (manifest(), {"compute_capability": "12.1", "gpu": "Thor"}, "compute capability 8.7 (Orin)"),
         (manifest(), {"gpu": "Orin NX"}, "tuned for the GPU Orin, and here is Orin NX"),
         (manifest(Wanted(hardware="same-capability")), {"gpu": "Orin NX"}, None),
@@ -87,6 +89,16 @@ def test_a_plan_beside_its_bundle_is_taken(tiny):
     path, made = plan_beside(tiny)
     assert plans.obtain(tiny, Wanted(), ORIN, None) == (path, made)
     assert plans.obtain(tiny, Wanted(max_batch=3), ORIN, None) == (path, made)
+
+
+def test_a_plan_beside_of_another_precision_or_batch_is_left_aside(tiny):
+    """INT8 that no gate has judged is not what 'auto' means, and a DLA's plan runs all its rows for one person."""
+    plan_beside(tiny, precision="int8")
+    with pytest.raises(EdgeposeError, match="it computes in int8, and float32 is asked for"):
+        plans.obtain(tiny, Wanted(), ORIN, None)
+    plan_beside(tiny, Wanted(dla_core=0, max_batch=8), batches=(8, 8, 8))
+    with pytest.raises(EdgeposeError, match="it always runs 8 persons at once, and at most 1 are asked for"):
+        plans.obtain(tiny, Wanted(dla_core=0, max_batch=1), ORIN, None)
 
 
 def test_one_that_does_not_fit_is_built_again_into_the_cache(tiny, tmp_path):

@@ -38,7 +38,7 @@ RECIPES = Path(__file__).parent / "recipes"
 
 def main() -> None:
     """Entry point of ``edgepose-train``."""
-    console.run(app)
+    console.run(app, "trainer")
 
 
 def _recipe_file(name: str) -> Path:

@@ -11,7 +11,6 @@ import atexit
 import ctypes
 import functools
 import importlib
-import importlib.metadata
 import importlib.util
 import time
 from collections.abc import Callable, Iterator
@@ -235,10 +234,11 @@ def _primary_context(index: int) -> tuple[Any, Any]:
 def _lets_others_run() -> bool:
     """Whether cuda-python gives the interpreter's lock away while CUDA waits, as it does since 12.9.1."""
     try:
-        installed = importlib.metadata.version("cuda-bindings")
-    except importlib.metadata.PackageNotFoundError:  # before 12.6 it had another name
+        bindings = importlib.import_module("cuda.bindings")
+    except ImportError:  # before 12.6 it had another name
         return False
-    return numbers(installed) >= (12, 9, 1)
+    # Of what is loaded: pip may think of two wheels that hold the same files as installed, one over the other.
+    return numbers(getattr(bindings, "__version__", "")) >= (12, 9, 1)
 
 
 class CUDAPython:
@@ -255,7 +255,12 @@ class CUDAPython:
         self._index = index
         self._closed = False
         self._owned = ExitStack()
-        error, count = runtime.cudaGetDeviceCount()
+        try:
+            error, count = runtime.cudaGetDeviceCount()
+        except RuntimeError as reason:  # before 12.9: where there is no libcuda
+            raise _no_device(index, str(reason)) from reason
+        if int(error) == int(runtime.cudaError_t.cudaErrorInsufficientDriver):  # or there is no driver at all
+            raise _no_device(index, f"{self._reason(error)}; where there is a driver, run: {INSTALL}")
         if int(error) or index >= count:
             raise _no_device(index, self._reason(error) if int(error) else f"it sees {count}")
         properties = self._call("cudaGetDeviceProperties", index)

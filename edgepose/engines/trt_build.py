@@ -28,11 +28,12 @@ from edgepose.engines.trt_precision import (
     choose,
     halved,
     hardware_level,
+    refuse_for_dla,
     shares_profiles_by_choice,
     typed_as,
 )
 from edgepose.errors import EdgeposeError
-from edgepose.files import cache_dir, write_beside
+from edgepose.files import cache_dir, kind, make_folder, write_beside
 from edgepose.plans import Machine, Manifest, Wanted
 
 
@@ -53,10 +54,10 @@ def build(
 
     ``trt`` is the TensorRT module (default: the installed one), ``memory`` the GPU (default: the first; without one
     only ``wanted.targets`` can be built for). ``calibration`` [N, 3, H, W] uint8 RGB makes a float32 bundle INT8 by
-    TensorRT's own calibrator, where it has one; ``calibration_cache`` is its file. ``timing_cache`` keeps
-    measurements of kernels, so that the next build is quicker. ``accuracy_delta`` (figures against the float
-    model, in points) goes into the manifest as it is, and so does ``calibration_sha256``, of the set (default: of the
-    set that the bundle names).
+    TensorRT's own calibrator, where it has one; ``calibration_cache`` is its file, and enough where it is there
+    already. ``timing_cache`` keeps measurements of kernels, so that the next build is quicker. ``accuracy_delta``
+    (figures against the float model, in points) goes into the manifest as it is, and so does ``calibration_sha256``,
+    of the set (default: of the set that the bundle names).
 
     EdgeposeError: no TensorRT, no GPU, or TensorRT refuses the model or the wish; the sentence has its reason.
     """
@@ -64,7 +65,12 @@ def build(
     import onnx
 
     model = onnx.load(bundle.path)
-    mode = choose(trt, typed_as(model), wanted, calibration=calibration is not None)
+    ranges = calibration is not None or _kept(calibration_cache)
+    mode = choose(trt, typed_as(model), wanted, calibration=ranges)
+    if ranges and not mode.calibrate:
+        raise EdgeposeError(f"{bundle.path} is built as {mode.precision} and needs no ranges; leave out --set and "
+                            "--calibration-cache")  # fmt: skip
+    make_folder(path.parent, "choose a folder you may write to")  # before the minutes, not after them
     content = (halved(model) if mode.halve else model).SerializeToString()
     start = time.monotonic()
     with ExitStack() as stack:
@@ -75,10 +81,7 @@ def build(
         if wanted.hardware != "this" and here.l4t:
             raise EdgeposeError(f"TensorRT has no plans for several GPUs ({wanted.hardware}) on a Jetson; "
                                 "leave out --hardware, and build on each of them")  # fmt: skip
-        calibrating = None
-        if mode.calibrate and calibration is not None:
-            cache = calibration_cache or _calibration_cache(bundle, calibration)
-            calibrating = _checked_calibration(trt, memory, calibration, cache)
+        calibrating = _calibrator(trt, memory, bundle, calibration, calibration_cache) if mode.calibrate else None
         job = _Job(trt, bundle, content, wanted, mode, calibrating, timing_cache or _timing_cache(here))
         plan, flags = _serialised(job)
     manifest = Manifest(
@@ -147,7 +150,7 @@ def _serialised(job: _Job) -> tuple[bytes, list[str]]:
     if plan is None:
         raise refused("build")
     if timing:
-        with write_beside(job.timing_cache) as beside:
+        with suppress(EdgeposeError), write_beside(job.timing_cache) as beside:  # without it the next build is slower
             beside.write_bytes(bytes(config.get_timing_cache().serialize()))
     return bytes(plan), flags
 
@@ -191,8 +194,7 @@ def _use_dla(trt: Any, builder: Any, config: Any, core: int, mode: Mode) -> None
     if core >= builder.num_DLA_cores:
         raise EdgeposeError(f"{described(trt)} sees {builder.num_DLA_cores} DLA cores here and no core {core}; "
                             "use --engine-device GPU")  # fmt: skip
-    if mode.precision not in ("float16", "int8"):
-        raise EdgeposeError(f"a DLA computes in float16 or int8, not in {mode.precision}; use --precision float16")
+    refuse_for_dla(trt, mode)
     config.default_device_type = trt.DeviceType.DLA
     config.DLA_core = core
 
@@ -225,11 +227,27 @@ def _use_timing_cache(config: Any, path: Path) -> bool:
     return False
 
 
-def _checked_calibration(trt: Any, memory: Memory | None, crops: NDArray[np.uint8], cache: Path) -> Any:
-    if len(crops) < CALIBRATION_BATCH:
+def _kept(cache: Path | None) -> bool:
+    """Whether ranges of an earlier build are to be read; EdgeposeError: they are not there."""
+    if cache is not None and kind(cache) != "file":
+        raise EdgeposeError(f"there is no calibration cache {cache}; give a --set too, whose ranges it will keep")
+    return cache is not None
+
+
+def _calibrator(
+    trt: Any, memory: Memory | None, bundle: Bundle, crops: NDArray[np.uint8] | None, cache: Path | None
+) -> Any:
+    """TensorRT's own, over ``crops`` or from what it found before in ``cache``."""
+    width, height = bundle.manual.input_size
+    if crops is None:
+        memory, crops = None, np.zeros((0, 3, height, width), np.uint8)
+    elif crops.shape[1:] != (3, height, width):
+        raise EdgeposeError(f"the crops of the set are {crops.shape[3]} x {crops.shape[2]} pixels and {bundle.path} "
+                            f"takes {width} x {height}; select a set with this model")  # fmt: skip
+    elif len(crops) < CALIBRATION_BATCH:
         raise EdgeposeError(f"calibration by TensorRT needs {CALIBRATION_BATCH} crops or more, and the set has "
                             f"{len(crops)}; select more")  # fmt: skip
-    return calibrator(trt, memory, crops, cache)
+    return calibrator(trt, memory, crops, cache or _calibration_cache(bundle, crops))
 
 
 def _calibration_cache(bundle: Bundle, crops: NDArray[np.uint8]) -> Path:

@@ -10,6 +10,7 @@ import importlib
 import shlex
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from edgepose.bundle import Bundle
@@ -18,6 +19,7 @@ from edgepose.errors import EdgeposeError, missing
 from edgepose.plans import Wanted
 
 _FLAGS = {"float32": (), "float16": ("FP16",), "bfloat16": ("BF16",), "int8": ("INT8", "FP16")}
+_JETPACKS = Path("/usr/src/tensorrt/bin/trtexec")  # on no PATH
 _HARDWARE = {"same-capability": "SAME_COMPUTE_CAPABILITY", "ampere+": "AMPERE_PLUS"}
 
 
@@ -93,7 +95,7 @@ def halved(model: Any) -> Any:
         float16 = importlib.import_module("onnxconverter_common.float16")
     except ImportError:
         raise missing("onnxconverter-common", "to make a float16 network for this TensorRT, which has no FP16 flag",
-                      "pip install onnxconverter-common") from None  # fmt: skip
+                      ".venv/bin/pip install onnxconverter-common") from None  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one for every weight that float16 cannot tell from its neighbour
         return float16.convert_float_to_float16(model, keep_io_types=True)
@@ -108,6 +110,15 @@ def hardware_level(trt: Any, wanted: Wanted) -> Any:
         raise EdgeposeError(f"{described(trt)} cannot build for other GPUs ({wanted.hardware}); "
                             "build on each of them instead")  # fmt: skip
     return getattr(trt.HardwareCompatibilityLevel, member)
+
+
+def refuse_for_dla(trt: Any, mode: Mode) -> None:
+    """EdgeposeError where nothing of the network could run on a DLA: TensorRT would run it on the GPU, in silence."""
+    if mode.precision not in ("float16", "int8"):
+        raise EdgeposeError(f"a DLA computes in float16 or int8, not in {mode.precision}; use --precision float16")
+    if mode.precision == "int8" and not (mode.strongly_typed or mode.calibrate):
+        raise EdgeposeError(f"a DLA takes no Q/DQ model by {described(trt)}; use the float32 model with "
+                            "--precision float16, or the GPU")  # fmt: skip
 
 
 def shares_profiles_by_choice(trt: Any) -> bool:
@@ -127,6 +138,8 @@ def batches(wanted: Wanted) -> tuple[int, int, int]:
 class _TensorRT10:
     """What TensorRT 10 has, where no TensorRT is here to ask: JetPack 6.1 to 7.1."""
 
+    __name__, __version__ = "tensorrt", "10"
+
     class BuilderFlag:
         FP16 = INT8 = BF16 = True
 
@@ -136,23 +149,31 @@ class _TensorRT10:
     class IBuilderConfig:
         int8_calibrator = True
 
+    class HardwareCompatibilityLevel:
+        AMPERE_PLUS = SAME_COMPUTE_CAPABILITY = True
+
 
 def trtexec_line(
     bundle: Bundle, wanted: Wanted, *, plan: str = "", calibration_cache: str = "", trt: Any = None
 ) -> str:
     """The ``trtexec`` command that builds the same plan, without its manifest; of TensorRT 10 where none is here.
 
-    EdgeposeError: as :func:`choose`.
+    EdgeposeError: as when the plan is built.
     """
     import onnx
 
     file = typed_as(onnx.load(bundle.path))
-    mode = choose(trt or _TensorRT10, file, wanted, calibration=bool(calibration_cache))
+    asked = trt or _TensorRT10()
+    mode = choose(asked, file, wanted, calibration=bool(calibration_cache))
+    hardware_level(asked, wanted)
+    if wanted.dla_core is not None:
+        refuse_for_dla(asked, mode)
     if mode.halve:
         raise EdgeposeError("trtexec of this TensorRT has no --fp16; give it a float16 model, or build without trtexec")
     width, height = bundle.manual.input_size
     least, best, most = (f"image:{n}x3x{height}x{width}" for n in batches(wanted))
-    words = ["trtexec", f"--onnx={bundle.path}", f"--saveEngine={plan or bundle.path.with_suffix('.plan')}"]
+    words = [str(_JETPACKS) if _JETPACKS.is_file() else "trtexec"]
+    words += [f"--onnx={bundle.path}", f"--saveEngine={plan or bundle.path.with_suffix('.plan')}"]
     words += [f"--minShapes={least}", f"--optShapes={best}", f"--maxShapes={most}"]
     words += [f"--memPoolSize=workspace:{wanted.workspace_mb}"]
     if trt is not None and shares_profiles_by_choice(trt):

@@ -12,7 +12,8 @@ class HostRuntime:
 
     cudaHostAllocDefault, cudaHostAllocMapped, cudaStreamNonBlocking, cudaEventDisableTiming = 0, 2, 1, 2
     cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
-    cudaError_t = SimpleNamespace(cudaErrorNotReady=600)
+    cudaError_t = SimpleNamespace(cudaErrorNotReady=600, cudaErrorInsufficientDriver=35)
+    __version__ = ""  # of cuda.bindings: not said before 12.6.1
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
 
     def __init__(self):

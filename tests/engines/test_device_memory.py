@@ -1,7 +1,6 @@
 """The GPU's memory, as far as it goes without one: the real cuda-python takes every call that we make."""
 
 import importlib
-import importlib.metadata
 import importlib.util
 import re
 from contextlib import ExitStack
@@ -121,7 +120,7 @@ def test_everything_taken_is_given_back_on_close(host):
 )
 def test_no_wait_holds_up_other_threads(host, monkeypatch, installed, glances):
     """Before 12.9.1 cuda-python kept the interpreter's lock while CUDA waited; then an event is looked at instead."""
-    monkeypatch.setattr(importlib.metadata, "version", lambda package: installed)
+    monkeypatch.setattr(host, "__version__", installed)
     memory = CUDAPython()
     host.not_ready = 3
     with memory.active():
@@ -143,6 +142,24 @@ def test_a_refused_recording_is_none_and_leaves_nothing(host, call):
         assert memory.graph(lambda: memory.upload(pointer, near.array)) is None
     memory.close()
     assert not host.live
+
+
+def test_bindings_without_a_version_are_old_ones(host):
+    assert not CUDAPython()._lets_others_run
+
+
+def test_why_there_is_no_device_is_said(host):
+    def no_libcuda():
+        raise RuntimeError("Failed to dlopen libcuda.so.1")
+
+    for answer, says in (
+        (no_libcuda, r"no CUDA device 0 here \(Failed to dlopen libcuda.so.1\); check the driver"),  # before 12.9
+        (lambda: (35, 0), r"no CUDA device 0 here \(.*; where there is a driver, run: .*'cuda-python==12.6"),
+        (lambda: (0, 0), r"no CUDA device 0 here \(it sees 0\)"),
+    ):
+        host.cudaGetDeviceCount = answer
+        with pytest.raises(EdgeposeError, match=says):
+            CUDAPython()
 
 
 def test_cuda_refusals_are_sentences(host):

@@ -126,8 +126,10 @@ def test_the_old_calibrator_with_its_cache_where_there_is_one(name, tmp_path):
     assert cache.read_bytes() == b"ranges"
     assert first.manifest.calibration_sha256 == "abc"
     assert first.manifest.precision == "int8"
-    second = Done(name, bundle, Wanted(), calibration=crops, calibration_cache=cache)
-    assert not second.all("batch size")
+    for again in ({"calibration": crops}, {}):
+        second = Done(name, bundle, Wanted(), calibration_cache=cache, **again)
+        assert second.manifest.precision == "int8"
+        assert not second.all("batch size")
 
 
 @pytest.mark.parametrize("name", VERSIONS)
@@ -162,6 +164,12 @@ def test_dla_falls_back_to_the_gpu_and_takes_one_batch_size(name, tmp_path):
     assert len(done.all("OnnxParser.set_flag")) == (1 if name in TYPED else 0)
     typed = Done(name, make("float16", tmp_path), Wanted(dla_core=0, max_batch=1))
     assert typed.manifest.strongly_typed == (name in TYPED)
+    quantised = make("int8", tmp_path)  # TensorRT would run all of it on the GPU, and say nothing
+    if name in TYPED:
+        assert Done(name, quantised, Wanted(dla_core=0)).manifest.precision == "int8"
+    else:
+        with pytest.raises(EdgeposeError, match=r"a DLA takes no Q/DQ model by tensorrt \d"):
+            Done(name, quantised, Wanted(dla_core=0))
 
 
 def test_dla_is_refused_where_there_is_none_and_in_float32(tmp_path):
@@ -188,6 +196,20 @@ def test_timing_cache_is_read_and_written(tmp_path):
     assert Done("tensorrt-10.3.0", bundle, Wanted(), timing_cache=cache).all("IBuilderConfig.create_timing_cache") == [
         (b"timing",)
     ]
+
+
+def test_a_timing_cache_that_cannot_be_kept_costs_no_plan(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    done = Done("tensorrt-10.3.0", make("float32", tmp_path), Wanted(), timing_cache=tmp_path / "file" / "t.cache")
+    assert load(done.path) == done.manifest
+
+
+def test_a_plan_that_cannot_be_kept_is_not_built(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    trt = surface.module("tensorrt-10.3.0")
+    with pytest.raises(EdgeposeError, match="cannot make folder .*file: .*; choose a folder you may write to"):
+        trt_build.build(make("float32", tmp_path), tmp_path / "file" / "x.plan", trt=trt, memory=surface.LazyMemory())
+    assert "Builder.build_serialized_network" not in dict(trt.calls)
 
 
 def test_a_timing_cache_of_another_machine_is_left_aside(tmp_path, monkeypatch):
@@ -258,6 +280,10 @@ def test_what_cannot_be_is_refused_in_a_sentence(tmp_path):
         (float32, Wanted(precision="int8"), {}, "only with a calibration set"),
         (float32, Wanted(targets=["SM86"]), {}, "builds for the GPU that it runs on"),
         (float32, Wanted(), {"calibration": np.zeros((3, 3, 64, 64), np.uint8)}, "needs 8 crops or more"),
+        (float32, Wanted(), {"calibration": np.zeros((8, 3, 64, 96), np.uint8)}, "are 96 x 64 pixels and .* 64 x 64"),
+        (float32, Wanted(), {"calibration_cache": tmp_path / "none"}, "no calibration cache .*none; give a --set too"),
+        (float32, Wanted(precision="float16"), {"calibration": np.zeros((8, 3, 64, 64), np.uint8)}, "needs no ranges"),
+        (int8, Wanted(), {"calibration": np.zeros((8, 3, 64, 64), np.uint8)}, "needs no ranges; leave out --set"),
     ):
         with pytest.raises(EdgeposeError, match=sentence):
             Done("tensorrt-10.3.0", bundle, wish, **more)
@@ -315,6 +341,12 @@ def test_trtexec_lines(tmp_path):
     assert "--calib=x.cache" in trtexec_line(float32, Wanted(), calibration_cache="x.cache").split()
     with pytest.raises(EdgeposeError, match="has no --fp16"):
         trtexec_line(float32, Wanted(precision="float16"), trt=surface.module("tensorrt-11.4.0"))
+    with pytest.raises(EdgeposeError, match="a DLA computes in float16 or int8, not in float32"):
+        trtexec_line(float32, Wanted(dla_core=0))
+    with pytest.raises(EdgeposeError, match="a DLA takes no Q/DQ model by tensorrt 10"):
+        trtexec_line(int8, Wanted(dla_core=0))
+    with pytest.raises(EdgeposeError, match="10.3.0 cannot build for other GPUs"):
+        trtexec_line(float32, Wanted(hardware="same-capability"), trt=surface.module("tensorrt-10.3.0"))
 
 
 def test_types_are_read_from_the_file():
