@@ -23,6 +23,7 @@ from edgepose.console import say
 from edgepose.engines import Engine
 from edgepose.errors import EdgeposeError
 from edgepose.estimator import Estimator
+from edgepose.files import real_path
 from edgepose.loop import Loop
 from edgepose.mqtt import Broker, parse_broker
 from edgepose.people.crowd import Crowd, Everybody, OneEach
@@ -83,7 +84,7 @@ def assembled(
         if settings.mqtt.url:
             for name, (_, spec) in chosen.items():
                 links[name] = _mqtt(settings, spec)
-                stack.callback(links[name].close)
+                stack.push(partial(_say_goodbye, links[name]))
             _connect(broker_of(settings), links.values(), check)
         overlays: dict[str, Overlay] = {}
         for name, (camera, _) in chosen.items():
@@ -157,10 +158,10 @@ def _crowd(settings: Settings, estimator: Estimator, regions: dict[str, Regions]
 
 def _spare_films(settings: Settings, chosen: Iterable[tuple[CameraSettings, SourceSpec]]) -> None:
     """EdgeposeError where what is written would replace a film that is read."""
-    films = {Path(spec.location).resolve() for _, spec in chosen if spec.kind == "file"}
+    films = {real_path(spec.location) for _, spec in chosen if spec.kind == "file"}
     written = [camera.overlay for camera, _ in chosen if camera.overlay != "window"] + [settings.output.record]
     for name in filter(None, written):
-        if Path(name).resolve() in films:
+        if real_path(name) in films:
             raise EdgeposeError(f"{name} is the film that is read, and would be replaced; write to another file")
 
 
@@ -191,6 +192,14 @@ def _open(camera: CameraSettings, spec: SourceSpec, mqtt: MQTTSink | None) -> So
     if not spec.live:
         return opened()
     return sources.Reconnecting(opened, camera=spec.camera, on_state=on_state)
+
+
+def _say_goodbye(link: MQTTSink, _kind: object, error: BaseException | None, _trace: object) -> None:
+    """The last status: stopped, and for which fault where there was one."""
+    if isinstance(error, EdgeposeError):
+        link.close(reason=str(error))
+    else:
+        link.close(reason=f"unexpected fault: {type(error).__name__}" if isinstance(error, Exception) else "")
 
 
 def _ended(mqtt: MQTTSink | None, camera: str, fault: EdgeposeError | None) -> None:

@@ -34,7 +34,8 @@ def apart(settings: Settings, *, to_broker: bool) -> Settings:
     broker itself unless ``to_broker``, and its recordings.
     """
     mqtt = settings.mqtt if to_broker else type(settings.mqtt)()
-    changes = {"device": f"bench-{settings.device}", "mqtt": mqtt, "output": type(settings.output)()}
+    cameras = [camera.model_copy(update={"overlay": ""}) for camera in settings.camera]
+    changes = {"device": f"bench-{settings.device}", "mqtt": mqtt, "output": type(settings.output)(), "camera": cameras}
     return settings.model_copy(update=changes)
 
 
@@ -50,6 +51,8 @@ def bench(settings: Settings) -> dict[str, Any]:
     spec = sources.parse(uri)
     if spec.live:
         raise EdgeposeError(f"bench needs a file, which gives every frame as fast as it can; {spec.redacted()} is live")
+    if spec.flag("loop") and not settings.max_frames:
+        raise EdgeposeError(f"{spec.redacted()} begins again at its end; say by --max-frames how many to time")
     alone = _decode_alone(settings)
     timings = Timings()
     extra = () if settings.mqtt.url else (EncodingSink(),)

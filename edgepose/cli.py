@@ -308,11 +308,11 @@ def sources() -> None:
 @config_app.command("show")
 def config_show(config_file: ConfigFile = None) -> None:
     """Print every setting in force and where its value comes from."""
-    from edgepose.redact import redact
+    from edgepose.redact import redact_all
 
     found = config.load({}, config_file)
     for key in found.origins:
-        value = redact(json.dumps(config.value_of(found.settings, key)))
+        value = json.dumps(redact_all(config.value_of(found.settings, key)))
         typer.echo(f"{key:22} = {value:32} # {found.origins[key]}")
 
 

@@ -18,10 +18,11 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgepose.errors import EdgeposeError, unknown
+from edgepose.files import real_path
 from edgepose.gates import Gate
 from edgepose.people.regions import Regions
 from edgepose.sources.uri import sanitise
-from edgepose.toml import first_fault, read_toml, telling_fault, validate
+from edgepose.toml import first_fault, read_toml, telling_fault
 
 FILE = "edgepose.toml"
 PREFIX = "EDGEPOSE_"
@@ -136,15 +137,18 @@ class Settings(_Strict):
 
     @model_validator(mode="after")
     def _one_or_several(self) -> Settings:
-        if self.camera and self.source != Source():
+        if self.camera and self.source.uri:
             raise ValueError("there is both a source and [[camera]] tables; give either")
+        if self.camera and (beside := [k for k, v in self.source if v != getattr(Source(), k)]):
+            raise ValueError(f"source.{beside[0]} is of the one camera of [source]; where there are [[camera]] tables "
+                             "it belongs into each")  # fmt: skip
         if self.camera and (self.output.overlay or self.regions != Regions() or self.gate != Gate()):
             raise ValueError("overlay, regions and gate belong into each [[camera]] table where there is one")
         for a, b in itertools.combinations(self.camera, 2):
             if (topic := sanitise(a.name)) == sanitise(b.name):
                 raise ValueError(f"the [[camera]] tables '{a.name}' and '{b.name}' are both named '{topic}' in topics; "
                                  "rename one")  # fmt: skip
-            if a.overlay not in ("", "window") and Path(a.overlay).resolve() == Path(b.overlay).resolve():
+            if a.overlay not in ("", "window") and real_path(a.overlay) == real_path(b.overlay):
                 raise ValueError(f"the [[camera]] tables '{a.name}' and '{b.name}' both draw into the overlay "
                                  f"{a.overlay}; give each a file of its own")  # fmt: skip
         return self
@@ -213,10 +217,11 @@ def load(
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}
     origins = dict.fromkeys(keys(), "default")
+    as_a_whole = False
     file = _file(path, environ)
     if file is not None:
         table = read_toml(file)
-        validate(Settings, table, str(file))
+        as_a_whole = _faulty_as_a_whole(table, file)
         for key, value in _flatten(table).items():
             values[key], origins[key] = value, str(file)
     for key, value in _from_environment(environ).items():
@@ -228,7 +233,19 @@ def load(
         return Configuration(Settings.model_validate(_nest(values)), origins)
     except ValidationError as error:
         key = ".".join(str(part) for part in telling_fault(error)["loc"])
-        raise EdgeposeError(f"{origins.get(key, 'configuration')}: {first_fault(Settings, error)}") from error
+        where = origins.get(key) or (str(file) if as_a_whole else "configuration")
+        raise EdgeposeError(f"{where}: {first_fault(Settings, error)}") from error
+
+
+def _faulty_as_a_whole(table: Mapping[str, Any], file: Path) -> bool:
+    """Whether keys of the file contradict each other, which flags may put right; EdgeposeError: one is wrong."""
+    try:
+        Settings.model_validate(table)
+    except ValidationError as error:
+        if telling_fault(error)["loc"]:
+            raise EdgeposeError(f"{file}: {first_fault(Settings, error)}") from error
+        return True
+    return False
 
 
 def _file(path: Path | None, environ: Mapping[str, str]) -> Path | None:

@@ -64,6 +64,13 @@ def kind(path: Path) -> Literal["file", "folder", "nothing", "other"]:
     return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"
 
 
+def real_path(name: str) -> str:
+    """``name`` with its links followed, to compare; as it is where they lead nowhere or in a circle."""
+    with contextlib.suppress(OSError, ValueError):  # ValueError: a null character
+        return os.path.realpath(name)
+    return name
+
+
 def cache_dir() -> Path:
     """Where rebuilt-at-will files go: $EDGEPOSE_CACHE, else $XDG_CACHE_HOME/edgepose, else ~/.cache/edgepose."""
     chosen = os.environ.get("EDGEPOSE_CACHE")

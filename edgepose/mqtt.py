@@ -29,7 +29,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from edgepose.errors import EdgeposeError, unknown
 from edgepose.messages import check_prefix
-from edgepose.redact import redact
+from edgepose.redact import is_utf8, redact
 
 CONNECT_TIMEOUT_S = 5.0
 SEND_BUFFER = 32 * 1024  # bytes; what a slow link holds back must wait in our queue, not in the kernel's
@@ -189,6 +189,10 @@ def _check(broker: Broker, shown: str, fragment: str) -> None:
         raise EdgeposeError(f"broker '{shown}' has TLS options but no TLS; write mqtts:// or leave them out")
     if bool(broker.certfile) != bool(broker.keyfile):
         raise EdgeposeError(f"broker '{shown}': certfile and keyfile belong together; give both or neither")
+    for name, text in (("user", broker.user), ("password", broker.password)):
+        if text and not is_utf8(text):
+            raise EdgeposeError(f"the {name} for {broker} is no UTF-8; set it in a terminal that writes UTF-8, or take "
+                                "a password file")  # fmt: skip
     if broker.password and not broker.user:
         raise EdgeposeError(
             f"a password is set for {broker} but no user; write user@ into the URL or set EDGEPOSE_MQTT_USER"

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 MASK = "***"
 _KEYS = "pas|pw|psw|token|secret|auth|key|sig"  # loginpas=, pwd= and user-pw= are among them
 
 
 def redact(text: str) -> str:
-    """``text`` with the user part of a URL and its parameters that look like secrets masked, however malformed.
-
-    Text is a URL, or JSON: there a double quote ends it.
-    """
-    text = re.sub(r'(://)[^"\n]*@', rf"\1{MASK}@", text)
-    text = re.sub(rf'(?i)([?&](?!keyfile=)[^=&\s]*(?:{_KEYS})[^=&\s]*=)[^&"\n]+', rf"\1{MASK}", text)
+    """``text``, a URL, with its user part and its parameters that look like secrets masked, however malformed."""
+    text = re.sub(r"(://)[^\n]*@", rf"\1{MASK}@", text)
+    text = re.sub(rf"(?i)([?&](?!keyfile=)[^=&\s]*(?:{_KEYS})[^=&\s]*=)[^&\n]+", rf"\1{MASK}", text)
     # And those that cameras want in the path.
-    return re.sub(rf'(?i)(://[^?"\s]*/[^=/?"\s]*=?[\w-]*(?:{_KEYS})[\w-]*=)[^/?"\s]+', rf"\1{MASK}", text)
+    return re.sub(rf"(?i)(://[^?\s]*/[^=/?\s]*=?[\w-]*(?:{_KEYS})[\w-]*=)[^/?\s]+", rf"\1{MASK}", text)
+
+
+def redact_all(value: Any) -> Any:
+    """What JSON can hold, each of its texts redacted."""
+    if isinstance(value, Mapping):
+        return {key: redact_all(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [redact_all(inner) for inner in value]
+    return redact(value) if isinstance(value, str) else value
 
 
 def without_secrets(source: str) -> str:
@@ -28,6 +36,15 @@ def without_secrets(source: str) -> str:
     # What stands before an @; where a password begins (:), a / in it may not have been escaped.
     source = re.sub(r'://(?:[^/\s"]*@|[^/\s":]+:[^"\s]*@)', "://", source)
     return re.sub(rf"(?i)\b([\w-]*(?:user|loginuse|{_KEYS})[\w-]*)=[^\s&!]+", r"\1=...", source)
+
+
+def is_utf8(text: str) -> bool:
+    """Whether ``text`` can be sent; what the environment holds in another encoding cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def secrets_of(url: str) -> list[str]:

@@ -18,8 +18,8 @@ ZONE = "regions = { only = [[[0, 0], [1, 0], [1, 1]], [[0, 0], [1, 2], [1, 1]]] 
 BAD = {
     "both": (f"[source]\nuri = 'videotest://'\n{TWO}", (), "edgepose.toml: there is both a source and [[camera]]"),
     "source on the command line": (TWO, ("--source", "videotest://"), "both a source and [[camera]] tables"),
-    "the one camera's name": (TWO, ("--camera", "door"), "both a source and [[camera]] tables"),
-    "the one camera's backend": (f"[source]\nbackend = 'pyav'\n{TWO}", (), "both a source and [[camera]] tables"),
+    "the one camera's name": (TWO, ("--camera", "door"), "source.camera is of the one camera of [source]"),
+    "the one camera's backend": (f"[source]\nbackend = 'pyav'\n{TWO}", (), "source.backend is of the one camera of"),
     "same name": (camera("a", "x") + camera("a", "y"), (), "'a' and 'a' are both named 'a' in topics; rename one"),
     "same name in topics": (
         camera("Front.Door", "x") + camera("front-door", "y"),

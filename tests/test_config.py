@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from edgepose import EdgeposeError, config
-from edgepose.redact import redact
+from edgepose.redact import redact_all
 
 
 @pytest.fixture(autouse=True)
@@ -71,11 +71,22 @@ def test_a_secret_in_the_wrong_place_is_not_shown(text):
 
 
 def test_cameras_are_all_shown_without_their_passwords():
-    uris = ["rtsp://u:hush@cam1/a", "http://v:hush@cam2/b?token=it's hush&fps=5", "rtsp://cam3/c?keyfile=/etc/k.pem"]
-    shown = redact(json.dumps([{"name": f"c{i}", "uri": uri} for i, uri in enumerate(uris)]))
-    assert [camera["uri"] for camera in json.loads(shown)] == [
+    uris = ["rtsp://u:hush@cam1/a", "http://v:hush@cam2/b?token=it's hush&fps=5", "rtsp://cam3/c?keyfile=/etc/k.pem",
+            'rtsp://u:hu"sh@cam4/d']  # fmt: skip
+    shown = redact_all([{"name": f"c{i}", "uri": uri, "gate": {"rate": i}} for i, uri in enumerate(uris)])
+    assert [camera["uri"] for camera in shown] == [
         "rtsp://***@cam1/a", "http://***@cam2/b?token=***&fps=5", "rtsp://cam3/c?keyfile=/etc/k.pem",
+        "rtsp://***@cam4/d",
     ]  # fmt: skip
+    assert shown[3]["gate"] == {"rate": 3}
+
+
+def test_what_the_file_gets_wrong_as_a_whole_others_may_put_right():
+    file = write("[regions]\nmost = 10\n")
+    with pytest.raises(EdgeposeError, match=r"edgepose\.toml: regions\.most 10 is more than the 8 people"):
+        config.load(path=file, environ={})
+    assert config.load({"people.most": 16}, file, environ={}).settings.people.most == 16
+    assert config.load(path=file, environ={"EDGEPOSE_PEOPLE_MOST": "16"}).settings.regions.most == 10
 
 
 def test_a_missing_file_is_named():
@@ -131,7 +142,7 @@ def test_several_cameras_do_not_come_from_the_environment():
             "'Front.Door' and 'front-door' are both named 'front-door'",
         ),
         ("[[camera]]\nname = 'hall'\nuri = 'c.mp4'\n", "'hall' and 'hall' are both named 'hall' in topics"),
-        ("[source]\ncamera = 'door'\n", "there is both a source and"),
+        ("[source]\ncamera = 'door'\n", "source.camera is of the one camera of"),
         ("[gate]\nrate = 2\n", "overlay, regions and gate belong into each"),
         ("overlya = 'x'\n", r"unknown key 'camera\.1\.overlya'; did you mean 'overlay'"),
         (

@@ -156,6 +156,21 @@ def test_one_whom_a_message_left_out_is_news_when_it_is_back():
     assert told == [("a", "b"), ("b",), ("a", "b"), ("a", "b")]
 
 
+@pytest.mark.parametrize("away", [1, 5, 60])
+def test_a_message_that_is_due_waits_for_one_who_is_hidden(away):
+    """Else listeners would believe in an empty room for the whole period."""
+    keeper = Gatekeeper(Gate(rate=0.5))
+    frames = [ONE] * 60 + [NOBODY] * away + [ONE] * 90
+    told = [(i, who.ids) for i, who in enumerate(frames) if keeper.passes(who, ns(i / FPS))]
+    assert told[0] == (0, ["a"])
+    if away == 60:
+        assert told[1][1] == [], "who does not come back has gone"
+        assert told[1][0] == 59 + round(ABSENT * FPS)
+    else:
+        assert told[1] == (60 + away, ["a"])
+        assert all(ids for _, ids in told)
+
+
 @pytest.mark.parametrize("gate", STRICT)
 def test_one_who_takes_anothers_place_is_news(gate):
     keeper = Gatekeeper(gate)

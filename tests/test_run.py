@@ -253,6 +253,8 @@ def test_a_bench_does_not_disturb_who_runs_by_the_same_file(tmp_path):
         'device = "porch"\n[mqtt]\nurl = "mqtt://hub/"\n[output]\nrecord = "x.jsonl"\n[engine]\nthreads = 1\n'
     )
     settings = config.load({}, file, environ={}).settings
+    file.write_text('[[camera]]\nname = "hall"\nuri = "a.mp4"\noverlay = "x.mkv"\n')
+    assert apart(config.load({}, file, environ={}).settings, to_broker=False).cameras[0].overlay == ""
     alone, told = apart(settings, to_broker=False), apart(settings, to_broker=True)
     assert (alone.mqtt.url, alone.output.record, alone.engine.threads) == ("", "", 1)
     assert (told.mqtt.url, told.output.record) == ("mqtt://hub/", "")
@@ -358,51 +360,6 @@ def test_a_broker_that_is_not_there_yet_is_waited_for(tiny, tmp_path):
             wait_for(lambda: len(seen.on("poses")) > 3, 40)
 
 
-def refused(*arguments, **environment):
-    """The one sentence with which a command ends."""
-    done = subprocess.run(
-        [*EDGEPOSE, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=100,
-        env={**os.environ, **environment},
-    )  # fmt: skip
-    assert done.returncode == 2, (done.returncode, done.stderr)
-    assert "Traceback" not in done.stderr
-    lines = done.stderr.strip().splitlines()
-    said = [line for line in lines if line.lower().startswith("error:")]
-    assert len(said) == 1, done.stderr
-    return said[0]
-
-
-BAD = [
-    (("run", "--source", "videotest://"), "error: nothing takes the poses; use --mqtt"),
-    (("run", "--stdout"), "error: no source was given; use --source"),
-    (("run", "--stdout", "--source", "/nowhere/x.mp4"), "x.mp4"),
-    (("run", "--stdout", "--source", "v4l3:///dev/video0"), "v4l2"),
-    (("run", "--stdout", "--source", "videotest://?widht=3"), "did you mean 'width'"),
-    (("run", "--stdout", "--source", "videotest://", "--model", "edgepose-frist"), "did you mean 'edgepose-first'"),
-    (("run", "--stdout", "--source", "videotest://", "--engine", "openvno"), "did you mean 'openvino'"),
-    (("run", "--stdout", "--source", "videotest://", "--threads", "-1"), "command line: key 'engine.threads'"),
-    (("run", "--source", "videotest://", "--mqtt", "http://x/"), "is no MQTT URL"),
-    (("run", "--source", "videotest://", "--mqtt", "mqtt://me:secret@x/"), "EDGEPOSE_MQTT_PASSWORD"),
-    (("run", "--source", "videotest://", "--overlay", "x.txt"), "must be 'window' or a file that ends in"),
-    (("run", "--source", "videotest://", "--overlay", "/nowhere/x.mp4"), "/nowhere does not exist"),
-    (("run", "--source", "videotest://", "--record", "/nowhere/x.jsonl"), "/nowhere"),
-    (("run", "--config", "/nowhere.toml"), "error: /nowhere.toml does not exist"),
-    (("run", "--sorce", "x"), "No such option"),
-    (("models", "show", "nothing"), "unknown model 'nothing'"),
-    (("listen",), "error: no broker was given"),
-    (("bench", "--source", "videotest://?frames=9"), "bench needs a file"),
-    (("bench", "--source", "rtsp://me:secret@x/y?token=secret"), "rtsp://me:***@x/y?token=***"),
-]
-
-
-@pytest.mark.parametrize(("arguments", "sentence"), BAD, ids=lambda v: " ".join(v) if isinstance(v, tuple) else "")
-def test_bad_input_gets_one_sentence_and_exit_2(arguments, sentence, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    said = refused(*arguments)
-    assert sentence in said
-    assert "secret" not in said
-
-
 def test_json_lines_go_to_stdout_also_where_a_status_line_is_shown(tiny):
     ours, terminal = os.openpty()
     done = subprocess.run(
@@ -413,19 +370,6 @@ def test_json_lines_go_to_stdout_also_where_a_status_line_is_shown(tiny):
     os.close(ours)
     assert done.returncode == 0
     assert "edgepose.info/1" in {json.loads(line)["schema"] for line in done.stdout.splitlines()}
-
-
-def test_a_refused_connection_is_an_error(tiny, tmp_path):
-    with Mosquitto(tmp_path, users={"me": "right"}) as broker:
-        said = refused("run", "--source", "videotest://", "--mqtt", broker.url, "--model", tiny.path,
-                       EDGEPOSE_MQTT_USER="me", EDGEPOSE_MQTT_PASSWORD="wrong")  # fmt: skip
-    assert "EDGEPOSE_MQTT_PASSWORD" in said
-
-
-def test_typos_in_the_file_are_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("edgepose.toml").write_text("[mqtt]\nulr = 'mqtt://x'\n")
-    assert "edgepose.toml: unknown key 'mqtt.ulr'; did you mean 'url'" in refused("run")
 
 
 def test_config_show_names_every_origin(tmp_path, monkeypatch):

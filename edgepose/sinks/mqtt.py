@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 State = Literal["connecting", "online", "refused", "lost", "stopped"]
 MAX_INFLIGHT = 10  # QoS 1 publications that wait for the broker's word
 STABLE_S = 5.0  # a connection that held this long starts the back-off anew
+CLOCK_SET_NS = 5_000_000_000  # by which a clock moves that was set, and no other
 FAREWELL_S = 0.3  # for the last status, after the queue was drained
 
 
@@ -113,11 +114,14 @@ class MQTTSink:
         self._inflight: dict[int, tuple[float, Packet]] = {}  # message id -> sent with QoS 1, not yet acknowledged
         self._stop = threading.Event()
         self._drain_until = 0.0
+        self._farewell = ""  # the reason of 'stopped'
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
         self._thread = threading.Thread(target=self._run, name=f"mqtt {device}/{camera}", daemon=True)
-        self._since: tuple[StatusState, int] | None = None
+        # The state, and when it began: UTC and monotonic, nanoseconds.
+        self._since: tuple[StatusState, int, int] = (status[0], clock(), time.monotonic_ns())
+        self._status_reason = ""
         self.set_status(*status)
         self._thread.start()
 
@@ -172,7 +176,11 @@ class MQTTSink:
         self._wake()
 
     def publish_stats(self, message: Stats) -> None:
-        """Send the statistics; of several that wait, only the newest is sent."""
+        """Send the statistics; of several that wait, only the newest is sent. A clock that was set is put right."""
+        with self._lock:
+            state, since_ns, _ = self._since
+        if abs(self._since_now() - since_ns) > CLOCK_SET_NS:
+            self.set_status(state, self._status_reason)
         self._set_due(self._packet(self.topics.stats, message), retained=False)
 
     def set_info(self, message: Info) -> None:
@@ -182,16 +190,27 @@ class MQTTSink:
     def set_status(self, state: StatusState, reason: str = "") -> None:
         """Retain the camera's status; a new connection says it again. A new reason leaves since when it is so."""
         with self._lock:
-            if self._since is None or self._since[0] != state:
-                self._since = state, self._clock()
+            if self._since[0] != state:
+                self._since = state, self._clock(), time.monotonic_ns()
+            elif abs((since_ns := self._since_now()) - self._since[1]) > CLOCK_SET_NS:
+                self._since = state, since_ns, self._since[2]
+            self._status_reason = reason
             since_ns = self._since[1]
         self._set_due(self._status(state, without_secrets(reason), since_ns), retained=True)
 
-    def close(self, drain_s: float = 1.0) -> None:
-        """Send what is queued for up to ``drain_s``, then ``stopped``, and disconnect; gives up after 0.5 s more."""
+    def _since_now(self) -> int:
+        """When the state began, UTC in nanoseconds by what the clock says now: a board may learn the time late."""
+        return self._clock() - (time.monotonic_ns() - self._since[2])
+
+    def close(self, drain_s: float = 1.0, *, reason: str = "") -> None:
+        """Send what is queued for up to ``drain_s``, then ``stopped``, and disconnect; gives up after 0.5 s more.
+
+        ``reason``: the fault for which it ends, if it is one.
+        """
         with self._lock:
             if self._stop.is_set():
                 return
+            self._farewell = without_secrets(reason)
             self._drain_until = time.monotonic() + drain_s
             self._stop.set()
         self._wake()
@@ -279,7 +298,7 @@ class MQTTSink:
                 self._show("lost" if self._connections else "connecting", reason)
         except Exception as error:
             log.exception("MQTT: unexpected fault; connecting anew")
-            self._show("lost", f"unexpected fault: {error!r}")
+            self._show("lost", f"unexpected fault: {type(error).__name__}")  # its text may hold what was to be sent
         finally:
             if session:
                 session.close()
@@ -296,7 +315,7 @@ class MQTTSink:
             self._flush(session)
             session.step(0.05, self._wake_read)
         with self._lock:
-            self._due = {self.topics.status: self._status("stopped", "", self._clock())}
+            self._due = {self.topics.status: self._status("stopped", self._farewell, self._clock())}
             self.dropped += len(self._queue)
             self._queue.clear()
         deadline = max(self._drain_until, time.monotonic()) + FAREWELL_S  # on a slow link what was left of the time

@@ -39,6 +39,7 @@ from edgepose.sources.base import (
     sentence,
     stall_timeout_of,
 )
+from edgepose.sources.pace import Pace
 from edgepose.sources.pipelines import Has, pipeline
 from edgepose.sources.uri import SourceSpec
 
@@ -124,6 +125,7 @@ class GStreamerSource(Base):
         self._sink = self._pipeline.get_by_name("sink")
         self._bus = self._pipeline.get_bus()
         self._counter = _Counter(self._gst, self._pipeline) if spec.live else None
+        _leave_out(self._gst, self._pipeline, spec)
         self._times = _LiveTimes(self._gst, self._pipeline) if spec.live else _FileTimes(self._gst)
         self._closed = threading.Event()
         self._started = False
@@ -167,8 +169,9 @@ class GStreamerSource(Base):
                     raise EdgeposeError(f"{self._spec.redacted()} holds no video; check the file")
                 return None
             if left <= 0:
+                udp = ", and that no firewall keeps its UDP out" if self._spec.text("protocol") == "udp" else ""
                 raise SourceStalled(
-                    f"no frame from {self._spec.redacted()} for {wait:g} s; check the camera and its cable"
+                    f"no frame from {self._spec.redacted()} for {wait:g} s; check the camera and its cable{udp}"
                 )
         return None
 
@@ -225,11 +228,14 @@ class GStreamerSource(Base):
         where = self._spec.redacted()
         reason = sentence(self._spec.scrub(error.message))
         detail = sentence(self._spec.scrub((debug or "").strip().splitlines()[-1] if debug else ""))
-        if detail and detail not in reason and "\n" not in detail and not detail.startswith("../"):
+        # What names a place in GStreamer's source also names elements, which are numbered anew at every try.
+        if detail and detail not in reason and not re.match(r"\S+\.c\(\d+\):", detail):
             reason += f" ({detail})"
         if self._spec.kind == "http" and reason.startswith("Internal data stream error"):
             reason = "the server takes no connection or sends no MJPEG"  # more is not told
-        text = f"{where}: {reason}, says GStreamer's {message.src.get_name()}"
+        factory = message.src.get_factory() if hasattr(message.src, "get_factory") else None
+        element = (factory or message.src).get_name()  # the factory's has no number
+        text = f"{where}: {reason}, says GStreamer's {element}"
         if self._spec.reopens:
             return SourceLost(f"{text}; check the camera, its address and its cable")
         return SourceLost(f"{text}; check the file, or install gstreamer1.0-libav if its codec is not known")
@@ -248,6 +254,21 @@ def check_file(spec: SourceSpec) -> None:
         raise EdgeposeError(f"file {path} does not exist; {hint}")
     if not os.access(path, os.R_OK):
         raise EdgeposeError(f"file {path} may not be read; change its permissions")
+
+
+def _leave_out(module: Any, pipe: Any, spec: SourceSpec) -> None:
+    """Of a source that cannot be asked for ``fps`` pass no more than that, where the launch string has its place."""
+    element = pipe.get_by_name("pace")
+    if element is None:
+        return
+    pace = Pace(spec.number("fps"))
+
+    def pass_on(_pad: Any, info: Any) -> Any:
+        pts = info.get_buffer().pts
+        taken_ns = time.monotonic_ns() if pts == module.CLOCK_TIME_NONE else pts
+        return module.PadProbeReturn.DROP if pace.skips(taken_ns) else module.PadProbeReturn.OK
+
+    element.get_static_pad("sink").add_probe(module.PadProbeType.BUFFER, pass_on)
 
 
 class _Counter:

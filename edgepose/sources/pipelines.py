@@ -80,7 +80,7 @@ def _csi(spec: SourceSpec, has: Has) -> list[str]:
 def _rtsp(spec: SourceSpec, has: Has) -> list[str]:
     source = (
         f"rtspsrc location={quoted(spec.location)}{_credentials(spec)} protocols={spec.text('protocol', 'tcp')} "
-        f"latency={spec.number('latency', 100)} drop-on-latency=true timeout=5000000 tcp-timeout=5000000"
+        f"latency={spec.number('latency', 100)} drop-on-latency=true timeout=0 tcp-timeout=5000000"
     )
     after = [*_rate(spec), _queue(spec)]
     if codec := spec.text("codec"):
@@ -97,6 +97,7 @@ def _http(spec: SourceSpec, has: Has) -> list[str]:
         f"{source} retries=0 timeout=0",  # how long it may be silent is for the reader to say
         "multipartdemux single-stream=true",
         "image/jpeg",
+        *_rate(spec),
         _queue(spec),
         *_jpeg(spec, has, scale=True),
     ]
@@ -170,19 +171,18 @@ def _software(spec: SourceSpec, has: Has, *, scale: bool) -> list[str]:
 
 
 def _jpeg(spec: SourceSpec, has: Has, *, scale: bool) -> list[str]:
-    rate = _rate(spec) if scale else []
     if has("nvvidconv") and not _software_only(spec):
         for element, known in (("nvv4l2decoder mjpeg=1", "nvv4l2decoder.mjpeg"), ("nvjpegdec", "nvjpegdec")):
             if has(known):
                 parse = ["jpegparse"] if has("jpegparse") else []  # NVIDIA's decoders ask for it
-                return [*parse, element, *rate, *_hardware(spec, has)]
+                return [*parse, element, *_hardware(spec, has)]
     decoder = "jpegdec" if has("jpegdec") or not has("avdec_mjpeg") else "avdec_mjpeg"
-    return [decoder, *rate, *_software(spec, has, scale=scale)]
+    return [decoder, *_software(spec, has, scale=scale)]
 
 
 def _rate(spec: SourceSpec) -> list[str]:
-    """At most ``fps``; frames are left out, never doubled, and keep their times."""
-    return [f"videorate drop-only=true max-rate={spec.number('fps')}"] if "fps" in spec.options else []
+    """Where the reader leaves frames out, for at most ``fps``: videorate aborts on buffers that do not last."""
+    return ["identity name=pace"] if "fps" in spec.options else []
 
 
 def _videoconvert(has: Has) -> str:

@@ -32,6 +32,7 @@ from edgepose.sources.base import (
     stall_timeout_of,
 )
 from edgepose.sources.gstreamer import check_file
+from edgepose.sources.pace import Pace
 from edgepose.sources.uri import SourceSpec
 
 # What is done to a picture: its axes exchanged, then its columns taken from the right, its rows from below.
@@ -42,6 +43,7 @@ _TURNED: dict[int, _Turn] = {  # by clockwise degrees
     180: (False, True, True),
     270: (True, False, True),
 }
+RTSP_FIRST = 30.0  # s
 _DRIFT = 1e-3  # how fast the least delay may rise, s/s
 _SET_BACK_NS = 500_000_000  # by which a frame lies before the last one where the camera's clock was set back
 _PATTERNS = {"smpte": "smptebars", "black": "color=c=black", "white": "color=c=white", "gradient": "gradients"}
@@ -104,6 +106,10 @@ class PyAVSource(Base):
         self.description = describe(spec)
         self._spec = spec
         self._stall = stall_timeout or stall_timeout_of(spec)
+        # Of an RTSP stream libav wants several pictures before it hands out one; slow cameras take their time.
+        self._first_wait = (
+            max(4 * self._stall, RTSP_FIRST) if spec.kind == "rtsp" else max(self._stall, FIRST_FRAME_TIMEOUT)
+        )
         self._changed = threading.Condition()
         self._ready: deque[Frame] = deque()
         self._end: EdgeposeError | bool = False  # True: the end was reached
@@ -121,7 +127,7 @@ class PyAVSource(Base):
 
     def read(self, timeout: float | None = None) -> Frame | None:
         """See :class:`Source`."""
-        first_wait = self._stall if self._started else max(self._stall, FIRST_FRAME_TIMEOUT)
+        first_wait = self._stall if self._started else self._first_wait
         wait = first_wait if timeout is None else timeout
         with self._changed:
             there = self._changed.wait_for(lambda: self._ready or self._end or self._closed.is_set(), wait)
@@ -170,14 +176,14 @@ class PyAVSource(Base):
     def _play(self) -> None:
         url, form, options = opening(self._spec)
         # (to open, to read) in s; libav gives up by itself, which is what ends this thread on a dead line.
-        waits = (max(self._stall, FIRST_FRAME_TIMEOUT), self._stall)
+        waits = (self._first_wait, self._stall)
         with self._av.open(url, format=form, options=options, timeout=waits) as container:
             if not container.streams.video:
                 raise self._no_video()
             stream = container.streams.video[0]
             stream.thread_type = "SLICE" if self._spec.live else "AUTO"  # frame threads would delay
             times = _Times(self._spec, stream)
-            pace = _Pace(self._spec)
+            pace = Pace(self._spec.number("fps") if self._spec.kind in ("file", "rtsp", "http") else 0)
             seq = 0
             begun: tuple[int, int] | None = None  # the first frame's time, and when it was there
             while True:
@@ -241,7 +247,8 @@ class PyAVSource(Base):
     def _sentence(self, error: Any) -> EdgeposeError:
         where, av_error = self._spec.redacted(), self._av.error
         if isinstance(error, (av_error.ExitError, av_error.TimeoutError)):
-            return SourceStalled(f"no frame from {where} for {self._stall:g} s; check the camera and its cable")
+            waited = self._stall if self._started else self._first_wait
+            return SourceStalled(f"no frame from {where} for {waited:g} s; check the camera and its cable")
         reason = sentence(self._spec.scrub(error.strerror or type(error).__name__))
         advice = "the camera, its address and its cable" if self._spec.reopens else "the file"
         return SourceLost(f"{where}: {reason}, says libav; check {advice}")
@@ -254,26 +261,6 @@ def _as_filmed(frame: Any) -> _Turn:
         return _TURNED[0]
     (a, b), (c, d) = np.frombuffer(bytes(found), np.int32).reshape(3, 3)[:2, :2].tolist()
     return (True, c < 0, b < 0) if abs(b) > abs(a) else (False, a < 0, d < 0)
-
-
-class _Pace:
-    """Leaves frames out so that no more than ``fps`` come, where the source cannot be asked for it."""
-
-    def __init__(self, spec: SourceSpec) -> None:
-        self._step_ns = 0
-        if "fps" in spec.options and spec.kind in ("file", "rtsp", "http"):
-            self._step_ns = 1_000_000_000 // spec.number("fps")
-        self._next_ns: int | None = None
-
-    def skips(self, taken_ns: int) -> bool:
-        if not self._step_ns:
-            return False
-        if self._next_ns is None:
-            self._next_ns = taken_ns
-        if taken_ns < self._next_ns - self._step_ns // 20:
-            return True
-        self._next_ns = max(self._next_ns + self._step_ns, taken_ns + self._step_ns // 2)
-        return False
 
 
 class _Times:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal, TypeAlias
@@ -16,6 +17,7 @@ State: TypeAlias = Literal["online", "camera-lost"]
 
 FIRST_PAUSE = 0.5  # s
 LONGEST_PAUSE = 10.0  # s
+_TOLD = 50  # reasons that are kept, so that each is told once
 STABLE = 5.0  # s of frames after which a camera is not one that comes for a moment and goes again
 
 
@@ -54,7 +56,7 @@ class Reconnecting(Base):
         self._jitter, self._clock = jitter, clock
         self._inner: Source | None = None
         self._state: State | None = None
-        self._told = set[str]()
+        self._told = deque[str](maxlen=_TOLD)
         self._failures = 0
         self._connected = 0.0
         self._next_try = 0.0
@@ -152,5 +154,5 @@ class Reconnecting(Base):
             self._told.clear()
         if state != self._state or sentence not in self._told:
             self._state = state
-            self._told.add(sentence)
+            self._told.append(sentence)
             self._on_state(state, sentence)

@@ -22,7 +22,7 @@ from typing import Literal, TypeAlias
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
 from edgepose.errors import EdgeposeError, unknown
-from edgepose.redact import MASK, redact, secrets_of
+from edgepose.redact import MASK, is_utf8, redact, secrets_of
 
 Kind: TypeAlias = Literal["file", "v4l2", "csi", "rtsp", "http", "videotest", "images"]
 Value: TypeAlias = str | int | bool
@@ -211,6 +211,9 @@ def _network(kind: Kind, uri: str, environ: Mapping[str, str]) -> SourceSpec:
     if kind == "rtsp":
         user = user or environ.get("EDGEPOSE_RTSP_USER", "")
         password = password or environ.get("EDGEPOSE_RTSP_PASSWORD", "") if user else ""
+    if not is_utf8(user + password):
+        raise EdgeposeError(f"the name or password for '{redact(uri)}' is no UTF-8; set it in a terminal that writes "
+                            "UTF-8")  # fmt: skip
     location = f"{parts.scheme}://{address}{parts.path}{'?' + kept if kept else ''}"
     return SourceSpec(kind, location, options, True, sanitise(host) or kind, user, password)
 

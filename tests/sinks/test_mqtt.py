@@ -150,6 +150,29 @@ def test_a_new_reason_leaves_since_when_a_camera_is_lost(mosquitto: Mosquitto, m
         assert first.since_ns < lost.since_ns == later.since_ns < back.since_ns
 
 
+def test_since_when_is_put_right_where_the_clock_is_set_late(
+    mosquitto: Mosquitto, make: Callable[..., MQTTSink]
+) -> None:
+    """A board without a clock of its own begins in 1970."""
+    clock = {"at": 0}
+    begun = time.monotonic_ns()
+    with watch(mosquitto.port) as seen:
+        sink = make(clock=lambda: clock["at"] + time.monotonic_ns() - begun)
+        assert sink.connect(PATIENCE_S)
+        sink.publish(stats())
+        wait_for(lambda: seen.on("stats"))
+        clock["at"] = 1_800_000_000 * 10**9
+        sink.publish(stats())
+        wait_for(lambda: len(seen.on("status")) == 2)
+        early, late = [decode(m.payload) for m in seen.on("status")]
+        assert (early.state, late.state) == ("online", "online")
+        assert late.since_ns - early.since_ns == pytest.approx(clock["at"], abs=10**9)
+        for _ in range(3):
+            sink.publish(stats())
+        wait_for(lambda: len(seen.on("stats")) >= 3)
+        assert len(seen.on("status")) == 2
+
+
 def test_a_broker_that_dies_and_comes_back(mosquitto: Mosquitto, make: Callable[..., MQTTSink]) -> None:
     sink = make(queue_size=8)
     sink.set_info(info())

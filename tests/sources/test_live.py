@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 
 from edgepose.errors import EdgeposeError
+from edgepose.gst import gst
 from edgepose.sources import SourceLost, SourceStalled, open_source, parse, pyav
+from edgepose.sources.pace import Pace
 from tests.rtsp import RtspServer, free_port, why_not
 
 S = 1_000_000_000
@@ -159,6 +161,23 @@ def test_rtsp_frames_times_freeze_and_kill(backend: str) -> None:
         assert "\n" not in str(caught.value)
 
 
+_NO_TIMING = (  # its stream does not say how long a picture lasts
+    "( videotestsrc is-live=true ! video/x-raw,width=320,height=240,framerate=30/1 ! openh264enc gop-size=15 "
+    "! rtph264pay name=pay0 pt=96 config-interval=1 )"
+)
+
+
+@needs_rtsp
+@pytest.mark.parametrize("picture", [{}, {"picture": _NO_TIMING}], ids=["timed", "untimed"])
+def test_fps_of_an_rtsp_camera(backend: str, picture: dict[str, str]) -> None:
+    if picture and not gst().ElementFactory.find("openh264enc"):
+        pytest.skip("GStreamer lacks openh264enc")
+    with RtspServer(**picture) as server, open_source(f"{server.url}?fps=5", backend=backend) as source:
+        times = [frame.acquired_ns / S for frame, _ in zip(source, range(8), strict=False)]
+    assert np.median(np.diff(times)) > 0.15
+    assert times[-1] - times[0] < 7 * 0.2 + LATE
+
+
 @needs_rtsp
 def test_rtsp_server_dies(backend: str) -> None:
     with RtspServer() as server, open_source(server.url, backend=backend, stall_timeout=3) as source:
@@ -256,6 +275,17 @@ def test_mjpeg(backend: str) -> None:
     assert all(abs(level - 8 * round(level / 8)) <= 2 for level in levels)
 
 
+def test_fps_of_an_mjpeg_camera_whose_pictures_say_no_duration(backend: str) -> None:
+    with mjpeg_server(60) as url, open_source(f"{url}&fps=5", backend=backend) as source:
+        frames = []
+        with pytest.raises(SourceLost):
+            frames.extend(source)
+    assert 6 <= len(frames) <= 14  # in 2.4 s
+    steps = np.diff([f.acquired_ns for f in frames]) / S
+    assert np.median(steps) > 0.15
+    assert [f.seq for f in frames] == list(range(len(frames))), "what is left out on purpose is no drop"
+
+
 def test_mjpeg_that_stops(backend: str) -> None:
     with mjpeg_server(5, then_hang=True) as url, open_source(url, backend=backend, stall_timeout=0.7) as source:
         assert source.read() is not None
@@ -310,7 +340,7 @@ def test_a_clock_that_is_set_moves_a_network_cameras_times_at_once(uri: str, mon
     monkeypatch.setattr(pyav.time, "time_ns", lambda: now["utc"])
     monkeypatch.setattr(pyav.time, "monotonic_ns", lambda: now["running"])
     spec = parse(uri, environ={})
-    times, pace = pyav._Times(spec, SimpleNamespace(average_rate=10)), pyav._Pace(spec)
+    times, pace = pyav._Times(spec, SimpleNamespace(average_rate=10)), Pace(10)
     for number in range(40):
         if number == 20:
             now["utc"] += 5 * S  # as NTP does once on a board without a clock of its own

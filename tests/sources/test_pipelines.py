@@ -27,9 +27,7 @@ TAKEN = (
 )
 HARDWARE = f"nvvidconv flip-method=0 ! video/x-raw,format=BGRx ! {CONVERT}"
 DECODE = "decodebin expose-all-streams=false caps=video/x-raw(ANY)"
-RTSP = (
-    'rtspsrc location="rtsp://h/x" protocols=tcp latency=100 drop-on-latency=true timeout=5000000 tcp-timeout=5000000'
-)
+RTSP = 'rtspsrc location="rtsp://h/x" protocols=tcp latency=100 drop-on-latency=true timeout=0 tcp-timeout=5000000'
 V4L2 = 'v4l2src device="/dev/video0"'
 HTTP = 'souphttpsrc location="http://h/x" is-live=true do-timestamp=true retries=0 timeout=0'
 
@@ -77,14 +75,14 @@ TEXTS = [
     (
         "rtsp://h/x?codec=h264&fps=10&width=640&height=360",
         DESKTOP,
-        f"{RTSP} ! rtph264depay ! h264parse ! avdec_h264 ! videorate drop-only=true max-rate=10 ! {NEWEST}"
+        f"{RTSP} ! rtph264depay ! h264parse ! avdec_h264 ! identity name=pace ! {NEWEST}"
         f" ! videoscale ! video/x-raw,width=640,height=360 ! {CONVERT}",
     ),
     (
         "rtsp://me:a%22b@h/x?protocol=udp&latency=0",
         DESKTOP,
         'rtspsrc location="rtsp://h/x" user-id="me" user-pw="a\\"b" protocols=udp latency=0 drop-on-latency=true'
-        " timeout=5000000 tcp-timeout=5000000"
+        " timeout=0 tcp-timeout=5000000"
         f" ! application/x-rtp,media=video ! {DECODE} ! {NEWEST} ! {CONVERT}",
     ),
     (
@@ -114,7 +112,7 @@ TEXTS = [
     (
         "file:///a.mp4?rotate=0&decoder=software&fps=5",
         JETSON,
-        f'filesrc location="/a.mp4" ! {DECODE} force-sw-decoders=true ! videorate drop-only=true max-rate=5'
+        f'filesrc location="/a.mp4" ! {DECODE} force-sw-decoders=true ! identity name=pace'
         " ! queue max-size-buffers=2 max-size-bytes=0 max-size-time=0"
         f" ! {TAKEN} ! nvvidconv flip-method=0 ! video/x-raw,format=BGRx"
         " ! videoconvert n-threads=2 ! video/x-raw,format=BGR ! appsink name=sink sync=false max-buffers=2",

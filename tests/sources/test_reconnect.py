@@ -15,7 +15,7 @@ from edgepose.frame import Frame
 from edgepose.sources import Reconnecting, Source, SourceLost, SourceStalled, open_source
 from edgepose.sources.base import Base
 from edgepose.sources.reconnect import STABLE
-from tests.rtsp import RtspServer, why_not
+from tests.rtsp import RtspServer, free_port, why_not
 
 PICTURE = np.zeros((2, 2, 3), np.uint8)
 
@@ -171,6 +171,28 @@ def test_close_ends_the_pause() -> None:
     assert source.read() is None
     assert time.monotonic() - start < 0.4 + 1
     assert source.read() is None
+
+
+@pytest.mark.parametrize("uri", ["rtsp://127.0.0.1:{port}/cam", "v4l2:///dev/null"])
+def test_one_that_stays_away_is_told_once(backend: str, uri: str) -> None:
+    """GStreamer numbers its elements anew at every try."""
+    told: list[str] = []
+    tries: list[str] = []
+    uri = uri.format(port=free_port())
+
+    def opened() -> Source:
+        tries.append(uri)
+        return open_source(uri, backend=backend, stall_timeout=2)
+
+    source = Reconnecting(
+        opened,
+        camera="yard",
+        on_state=lambda _, sentence: told.append(sentence),
+        wait=lambda seconds: len(tries) >= 6,
+    )
+    assert source.read() is None
+    assert len(tries) == 6
+    assert len(told) == 1, told
 
 
 @pytest.mark.skipif(bool(why_not()), reason=why_not() or "an RTSP server runs here")

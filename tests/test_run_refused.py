@@ -1,0 +1,102 @@
+"""Bad input to ``edgepose``: one sentence, exit code 2, no traceback; and nothing is shown that is secret."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.broker import Mosquitto, wait_for, watch
+from tests.test_run import EDGEPOSE
+
+
+def refused(*arguments, **environment):
+    """The one sentence with which a command ends."""
+    done = subprocess.run(
+        [*EDGEPOSE, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=100,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+    assert done.returncode == 2, (done.returncode, done.stderr)
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.strip().splitlines()
+    said = [line for line in lines if line.lower().startswith("error:")]
+    assert len(said) == 1, done.stderr
+    return said[0]
+
+
+BAD = [
+    (("run", "--source", "videotest://"), "error: nothing takes the poses; use --mqtt"),
+    (("run", "--stdout"), "error: no source was given; use --source"),
+    (("run", "--stdout", "--source", "/nowhere/x.mp4"), "x.mp4"),
+    (("run", "--stdout", "--source", "v4l3:///dev/video0"), "v4l2"),
+    (("run", "--stdout", "--source", "videotest://?widht=3"), "did you mean 'width'"),
+    (("run", "--stdout", "--source", "videotest://", "--model", "edgepose-frist"), "did you mean 'edgepose-first'"),
+    (("run", "--stdout", "--source", "videotest://", "--engine", "openvno"), "did you mean 'openvino'"),
+    (("run", "--stdout", "--source", "videotest://", "--threads", "-1"), "command line: key 'engine.threads'"),
+    (("run", "--source", "videotest://", "--mqtt", "http://x/"), "is no MQTT URL"),
+    (("run", "--source", "videotest://", "--mqtt", "mqtt://me:secret@x/"), "EDGEPOSE_MQTT_PASSWORD"),
+    (("run", "--source", "videotest://", "--overlay", "x.txt"), "must be 'window' or a file that ends in"),
+    (("run", "--source", "videotest://", "--overlay", "/nowhere/x.mp4"), "/nowhere does not exist"),
+    (("run", "--source", "videotest://", "--record", "/nowhere/x.jsonl"), "/nowhere"),
+    (("run", "--config", "/nowhere.toml"), "error: /nowhere.toml does not exist"),
+    (("run", "--sorce", "x"), "No such option"),
+    (("models", "show", "nothing"), "unknown model 'nothing'"),
+    (("listen",), "error: no broker was given"),
+    (("bench", "--source", "videotest://?frames=9"), "bench needs a file"),
+    (("bench", "--source", "images:///x?loop=true"), "begins again at its end; say by --max-frames how many to time"),
+    (("run", "--stdout", "--source", "circle"), "circle"),
+    (("run", "--stdout", "--source", "file:///a%00b.mp4"), "a"),
+    (("bench", "--source", "rtsp://me:secret@x/y?token=secret"), "rtsp://me:***@x/y?token=***"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), BAD, ids=lambda v: " ".join(v) if isinstance(v, tuple) else "")
+def test_bad_input_gets_one_sentence_and_exit_2(arguments, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("circle").symlink_to("circle")
+    said = refused(*arguments)
+    assert sentence in said
+    assert "secret" not in said
+
+
+def test_a_refused_connection_is_an_error(tiny, tmp_path):
+    with Mosquitto(tmp_path, users={"me": "right"}) as broker:
+        said = refused("run", "--source", "videotest://", "--mqtt", broker.url, "--model", tiny.path,
+                       EDGEPOSE_MQTT_USER="me", EDGEPOSE_MQTT_PASSWORD="wrong")  # fmt: skip
+    assert "EDGEPOSE_MQTT_PASSWORD" in said
+
+
+@pytest.mark.parametrize("name", ["MQTT", "RTSP"])
+def test_a_password_that_cannot_be_sent_is_refused_and_not_shown(name, tiny):
+    latin = b"P\xe4ss-secret".decode("utf-8", "surrogateescape")
+    source, broker = ("rtsp://127.0.0.1:9/x", "") if name == "RTSP" else ("videotest://", "mqtt://me@127.0.0.1:9/")
+    options = ["--mqtt", broker] if broker else ["--stdout"]
+    said = refused("run", "--source", source, "--model", tiny.path, *options,
+                   **{f"EDGEPOSE_{name}_USER": "me", f"EDGEPOSE_{name}_PASSWORD": latin})  # fmt: skip
+    assert "is no UTF-8; set it in a terminal that writes UTF-8" in said
+    assert "ss-secret" not in said
+
+
+def test_a_run_that_ends_by_a_fault_says_so_to_the_broker(tiny, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(3):
+        cv2.imwrite(str(pictures / f"{i}.png"), np.zeros((48, 64, 3), np.uint8))
+    (pictures / "3.png").write_bytes(b"no picture")
+    with Mosquitto(tmp_path) as broker, watch(broker.port) as seen:
+        said = refused("run", "--source", f"images://{pictures}", "--mqtt", broker.url, "--model", tiny.path)
+        wait_for(lambda: seen.on("status") and json.loads(seen.on("status")[-1].payload)["state"] == "stopped")
+        reason = json.loads(seen.on("status")[-1].payload)["reason"]
+    assert "3.png" in reason
+    assert reason in said
+
+
+def test_typos_in_the_file_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("edgepose.toml").write_text("[mqtt]\nulr = 'mqtt://x'\n")
+    assert "edgepose.toml: unknown key 'mqtt.ulr'; did you mean 'url'" in refused("run")
