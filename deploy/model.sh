@@ -3,23 +3,23 @@
 #
 #   deploy/model.sh NAME DATA        NAME: s, m, l; DATA: the folder with lspet/ and mpii_sports/
 #
-# One to five hours on a CPU. An interrupted run goes on where it stopped; a file that is there is not made again.
-# movenet_lightning_fp16.tflite (s) or movenet_thunder_fp16.tflite (l) must lie in the current folder
-# (https://www.kaggle.com/models/google/movenet: TFLite, singlepose-lightning or -thunder, float16, under that name). In their last
-# run s and m are taught by edgepose-l and learn from labels that it has cleaned, and m begins with edgepose-s: as they come with the package.
+# Two to five hours on a CPU. An interrupted run goes on where it stopped; a file that is there is not made again.
+# movenet_lightning_fp16.tflite (s, m) or movenet_thunder_fp16.tflite (l) must lie in the current folder
+# (https://www.kaggle.com/models/google/movenet: TFLite, singlepose-lightning or -thunder, float16, under that name). m goes on
+# from the second run of s. s and m are taught by edgepose-l and learn from labels that it has cleaned: as it comes with the package.
 set -euo pipefail
 [ $# = 2 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 name=edgepose-$1 run=runs/edgepose-$1
 export EDGEPOSE_DATA=$2
 case $1 in
   s) movenet=lightning hourglasses="One hourglass" recipes="s-first s-second s" ;;
-  m) movenet=lightning hourglasses="Two hourglasses" recipes="m-first m" ;; # whose file s began with
+  m) movenet=lightning hourglasses="Two hourglasses" recipes="s-first s-second m-first m" ;;
   l) movenet=thunder hourglasses="Two hourglasses" recipes="l-first l-second l" ;;
   *) echo "'$1' is no shipped model that this makes; it makes s, m and l" >&2; exit 2 ;;
 esac
 [ -d "$2/lspet" ] && [ -f "$2/mpii_sports/people_pseudo.json" ] || {
   echo "$2 must hold lspet/ (LSPET as released) and mpii_sports/ (annotations.json, images/, people_pseudo.json)" >&2; exit 2; }
-[ "$1" = m ] || [ -f "movenet_${movenet}_fp16.tflite" ] || {
+[ -f "movenet_${movenet}_fp16.tflite" ] || {
   echo "there is no movenet_${movenet}_fp16.tflite here; fetch MoveNet SinglePose ${movenet^}, TFLite float16" >&2; exit 2; }
 bin=$(cd "$(dirname "$0")/.." && pwd)/.venv/bin
 "$bin/python" -c 'import torch, sklearn, modelopt' 2>/dev/null || {

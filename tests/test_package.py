@@ -1,11 +1,14 @@
 """The house's rules, checked: what may import what, and how light the device package is."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from edgepose.toml import read_toml
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "lightning", "trainer", "calibration", "matplotlib")
@@ -84,6 +87,7 @@ def test_no_file_is_longer_than_500_lines():
         (["s", "nowhere"], "must hold lspet/"),
         (["x", "DATA"], "'x' is no shipped model"),
         (["l", "DATA"], "there is no movenet_thunder_fp16.tflite here"),
+        (["m", "DATA"], "there is no movenet_lightning_fp16.tflite here"),
     ],
 )
 def test_the_command_that_makes_a_shipped_model_says_what_it_needs(arguments, says, tmp_path):
@@ -95,3 +99,14 @@ def test_the_command_that_makes_a_shipped_model_says_what_it_needs(arguments, sa
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2
     assert says in done.stderr
+
+
+def test_each_run_of_a_shipped_model_begins_where_the_one_before_ended():
+    script = (ROOT / "deploy" / "model.sh").read_text()
+    chains = [chain.split() for chain in re.findall(r'recipes="([^"]+)"', script)]
+    assert [chain[-1] for chain in chains] == ["s", "m", "l"]
+    for first, *others in chains:
+        begun = [read_toml(ROOT / "trainer" / "recipes" / f"{name}.toml") for name in (first, *others)]
+        assert "movenet" in begun[0]["pretrained"]
+        ends = [f"runs/{recipe['name']}/last.ckpt" for recipe in begun]
+        assert [recipe["start_from"] for recipe in begun[1:]] == ends[:-1]
