@@ -11,6 +11,7 @@ import typer
 
 from edgepose import console
 from edgepose.errors import EdgeposeError, unknown
+from edgepose.files import real_path
 
 if TYPE_CHECKING:
     from edgepose.bundle import Bundle
@@ -149,7 +150,7 @@ def quantize(
         raise EdgeposeError("--search ranks the layers that could go back to float, and with --target cpu none does; "
                             "leave one of them out")  # fmt: skip
     bundle, reference = _bundle(model), _bundle(against) if against else None
-    if out.resolve() in {b.path.resolve() for b in (bundle, reference) if b is not None}:
+    if real_path(str(out)) in {real_path(str(b.path)) for b in (bundle, reference) if b is not None}:
         raise EdgeposeError(f"{out} is the float bundle itself; write the INT8 bundle to another file")
     chosen = sets.load(calibration_set)
     outcome = gate.calibrate(

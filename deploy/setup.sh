@@ -83,10 +83,14 @@ if [ ! -e "$stamp" ]; then
   if [ -e /etc/nv_tegra_release ]; then # a Jetson: TensorRT comes with JetPack, the GPU's memory by cuda-python of its CUDA
     cuda=$(readlink -f /usr/local/cuda | sed -n 's/.*cuda-\([0-9]*\.[0-9]*\).*/\1/p')
     say "installing cuda-python for CUDA ${cuda:-unknown}"
-    # torch brings cuda-bindings of its own CUDA; the two hold files of the same names, so both go first.
-    .venv/bin/python -m pip uninstall --quiet --yes cuda-python cuda-bindings cuda-core 2>/dev/null || true
-    if ! { [ -n "$cuda" ] && .venv/bin/python -m pip install --quiet --disable-pip-version-check -c deploy/constraints.txt \
-      -e ".[jetson]" "cuda-python==$cuda.*"; }
+    pip=(.venv/bin/python -m pip --quiet --disable-pip-version-check)
+    "${pip[@]}" install -c deploy/constraints.txt -e '.[jetson]' || say "no converter to float16: JetPack 7.2 wants one (docs/jetson.md)"
+    # torch brings cuda-bindings of its own CUDA; the two hold files of the same names, so both go before one comes.
+    wheels=$(mktemp -d)
+    trap 'rm -rf "$wheels"' EXIT
+    if ! { [ -n "$cuda" ] && "${pip[@]}" download --dest "$wheels" "cuda-python==$cuda.*" &&
+      "${pip[@]}" uninstall --yes cuda-python cuda-bindings cuda-core &&
+      "${pip[@]}" install --no-index --find-links "$wheels" "cuda-python==$cuda.*"; }
     then
       say "cuda-python could not be installed: TensorRT is left aside (docs/jetson.md, step 3); the next set-up tries again"
       exit 0

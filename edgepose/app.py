@@ -81,10 +81,11 @@ def assembled(
             smoothing=settings.people.smoothing,
         )
         links: dict[str, MQTTSink] = {}
+        faults: dict[str, str] = {}  # of cameras that ended by one
         if settings.mqtt.url:
             for name, (_, spec) in chosen.items():
                 links[name] = _mqtt(settings, spec)
-                stack.push(partial(_say_goodbye, links[name]))
+                stack.push(partial(_say_goodbye, links[name], name, faults))
             _connect(broker_of(settings), links.values(), check)
         overlays: dict[str, Overlay] = {}
         for name, (camera, _) in chosen.items():
@@ -95,7 +96,7 @@ def assembled(
         for name, (camera, spec) in chosen.items():
             check()
             opened[name] = stack.enter_context(_open(camera, spec, links.get(name)))
-        several = Several(opened, lambda name, fault: _ended(links.get(name), name, fault))
+        several = Several(opened, lambda name, fault: _ended(links.get(name), name, fault, faults))
         stack.callback(several.close)
         cameras = {
             name: Camera(
@@ -122,6 +123,8 @@ def _engine(settings: Settings, bundle: Bundle, stack: ExitStack) -> Engine:
     options = engines.Options(chosen.threads, chosen.precision, chosen.device, chosen.build, batches=(1, 2))
     if bundle.manual.role == "person":
         options = replace(options, batches=(1,))
+        if chosen.precision == "int8":  # that is of the pose network
+            options = replace(options, precision="auto")
         if chosen.device.upper().startswith("DLA") and chosen.precision == "auto":
             options = replace(options, precision="float16")  # a DLA has no float32, and the finder's file is that
         if settings.people.every > 1:
@@ -194,17 +197,20 @@ def _open(camera: CameraSettings, spec: SourceSpec, mqtt: MQTTSink | None) -> So
     return sources.Reconnecting(opened, camera=spec.camera, on_state=on_state)
 
 
-def _say_goodbye(link: MQTTSink, _kind: object, error: BaseException | None, _trace: object) -> None:
-    """The last status: stopped, and for which fault where there was one."""
-    if isinstance(error, EdgeposeError):
-        link.close(reason=str(error))
-    else:
-        link.close(reason=f"unexpected fault: {type(error).__name__}" if isinstance(error, Exception) else "")
+def _say_goodbye(
+    link: MQTTSink, camera: str, faults: dict[str, str], _kind: object, error: BaseException | None, _trace: object
+) -> None:
+    """The last status: stopped, and by which fault where there was one: the camera's own, else the run's."""
+    reason = ""
+    if isinstance(error, Exception):
+        reason = str(error) if isinstance(error, EdgeposeError) else f"unexpected fault: {type(error).__name__}"
+    link.close(reason=faults.get(camera, reason))
 
 
-def _ended(mqtt: MQTTSink | None, camera: str, fault: EdgeposeError | None) -> None:
-    """One of several cameras gives no more frames; the others go on."""
+def _ended(mqtt: MQTTSink | None, camera: str, fault: EdgeposeError | None, faults: dict[str, str]) -> None:
+    """One of several cameras gives no more frames; the others go on. Its fault is kept for the last status."""
     if fault is not None:
+        faults[camera] = str(fault)
         say(f"camera {camera} ended: {fault}; going on without it")
     if mqtt is None:
         return

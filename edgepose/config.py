@@ -90,7 +90,7 @@ class EngineSettings(_Strict):
 
     name: str = "auto"
     threads: Annotated[int, Field(ge=0, le=256)] = 0
-    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "float16", "bfloat16", "int8"] = "auto"
     device: str = "auto"
     build: bool = True  # build a TensorRT plan where none fits; false: refuse
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 import sys
 from contextlib import suppress
@@ -27,7 +28,8 @@ def run(app: Any, extras: str = "") -> None:
         app()
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]
-        if not extras or library in ("", "edgepose", "trainer", "calibration"):
+        absent = library and library not in sys.stdlib_module_names and importlib.util.find_spec(library) is None
+        if not (extras and absent):  # else it is there, and something within it is wrong
             raise
         install = f"pip install 'edgepose[{extras}]'"
         say(f"error: {missing(library, 'for this command', install)}")

@@ -36,9 +36,9 @@ class Gatekeeper:
     less than ABSENT seconds has not gone and does not come back.
 
     All other messages keep to ``rate``: in any second fewer than rate + 2 pass, so at most one more than a whole
-    rate. One that is due while somebody is out of sight waits until it is known who is here. The average is met where
-    frames come often enough: when messages are due does not move with the frames that happened to pass, so nothing
-    drifts.
+    rate. One that is due while somebody is out of sight waits, ABSENT seconds at most, until it is known who is here.
+    The average is met where frames come often enough: when messages are due does not move with the frames that
+    happened to pass, so nothing drifts.
     """
 
     def __init__(self, gate: Gate) -> None:
@@ -66,7 +66,7 @@ class Gatekeeper:
         due = self._wait <= min(elapsed, self._period) / 2
         came_or_went = self._count(people.ids, elapsed)
         # For a whole period listeners would believe somebody gone who is hidden for a frame.
-        early = self._period > ABSENT and any(self._unseen.get(name) for name in self._published)
+        early = self._period > ABSENT and -self._wait < ABSENT and any(map(self._unseen.get, self._published))
         if not (first or came_or_went or (due and not early and self._worth_it(people))):
             return False
         # At most half a period is made up for, else a message after a long rest would bring a burst.

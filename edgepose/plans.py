@@ -230,8 +230,6 @@ def _other_wish(manifest: Manifest, bundle: Bundle, wanted: Wanted) -> str | Non
         return f"it computes in {manifest.precision}, and {precision} is asked for"
     if wanted.dla_core != manifest.wanted.dla_core:
         return "it is for another engine device"
-    if manifest.batches[0] > wanted.max_batch:
-        return f"it always runs {manifest.batches[0]} persons at once, and at most {wanted.max_batch} are asked for"
     return None
 
 

@@ -171,6 +171,19 @@ def test_a_message_that_is_due_waits_for_one_who_is_hidden(away):
         assert all(ids for _, ids in told)
 
 
+def test_people_who_blink_in_turns_do_not_starve_the_rate():
+    keeper, random = Gatekeeper(Gate(rate=2)), np.random.default_rng(0)
+    names, hidden = [f"p{i}" for i in range(16)], dict.fromkeys(range(16), 0)
+    times = []
+    for i in range(30 * FPS):
+        for k in hidden:  # each is unseen for one to three frames now and then
+            hidden[k] = hidden[k] - 1 if hidden[k] else int(random.integers(1, 4)) * int(random.random() < 0.1)
+        who = people(*(name for k, name in enumerate(names) if not hidden[k]))
+        times += [i / FPS] if keeper.passes(who, ns(i / FPS)) else []
+    assert np.diff(times).max() < 0.5 + ABSENT + 0.3
+    assert len(times) / 30 > 1.3
+
+
 @pytest.mark.parametrize("gate", STRICT)
 def test_one_who_takes_anothers_place_is_news(gate):
     keeper = Gatekeeper(gate)

@@ -91,14 +91,11 @@ def test_a_plan_beside_its_bundle_is_taken(tiny):
     assert plans.obtain(tiny, Wanted(max_batch=3), ORIN, None) == (path, made)
 
 
-def test_a_plan_beside_of_another_precision_or_batch_is_left_aside(tiny):
-    """INT8 that no gate has judged is not what 'auto' means, and a DLA's plan runs all its rows for one person."""
-    plan_beside(tiny, precision="int8")
+def test_int8_that_no_gate_has_judged_is_taken_only_by_name(tiny):
+    path, made = plan_beside(tiny, precision="int8")
     with pytest.raises(EdgeposeError, match="it computes in int8, and float32 is asked for"):
         plans.obtain(tiny, Wanted(), ORIN, None)
-    plan_beside(tiny, Wanted(dla_core=0, max_batch=8), batches=(8, 8, 8))
-    with pytest.raises(EdgeposeError, match="it always runs 8 persons at once, and at most 1 are asked for"):
-        plans.obtain(tiny, Wanted(dla_core=0, max_batch=1), ORIN, None)
+    assert plans.obtain(tiny, Wanted(precision="int8"), ORIN, None) == (path, made)
 
 
 def test_one_that_does_not_fit_is_built_again_into_the_cache(tiny, tmp_path):

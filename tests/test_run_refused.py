@@ -50,7 +50,7 @@ BAD = [
     (("bench", "--source", "videotest://?frames=9"), "bench needs a file"),
     (("bench", "--source", "images:///x?loop=true"), "begins again at its end; say by --max-frames how many to time"),
     (("run", "--stdout", "--source", "circle"), "circle"),
-    (("run", "--stdout", "--source", "file:///a%00b.mp4"), "a"),
+    (("run", "--stdout", "--source", "file:///a%00b.mp4"), "holds a null character (%00), which no path has"),
     (("bench", "--source", "rtsp://me:secret@x/y?token=secret"), "rtsp://me:***@x/y?token=***"),
 ]
 

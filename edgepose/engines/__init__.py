@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, cast
 
 import numpy as np
@@ -39,7 +39,7 @@ class Options:
     """What a user may choose about an engine; a runtime that cannot follow a choice refuses it."""
 
     threads: int = 0  # 0: the runtime's own choice
-    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "float16", "bfloat16", "int8"] = "auto"
     device: str = "auto"  # e.g. "CPU", "GPU"; the runtime's own names
     build: bool = True  # whether a runtime that needs a compiled plan may build one (tensorrt)
     batches: tuple[int, ...] = ()  # sizes, 1 among them, of which all batches are made up; empty: any size (openvino)
@@ -89,4 +89,9 @@ def load(bundle: Bundle, name: str = "auto", options: Options | None = None) -> 
         raise EdgeposeError(f"engine '{name}' is not part of this release; available here: {', '.join(available())}")
     if not any(map(_has, libraries)):
         raise EdgeposeError(f"engine '{name}' needs {libraries[0]}, which is not installed; run: {install}")
+    if options.precision == "int8" and name != "tensorrt":
+        if bundle.manual.precision != "int8":
+            raise EdgeposeError(f"{bundle.path} is {bundle.manual.precision}; take its INT8 bundle, or make one: "
+                                "edgepose-calibrate quantize")  # fmt: skip
+        options = replace(options, precision="auto")
     return cast(Engine, importlib.import_module(module).load(bundle, options))

@@ -6,6 +6,7 @@ Runs on the device as well as on a desktop: ``edgepose run`` builds with it what
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import time
 from contextlib import ExitStack, suppress
@@ -29,6 +30,7 @@ from edgepose.engines.trt_precision import (
     halved,
     hardware_level,
     refuse_for_dla,
+    refuse_ranges,
     shares_profiles_by_choice,
     typed_as,
 )
@@ -66,11 +68,14 @@ def build(
 
     model = onnx.load(bundle.path)
     ranges = calibration is not None or _kept(calibration_cache)
-    mode = choose(trt, typed_as(model), wanted, calibration=ranges)
-    if ranges and not mode.calibrate:
-        raise EdgeposeError(f"{bundle.path} is built as {mode.precision} and needs no ranges; leave out --set and "
-                            "--calibration-cache")  # fmt: skip
-    make_folder(path.parent, "choose a folder you may write to")  # before the minutes, not after them
+    types = typed_as(model)
+    if types != bundle.manual.precision:  # its plans would be built again at every start
+        raise EdgeposeError(f"{bundle.path} says that it is {bundle.manual.precision} and is {types} by its own types; "
+                            "export it again, or put 'precision' in its manual right")  # fmt: skip
+    mode = choose(trt, types, wanted, calibration=ranges)
+    if ranges:
+        refuse_ranges(bundle, mode)
+    _require_writable(path)
     content = (halved(model) if mode.halve else model).SerializeToString()
     start = time.monotonic()
     with ExitStack() as stack:
@@ -225,6 +230,14 @@ def _use_timing_cache(config: Any, path: Path) -> bool:
             if config.set_timing_cache(cache, False):
                 return True
     return False
+
+
+def _require_writable(path: Path) -> None:
+    """Before the minutes, not after them."""
+    advice = "choose a folder you may write to"
+    make_folder(path.parent, advice)
+    if not os.access(path.parent, os.W_OK):
+        raise EdgeposeError(f"cannot write {path}: its folder may not be written to; {advice}")
 
 
 def _kept(cache: Path | None) -> bool:

@@ -112,6 +112,13 @@ def hardware_level(trt: Any, wanted: Wanted) -> Any:
     return getattr(trt.HardwareCompatibilityLevel, member)
 
 
+def refuse_ranges(bundle: Bundle, mode: Mode) -> None:
+    """EdgeposeError where ranges were given that nothing would use."""
+    if not mode.calibrate:
+        raise EdgeposeError(f"{bundle.path} is built as {mode.precision} and needs no ranges; leave out --set and "
+                            "--calibration-cache")  # fmt: skip
+
+
 def refuse_for_dla(trt: Any, mode: Mode) -> None:
     """EdgeposeError where nothing of the network could run on a DLA: TensorRT would run it on the GPU, in silence."""
     if mode.precision not in ("float16", "int8"):
@@ -165,6 +172,10 @@ def trtexec_line(
     file = typed_as(onnx.load(bundle.path))
     asked = trt or _TensorRT10()
     mode = choose(asked, file, wanted, calibration=bool(calibration_cache))
+    if calibration_cache:
+        refuse_ranges(bundle, mode)
+    if wanted.targets:
+        raise EdgeposeError("trtexec builds for the GPU that it runs on; leave out --target")
     hardware_level(asked, wanted)
     if wanted.dla_core is not None:
         refuse_for_dla(asked, mode)

@@ -68,6 +68,11 @@ def client_id(device: str, camera: str, prefix: str = "edgepose") -> str:
     return f"{name[:55]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
 
+def _running_ns() -> int:
+    """A clock that nobody sets, and that goes on while a board sleeps."""
+    return time.clock_gettime_ns(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 class MQTTSink:
     """Publishes one camera's messages. ``publish`` and ``set_...`` never block and may be called by any thread.
 
@@ -119,8 +124,8 @@ class MQTTSink:
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
         self._thread = threading.Thread(target=self._run, name=f"mqtt {device}/{camera}", daemon=True)
-        # The state, and when it began: UTC and monotonic, nanoseconds.
-        self._since: tuple[StatusState, int, int] = (status[0], clock(), time.monotonic_ns())
+        # The state, and when it began: UTC as it was told, and by the running clock; nanoseconds.
+        self._since: tuple[StatusState, int, int] = (status[0], clock(), _running_ns())
         self._status_reason = ""
         self.set_status(*status)
         self._thread.start()
@@ -176,11 +181,7 @@ class MQTTSink:
         self._wake()
 
     def publish_stats(self, message: Stats) -> None:
-        """Send the statistics; of several that wait, only the newest is sent. A clock that was set is put right."""
-        with self._lock:
-            state, since_ns, _ = self._since
-        if abs(self._since_now() - since_ns) > CLOCK_SET_NS:
-            self.set_status(state, self._status_reason)
+        """Send the statistics; of several that wait, only the newest is sent."""
         self._set_due(self._packet(self.topics.stats, message), retained=False)
 
     def set_info(self, message: Info) -> None:
@@ -189,18 +190,11 @@ class MQTTSink:
 
     def set_status(self, state: StatusState, reason: str = "") -> None:
         """Retain the camera's status; a new connection says it again. A new reason leaves since when it is so."""
-        with self._lock:
+        with self._lock:  # until it is due: of two threads the later one's is the newest
             if self._since[0] != state:
-                self._since = state, self._clock(), time.monotonic_ns()
-            elif abs((since_ns := self._since_now()) - self._since[1]) > CLOCK_SET_NS:
-                self._since = state, since_ns, self._since[2]
-            self._status_reason = reason
-            since_ns = self._since[1]
-        self._set_due(self._status(state, without_secrets(reason), since_ns), retained=True)
-
-    def _since_now(self) -> int:
-        """When the state began, UTC in nanoseconds by what the clock says now: a board may learn the time late."""
-        return self._clock() - (time.monotonic_ns() - self._since[2])
+                self._since = state, self._clock(), _running_ns()
+            self._status_reason = without_secrets(reason)
+            self._set_due(self._status(state, self._status_reason, self._since[1]), retained=True)
 
     def close(self, drain_s: float = 1.0, *, reason: str = "") -> None:
         """Send what is queued for up to ``drain_s``, then ``stopped``, and disconnect; gives up after 0.5 s more.
@@ -219,6 +213,15 @@ class MQTTSink:
             self.dropped += len(self._queue)
             self._queue.clear()
         self._show("stopped", "")
+
+    def _put_right(self) -> None:
+        """Say anew since when the state is what it is, where the clock was set: a board may learn the time late."""
+        with self._lock:
+            state, told_ns, begun_ns = self._since
+            since_ns = self._clock() - (_running_ns() - begun_ns)
+            if abs(since_ns - told_ns) > CLOCK_SET_NS:
+                self._since = state, since_ns, begun_ns
+                self._set_due(self._status(state, self._status_reason, since_ns), retained=True)
 
     def _packet(self, topic: str, message: Message) -> Packet:
         return Packet(
@@ -309,6 +312,7 @@ class MQTTSink:
             self._due = {**self._retained, **self._due}
             self._due[self.topics.status] = self._due.pop(self.topics.status)  # last: who reads 'online' has the info
         while not self._stop.is_set():
+            self._put_right()
             self._flush(session)
             session.step(1.0, self._wake_read)
         while self._busy(session) and time.monotonic() < self._drain_until:

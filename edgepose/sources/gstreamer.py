@@ -45,6 +45,7 @@ from edgepose.sources.uri import SourceSpec
 
 _SLICE_NS = 50_000_000  # how long one wait inside GStreamer may last before bus and close are looked at
 _CLOCK_NS = 1_000_000_000  # how often the pipeline clock is compared with UTC
+_STEP_NS = 33_333_333  # between frames that say neither when they are nor how long they last
 _PACKAGES = {
     "v4l2src": "gstreamer1.0-plugins-good",
     "rtspsrc": "gstreamer1.0-plugins-good",
@@ -229,7 +230,7 @@ class GStreamerSource(Base):
         reason = sentence(self._spec.scrub(error.message))
         detail = sentence(self._spec.scrub((debug or "").strip().splitlines()[-1] if debug else ""))
         # What names a place in GStreamer's source also names elements, which are numbered anew at every try.
-        if detail and detail not in reason and not re.match(r"\S+\.c\(\d+\):", detail):
+        if detail and detail not in reason and not re.match(r"\S+\.c\w*\(\d+\):", detail):
             reason += f" ({detail})"
         if self._spec.kind == "http" and reason.startswith("Internal data stream error"):
             reason = "the server takes no connection or sends no MJPEG"  # more is not told
@@ -261,14 +262,29 @@ def _leave_out(module: Any, pipe: Any, spec: SourceSpec) -> None:
     element = pipe.get_by_name("pace")
     if element is None:
         return
-    pace = Pace(spec.number("fps"))
+    pace, times = Pace(spec.number("fps")), _Stamps(module, by_arrival=spec.kind == "http")
 
     def pass_on(_pad: Any, info: Any) -> Any:
-        pts = info.get_buffer().pts
-        taken_ns = time.monotonic_ns() if pts == module.CLOCK_TIME_NONE else pts
-        return module.PadProbeReturn.DROP if pace.skips(taken_ns) else module.PadProbeReturn.OK
+        return module.PadProbeReturn.DROP if pace.skips(times.ns(info.get_buffer())) else module.PadProbeReturn.OK
 
     element.get_static_pad("sink").add_probe(module.PadProbeType.BUFFER, pass_on)
+
+
+class _Stamps:
+    """Times of buffers for the pace, ns: by PTS, where there is none one duration later; or by arrival."""
+
+    def __init__(self, module: Any, *, by_arrival: bool) -> None:
+        self._none, self._by_arrival = module.CLOCK_TIME_NONE, by_arrival  # of MJPEG pictures not all have a PTS
+        self._last_ns = 0
+
+    def ns(self, buffer: Any) -> int:
+        if self._by_arrival:
+            return time.monotonic_ns()
+        if buffer.pts != self._none:
+            self._last_ns = buffer.pts
+        else:
+            self._last_ns += _STEP_NS if buffer.duration in (0, self._none) else buffer.duration
+        return self._last_ns
 
 
 class _Counter:
@@ -332,7 +348,7 @@ class _FileTimes:
         self._none = module.CLOCK_TIME_NONE
         self._origin_ns: int | None = None  # what PTS 0 stands for
         self._last_ns = 0
-        self._step_ns = 33_333_333
+        self._step_ns = _STEP_NS
         self._again = False
 
     def utc_ns(self, sample: Any) -> int:

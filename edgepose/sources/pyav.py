@@ -95,7 +95,7 @@ def describe(spec: SourceSpec) -> str:
 
 
 class PyAVSource(Base):
-    """A reading thread and its hand-over. ``stall_timeout`` as for GStreamer."""
+    """A reading thread and its hand-over. ``stall_timeout`` as for GStreamer, but RTSP has 30 s for its first frame."""
 
     def __init__(self, spec: SourceSpec, *, stall_timeout: float | None = None) -> None:
         opening(spec)  # refuses what it cannot do before PyAV is asked for
@@ -106,15 +106,13 @@ class PyAVSource(Base):
         self.description = describe(spec)
         self._spec = spec
         self._stall = stall_timeout or stall_timeout_of(spec)
-        # Of an RTSP stream libav wants several pictures before it hands out one; slow cameras take their time.
-        self._first_wait = (
-            max(4 * self._stall, RTSP_FIRST) if spec.kind == "rtsp" else max(self._stall, FIRST_FRAME_TIMEOUT)
-        )
+        # Of an RTSP stream libav wants several pictures before it hands out one.
+        self._first_wait = max(self._stall, RTSP_FIRST if spec.kind == "rtsp" else FIRST_FRAME_TIMEOUT)
         self._changed = threading.Condition()
         self._ready: deque[Frame] = deque()
         self._end: EdgeposeError | bool = False  # True: the end was reached
         self._closed = threading.Event()
-        self._started = False
+        self._opened = self._started = False
         self._delivered = 0
         self._last_seq = -1
         self._thread = threading.Thread(target=self._run, name=f"edgepose-{spec.camera}", daemon=True)
@@ -178,6 +176,7 @@ class PyAVSource(Base):
         # (to open, to read) in s; libav gives up by itself, which is what ends this thread on a dead line.
         waits = (self._first_wait, self._stall)
         with self._av.open(url, format=form, options=options, timeout=waits) as container:
+            self._opened = True
             if not container.streams.video:
                 raise self._no_video()
             stream = container.streams.video[0]
@@ -247,7 +246,7 @@ class PyAVSource(Base):
     def _sentence(self, error: Any) -> EdgeposeError:
         where, av_error = self._spec.redacted(), self._av.error
         if isinstance(error, (av_error.ExitError, av_error.TimeoutError)):
-            waited = self._stall if self._started else self._first_wait
+            waited = self._stall if self._opened else self._first_wait
             return SourceStalled(f"no frame from {where} for {waited:g} s; check the camera and its cable")
         reason = sentence(self._spec.scrub(error.strerror or type(error).__name__))
         advice = "the camera, its address and its cable" if self._spec.reopens else "the file"

@@ -167,6 +167,8 @@ def _local(kind: Kind, scheme: str, rest: str, options: dict[str, Value], uri: s
         path = slash + path
     if scheme:
         host, path = unquote(host), unquote(path)
+        if "\0" in path:
+            raise EdgeposeError(f"'{uri}' holds a null character (%00), which no path has; take it out")
     live = True
     if kind == "csi":
         location, camera = host or path, f"csi{host or path}"

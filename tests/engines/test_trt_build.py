@@ -204,12 +204,15 @@ def test_a_timing_cache_that_cannot_be_kept_costs_no_plan(tmp_path):
     assert load(done.path) == done.manifest
 
 
-def test_a_plan_that_cannot_be_kept_is_not_built(tmp_path):
+def test_a_plan_that_cannot_be_kept_is_not_built(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("no folder")
     trt = surface.module("tensorrt-10.3.0")
     with pytest.raises(EdgeposeError, match="cannot make folder .*file: .*; choose a folder you may write to"):
         trt_build.build(make("float32", tmp_path), tmp_path / "file" / "x.plan", trt=trt, memory=surface.LazyMemory())
     assert "Builder.build_serialized_network" not in dict(trt.calls)
+    monkeypatch.setattr(trt_build.os, "access", lambda folder, mode: False)
+    with pytest.raises(EdgeposeError, match="x.plan: its folder may not be written to; choose"):
+        trt_build.build(make("float32", tmp_path), tmp_path / "x.plan", trt=trt, memory=surface.LazyMemory())
 
 
 def test_a_timing_cache_of_another_machine_is_left_aside(tmp_path, monkeypatch):
@@ -287,6 +290,9 @@ def test_what_cannot_be_is_refused_in_a_sentence(tmp_path):
     ):
         with pytest.raises(EdgeposeError, match=sentence):
             Done("tensorrt-10.3.0", bundle, wish, **more)
+    unlike = bundles.save(halved(tiny_graph()), tiny_manual(), tmp_path / "unlike.onnx")
+    with pytest.raises(EdgeposeError, match="says that it is float32 and is float16 by its own types"):
+        Done("tensorrt-10.3.0", unlike, Wanted())
     with pytest.raises(EdgeposeError, match="cannot build a float32 model as bfloat16"):
         Done("tensorrt-8.6.1", float32, Wanted(precision="bfloat16"))
 
@@ -343,6 +349,10 @@ def test_trtexec_lines(tmp_path):
         trtexec_line(float32, Wanted(precision="float16"), trt=surface.module("tensorrt-11.4.0"))
     with pytest.raises(EdgeposeError, match="a DLA computes in float16 or int8, not in float32"):
         trtexec_line(float32, Wanted(dla_core=0))
+    with pytest.raises(EdgeposeError, match="needs no ranges"):
+        trtexec_line(int8, Wanted(), calibration_cache="x.cache")
+    with pytest.raises(EdgeposeError, match="leave out --target"):
+        trtexec_line(float32, Wanted(targets=["SM86"]))
     with pytest.raises(EdgeposeError, match="a DLA takes no Q/DQ model by tensorrt 10"):
         trtexec_line(int8, Wanted(dla_core=0))
     with pytest.raises(EdgeposeError, match="10.3.0 cannot build for other GPUs"):

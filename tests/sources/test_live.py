@@ -220,8 +220,11 @@ def test_rtsp_close_is_quick_when_the_camera_hangs(backend: str) -> None:
 
 
 @contextmanager
-def mjpeg_server(frames: int, *, then_hang: bool = False) -> Iterator[str]:
-    """Serves ``frames`` JPEGs at 25 / s, frame i being as bright as i * 8; then ends, or says nothing more."""
+def mjpeg_server(frames: int, *, then_hang: bool = False, at_once: int = 1) -> Iterator[str]:
+    """Serves ``frames`` JPEGs at 25 / s, frame i being as bright as i * 8; then ends, or says nothing more.
+
+    ``at_once`` are in one write.
+    """
     done = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
@@ -233,11 +236,16 @@ def mjpeg_server(frames: int, *, then_hang: bool = False) -> Iterator[str]:
             self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
             self.end_headers()
             try:
+                written = b""
                 for i in range(frames):
                     jpeg = cv2.imencode(".jpg", np.full((48, 62, 3), i * 8 % 256, np.uint8))[1].tobytes()
                     head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
-                    self.wfile.write(head.encode() + jpeg + b"\r\n")
-                    if done.wait(0.04):
+                    written += head.encode() + jpeg + b"\r\n"
+                    if (i + 1) % at_once:
+                        continue
+                    self.wfile.write(written)
+                    written = b""
+                    if done.wait(0.04 * at_once):
                         return
                 if then_hang:
                     done.wait(30)
@@ -275,8 +283,9 @@ def test_mjpeg(backend: str) -> None:
     assert all(abs(level - 8 * round(level / 8)) <= 2 for level in levels)
 
 
-def test_fps_of_an_mjpeg_camera_whose_pictures_say_no_duration(backend: str) -> None:
-    with mjpeg_server(60) as url, open_source(f"{url}&fps=5", backend=backend) as source:
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_fps_of_an_mjpeg_camera_whose_pictures_say_no_duration(backend: str, at_once: int) -> None:
+    with mjpeg_server(60, at_once=at_once) as url, open_source(f"{url}&fps=5", backend=backend) as source:
         frames = []
         with pytest.raises(SourceLost):
             frames.extend(source)
