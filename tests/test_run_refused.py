@@ -82,18 +82,43 @@ def test_a_password_that_cannot_be_sent_is_refused_and_not_shown(name, tiny):
     assert "ss-secret" not in said
 
 
+def pictures(folder, count, broken=""):
+    folder.mkdir()
+    for i in range(count):
+        cv2.imwrite(str(folder / f"{i}.png"), np.zeros((48, 64, 3), np.uint8))
+    if broken:
+        (folder / broken).write_bytes(b"no picture")
+    return folder
+
+
 def test_a_run_that_ends_by_a_fault_says_so_to_the_broker(tiny, tmp_path):
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    for i in range(3):
-        cv2.imwrite(str(pictures / f"{i}.png"), np.zeros((48, 64, 3), np.uint8))
-    (pictures / "3.png").write_bytes(b"no picture")
+    folder = pictures(tmp_path / "pictures", 3, "3.png")
     with Mosquitto(tmp_path) as broker, watch(broker.port) as seen:
-        said = refused("run", "--source", f"images://{pictures}", "--mqtt", broker.url, "--model", tiny.path)
+        said = refused("run", "--source", f"images://{folder}", "--mqtt", broker.url, "--model", tiny.path)
         wait_for(lambda: seen.on("status") and json.loads(seen.on("status")[-1].payload)["state"] == "stopped")
         reason = json.loads(seen.on("status")[-1].payload)["reason"]
     assert "3.png" in reason
     assert reason in said
+
+
+def test_of_several_cameras_each_says_its_own_fault_last(tiny, tmp_path):
+    door, hall = pictures(tmp_path / "door", 3, "3.png"), pictures(tmp_path / "hall", 8)
+    with Mosquitto(tmp_path) as broker, watch(broker.port) as seen:
+        file = tmp_path / "edgepose.toml"
+        file.write_text(
+            f'model = "{tiny.path}"\n[mqtt]\nurl = "{broker.url}"\n'
+            + "".join(f'[[camera]]\nname = "{f.name}"\nuri = "images://{f}"\n' for f in (door, hall))
+        )
+        done = subprocess.run([*EDGEPOSE, "run", "--config", file], check=False, timeout=100, capture_output=True)
+        assert b"Traceback" not in done.stderr
+
+        def last():
+            told = [(m.topic.split("/")[-2], json.loads(m.payload)) for m in seen.on("status")]
+            return {camera: (status["state"], status["reason"]) for camera, status in told}
+
+        wait_for(lambda: [state for state, _ in last().values()] == ["stopped", "stopped"])
+        assert "3.png" in last()["door"][1]
+        assert last()["hall"][1] == ""
 
 
 def test_typos_in_the_file_are_refused(tmp_path, monkeypatch):
