@@ -92,7 +92,7 @@ if [ ! -e "$stamp" ]; then
       "${pip[@]}" uninstall --yes cuda-python cuda-bindings cuda-core &&
       "${pip[@]}" install --no-index --find-links "$wheels" "cuda-python==$cuda.*"; }
     then
-      say "cuda-python could not be installed: TensorRT is left aside (docs/jetson.md, step 3); the next set-up tries again"
+      say "cuda-python is left as it is; without one of that CUDA TensorRT is left aside (docs/jetson.md, step 3). The next set-up tries again"
       exit 0
     fi
   fi
