@@ -83,7 +83,7 @@ class Person(_Strict):
 
     id: Annotated[str, Field(min_length=1, description="stays the same while the person is followed")]
     box: Annotated[tuple[Pixel, Pixel, Pixel, Pixel], Field(description="x0, y0, x1, y1")]
-    score: Score
+    score: Annotated[Score, Field(description="of the person, 0..1: the mean of the surer half of its joints' scores")]
     joints: Annotated[
         list[Joint],
         Field(description="[x, y, score, var_x, cov_xy, var_y] per joint, in the order that the info message names"),
@@ -164,7 +164,13 @@ class Status(_Strict):
         Nanoseconds | None,
         Field(description="since when; UTC, nanoseconds since 1970; null for offline: nobody was there to look"),
     ]
-    reason: str = ""
+    reason: Annotated[str, Field(description="of camera-lost, offline and, where a fault ended the run, stopped")] = ""
+
+
+Latency: TypeAlias = Annotated[
+    Annotated[float, Field(allow_inf_nan=False), _to(1)] | None,
+    Field(description="from acquisition to publication; null where the images are not live"),
+]
 
 
 class Stats(_Strict):
@@ -175,8 +181,8 @@ class Stats(_Strict):
     camera: Name
     measured_ns: Nanoseconds
     fps: Annotated[float, Field(ge=0, allow_inf_nan=False), _to(2)]
-    latency_p50_ms: Annotated[float, Field(allow_inf_nan=False), _to(1)] | None
-    latency_p95_ms: Annotated[float, Field(allow_inf_nan=False), _to(1)] | None
+    latency_p50_ms: Latency
+    latency_p95_ms: Latency
     people: Annotated[Count, Field(description="in the newest image")]
     dropped_frames: Annotated[Count, Field(description="images not processed, since the start")]
     dropped_messages: Annotated[Count, Field(description="pose messages not sent, since the start")]
