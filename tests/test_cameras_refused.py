@@ -11,7 +11,8 @@ from edgepose import bundle as bundles
 from edgepose.bundle import Manual
 from tests.conftest import CLIP, tiny_graph
 from tests.test_cameras import camera
-from tests.test_run import EDGEPOSE, refused
+from tests.test_run import EDGEPOSE
+from tests.test_run_refused import refused
 
 TWO = camera("a", "videotest://") + camera("b", "videotest://")
 ZONE = "regions = { only = [[[0, 0], [1, 0], [1, 1]], [[0, 0], [1, 2], [1, 1]]] }"
