@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
@@ -17,12 +17,11 @@ from calibration.judge import COMPARABLE, METRICS, Answers, Judge
 from edgepose import bundle as bundles
 from edgepose import engines
 from edgepose.bundle import Manual, save
-from edgepose.engines import Engine
+from edgepose.engines import Engine, Precision
 from edgepose.errors import EdgeposeError
 from edgepose.files import write_beside
 from trainer.profile.latency import take_turns
 
-Precision = Literal["auto", "float32", "float16", "bfloat16"]
 PRECISIONS: dict[str, Precision] = {p: p for p in get_args(Precision)}
 _RESAMPLES = 2000
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from edgepose.engines import Precision
 from edgepose.errors import EdgeposeError, unknown
 from edgepose.files import real_path
 from edgepose.gates import Gate
@@ -90,7 +91,7 @@ class EngineSettings(_Strict):
 
     name: str = "auto"
     threads: Annotated[int, Field(ge=0, le=256)] = 0
-    precision: Literal["auto", "float32", "float16", "bfloat16", "int8"] = "auto"
+    precision: Precision = "auto"
     device: str = "auto"
     build: bool = True  # build a TensorRT plan where none fits; false: refuse
 

@@ -191,8 +191,7 @@ def _check(broker: Broker, shown: str, fragment: str) -> None:
         raise EdgeposeError(f"broker '{shown}': certfile and keyfile belong together; give both or neither")
     for name, text in (("user", broker.user), ("password", broker.password)):
         if text and not is_utf8(text):
-            raise EdgeposeError(f"the {name} for {broker} is no UTF-8; set it in a terminal that writes UTF-8, or take "
-                                "a password file")  # fmt: skip
+            raise EdgeposeError(f"the {name} for {broker} is no UTF-8; set it in a terminal that writes UTF-8")
     if broker.password and not broker.user:
         raise EdgeposeError(
             f"a password is set for {broker} but no user; write user@ into the URL or set EDGEPOSE_MQTT_USER"

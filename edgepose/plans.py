@@ -18,13 +18,13 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgepose.bundle import Bundle
+from edgepose.engines import Precision
 from edgepose.engines.device_memory import GPU
 from edgepose.errors import EdgeposeError
 from edgepose.files import cache_dir, kind, write_beside
 from edgepose.toml import first_fault
 from edgepose.versions import numbers
 
-Precision = Literal["auto", "float32", "float16", "bfloat16", "int8"]
 Hardware = Literal["this", "same-capability", "ampere+"]
 
 

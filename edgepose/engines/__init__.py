@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from edgepose.bundle import Bundle
 from edgepose.engines import trt_library
 from edgepose.errors import EdgeposeError, unknown
+
+Precision: TypeAlias = Literal["auto", "float32", "float16", "bfloat16", "int8"]  # auto: the bundle's own
 
 
 class Engine(Protocol):
@@ -39,7 +41,7 @@ class Options:
     """What a user may choose about an engine; a runtime that cannot follow a choice refuses it."""
 
     threads: int = 0  # 0: the runtime's own choice
-    precision: Literal["auto", "float32", "float16", "bfloat16", "int8"] = "auto"
+    precision: Precision = "auto"
     device: str = "auto"  # e.g. "CPU", "GPU"; the runtime's own names
     build: bool = True  # whether a runtime that needs a compiled plan may build one (tensorrt)
     batches: tuple[int, ...] = ()  # sizes, 1 among them, of which all batches are made up; empty: any size (openvino)

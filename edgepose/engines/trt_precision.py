@@ -165,7 +165,7 @@ def trtexec_line(
 ) -> str:
     """The ``trtexec`` command that builds the same plan, without its manifest; of TensorRT 10 where none is here.
 
-    EdgeposeError: as when the plan is built.
+    EdgeposeError: no such plan can be built, or nothing that ``trtexec`` can be told.
     """
     import onnx
 

@@ -43,7 +43,7 @@ _TURNED: dict[int, _Turn] = {  # by clockwise degrees
     180: (False, True, True),
     270: (True, False, True),
 }
-RTSP_FIRST = 30.0  # s
+_RTSP_FIRST = 30.0  # s
 _DRIFT = 1e-3  # how fast the least delay may rise, s/s
 _SET_BACK_NS = 500_000_000  # by which a frame lies before the last one where the camera's clock was set back
 _PATTERNS = {"smpte": "smptebars", "black": "color=c=black", "white": "color=c=white", "gradient": "gradients"}
@@ -107,7 +107,7 @@ class PyAVSource(Base):
         self._spec = spec
         self._stall = stall_timeout or stall_timeout_of(spec)
         # Of an RTSP stream libav wants several pictures before it hands out one.
-        self._first_wait = max(self._stall, RTSP_FIRST if spec.kind == "rtsp" else FIRST_FRAME_TIMEOUT)
+        self._first_wait = max(self._stall, _RTSP_FIRST if spec.kind == "rtsp" else FIRST_FRAME_TIMEOUT)
         self._changed = threading.Condition()
         self._ready: deque[Frame] = deque()
         self._end: EdgeposeError | bool = False  # True: the end was reached
