@@ -60,6 +60,10 @@ class OpenVINOEngine:
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": _HINTS[options.precision],
         }
+        if device == "CPU":
+            # Else the threads of every network keep to the same first cores, those of the finder and of the pose
+            # network among them, which run beside each other.
+            settings["ENABLE_CPU_PINNING"] = False
         if options.threads:
             settings["INFERENCE_NUM_THREADS"] = options.threads
         if options.batches and 1 not in options.batches:

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -75,6 +76,22 @@ def test_reduced_precision_is_an_option_and_stays_close(shipped):
 def test_threads_are_an_option(tiny):
     for name in NAMES:
         engines.load(tiny, name, Options(threads=1)).infer(np.zeros((1, 3, 64, 64), np.float32))
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) == 1, reason="one CPU, to which everything is tied")
+def test_threads_of_openvino_may_run_on_any_core(tiny):
+    """Two networks run beside each other: tied to cores, both would be tied to the first ones."""
+    script = """
+import os, sys
+import numpy as np
+from edgepose import bundle, engines
+running = [engines.load(bundle.load(sys.argv[1]), "openvino", engines.Options(threads=1)) for _ in range(2)]
+answers = [engine.start(np.zeros((1, 3, 64, 64), np.float32)) for engine in running]
+print(min(len(os.sched_getaffinity(int(task))) for task in os.listdir("/proc/self/task")))
+[answer() for answer in answers]
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tiny.path)], check=False, capture_output=True, text=True)
+    assert done.stdout == f"{len(os.sched_getaffinity(0))}\n", done.stderr
 
 
 def test_batches_made_up_of_a_few_sizes_give_the_same(shipped):
