@@ -14,7 +14,9 @@ from edgepose.engines import Options
 from edgepose.estimator import Estimator
 from edgepose.frame import Frame
 from edgepose.people.crowd import Everybody
+from edgepose.people.find import joints_box
 from edgepose.people.finder import Finder
+from edgepose.people.follow import CONFIDENT
 from edgepose.people.regions import Regions
 from edgepose.skeletons import SKELETONS
 from edgepose.upright import apart, box_upright, lean
@@ -75,12 +77,16 @@ def running():
 
 @pytest.fixture(scope="module")
 def shots(running, clip):
-    """Pictures with the box of the one person in each."""
+    """Pictures with the box of the one person in each, from joints in a crop of the finder's, as the loop has it."""
     with sources.open_source(str(clip)) as source:
         images = [f.image for n, f in enumerate(islice(source, max(SHOTS) + 1)) if n in SHOTS]
-    boxes = [running[2].find(image).boxes for image in images]
-    assert [len(b) for b in boxes] == [1] * len(SHOTS)
-    return [(image, own[0]) for image, own in zip(images, boxes, strict=True)]
+    found = [running[2].find(image) for image in images]
+    assert [int((f.scores > 0.4).sum()) for f in found] == [1] * len(SHOTS)
+    estimator = Estimator(running[0], running[1])
+    poses = [estimator.estimate(image, f.boxes[:1]) for image, f in zip(images, found, strict=True)]  # the surest
+    boxes = [joints_box(own, 0, CONFIDENT) for own in poses]
+    assert all(box is not None for box in boxes)
+    return list(zip(images, boxes, strict=True))
 
 
 def turned(image, box, quarters):

@@ -26,7 +26,7 @@ from trainer.models.mobile import Mobile, begin, inherit
 from trainer.models.preprocess import Measured
 from trainer.monitor import Monitor
 from trainer.parts import composition_of
-from trainer.recipe import Recipe
+from trainer.recipe import Model, Recipe
 from trainer.targets import heatmap_loss, output_loss, to_cells
 
 _OF_A_STEM = {"stem", "multiplier", "shallow", "preprocessing", "norm"}  # keys of [model]
@@ -62,24 +62,12 @@ class PoseModule(Learner):
 
         Of ``crops``, count -> [N, 3, S, S], RGB 0..255, a bundle's batch norms take their statistics.
         """
-        if path.suffix == ".onnx" or str(path) in bundles.shipped():
-            bundle = bundles.load(path)
-            if bundle.manual.role != "pose":
-                raise EdgeposeError(f"start_from: {path} is a person finder; name a pose model or its checkpoint")
-            recipe = bundled.recipe_of(bundle)
-            self._refuse_another(recipe, path)
-            model = bundled.restore(bundle, crops(_PRETRAINED))
-        elif path.exists():
-            recipe, model = load_best(path)
-            self._refuse_another(recipe, path)
-        else:
-            models = ", ".join(name for name in bundles.shipped() if not name.endswith(("int8", "int8-cpu", "finder")))
-            raise EdgeposeError(f"start_from: {path} is neither a file nor a shipped model ({models}); check the name")
-        stem_alone = self.recipe.start_with == "stem"
+        if self.recipe.start_with == "stem":
+            begin_with_stem(self.model, self.recipe.model, path, crops)
+            return
+        recipe, model = learnt(path, crops, self._refuse_another)
         try:
-            if stem_alone:
-                inherit(*(next(m for m in each.modules() if isinstance(m, Mobile)) for each in (self.model, model)))
-            elif self.recipe.model.stacks > recipe.model.stacks:
+            if self.recipe.model.stacks > recipe.model.stacks:
                 cast(StackedHourglass, self.model).grow_from(cast(StackedHourglass, model))
             else:
                 self.model.load_state_dict(model.state_dict())
@@ -92,20 +80,13 @@ class PoseModule(Learner):
 
     def _refuse_another(self, recipe: Recipe, path: Path) -> None:
         """EdgeposeError where the network of ``recipe``, found in ``path``, is not what ours can begin with."""
-        stem_alone = self.recipe.start_with == "stem"
-        if not stem_alone and recipe.skeleton != self.recipe.skeleton:
+        if recipe.skeleton != self.recipe.skeleton:
             raise EdgeposeError(f"start_from: {path} speaks of skeleton {recipe.skeleton}, the recipe of "
                                 f"{self.recipe.skeleton}; give them the same")  # fmt: skip
         ours, theirs = self.recipe.model, recipe.model
         grows = ours.kind == "stacked-hourglass" and ours.attention is None and ours.stacks > theirs.stacks
         free = {"dropout", "initialisation", "frozen", *(["stacks"] if grows else [])}
-        keys = _OF_A_STEM if stem_alone else set(type(ours).model_fields) - free
-        for key in sorted(keys):
-            if getattr(ours, key) != getattr(theirs, key):
-                raise EdgeposeError(
-                    f"start_from: model.{key} is {getattr(theirs, key)} in {path} and {getattr(ours, key)} in the "
-                    "recipe; give them the same"
-                )
+        _refuse_others(ours, theirs, set(type(ours).model_fields) - free, path)
 
     def on_fit_start(self) -> None:
         # A cascade's image is normalised by a module of its regression, so look everywhere.
@@ -217,6 +198,52 @@ def _processes(devices: int) -> tuple[int, int]:
         local = int(os.environ["LOCAL_WORLD_SIZE"])
         return local, int(os.environ["WORLD_SIZE"]) // local
     return devices, 1
+
+
+def learnt(
+    path: Path, crops: Callable[[int], Tensor], fits: Callable[[Recipe, Path], None]
+) -> tuple[Recipe, nn.Module]:
+    """Recipe and best weights of the pose network in ``path``: a checkpoint, or a bundle (its file, or its name).
+
+    ``fits`` may refuse the recipe before anything is put together. ``crops`` as in :meth:`PoseModule.begin_with`.
+    """
+    if path.suffix == ".onnx" or str(path) in bundles.shipped():
+        bundle = bundles.load(path)
+        if bundle.manual.role != "pose":
+            raise EdgeposeError(f"start_from: {path} is a person finder; name a pose model or its checkpoint")
+        recipe = bundled.recipe_of(bundle)
+        fits(recipe, path)
+        return recipe, bundled.restore(bundle, crops(_PRETRAINED))
+    if not path.exists():
+        models = ", ".join(name for name in bundles.shipped() if not name.endswith(("int8", "int8-cpu", "finder")))
+        raise EdgeposeError(f"start_from: {path} is neither a file nor a shipped model ({models}); check the name")
+    recipe, model = load_best(path)
+    fits(recipe, path)
+    return recipe, model
+
+
+def begin_with_stem(network: nn.Module, ours: Model, path: Path, crops: Callable[[int], Tensor]) -> None:
+    """Give the stem mobile of ``network``, made by ``ours``, the weights of the pose network in ``path``.
+
+    EdgeposeError where that has another stem. ``crops`` as in :meth:`PoseModule.begin_with`.
+    """
+
+    def fits(recipe: Recipe, path: Path) -> None:
+        # A deeper stem has all that a shallow one needs.
+        _refuse_others(ours, recipe.model, _OF_A_STEM - ({"shallow"} if ours.shallow else set()), path)
+
+    _, model = learnt(path, crops, fits)
+    inherit(*(next(m for m in each.modules() if isinstance(m, Mobile)) for each in (network, model)))
+
+
+def _refuse_others(ours: Model, theirs: Model, keys: set[str], path: Path) -> None:
+    """EdgeposeError where ``ours`` differs in one of ``keys`` from ``theirs``, found in ``path``."""
+    for key in sorted(keys):
+        if getattr(ours, key) != getattr(theirs, key):
+            raise EdgeposeError(
+                f"start_from: model.{key} is {getattr(theirs, key)} in {path} and {getattr(ours, key)} in the "
+                "recipe; give them the same"
+            )
 
 
 def load_best(path: Path) -> tuple[Recipe, nn.Module]:

@@ -179,8 +179,10 @@ class Course(Strict):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1  # of the draws, the augmentation and the first weights
     precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     # A checkpoint or a bundle (a shipped one's name, or a file) whose weights to begin with, from the current folder;
-    # empty: fresh ones. A finder's is a checkpoint.
+    # empty: fresh ones. A whole finder's is a checkpoint.
     start_from: str = ""
+    # Of start_from: the network, to which a pose network may add stacks, or the stem mobile of a pose network.
+    start_with: Literal["all", "stem"] = "all"
     pretrained: str = ""  # a MoveNet .tflite whose weights stem mobile begins with, from the current folder
     validate_every: Positive = 1000  # steps
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0  # between the checkpoints that a run resumes from
@@ -190,6 +192,8 @@ class Course(Strict):
 
 def begins_once(course: Course, model: Model) -> None:
     """ValueError where what ``model`` begins with is missing, said twice or not for it."""
+    if course.start_with == "stem" and not (course.start_from and model.stem == "mobile"):
+        raise ValueError("start_with = 'stem' takes the stem mobile of another run; set start_from and model.stem")
     if course.pretrained and (course.start_from or model.stem != "mobile" or model.kind == "cascade"):
         raise ValueError("pretrained weights are for a fresh network of stem mobile; "
                          "set model.stem = 'mobile', no kind cascade, and no start_from")  # fmt: skip
@@ -203,7 +207,6 @@ def begins_once(course: Course, model: Model) -> None:
 class Recipe(Course):
     """A pose network's; see the fields. ``load`` reads one from TOML."""
 
-    start_with: Literal["all", "stem"] = "all"  # of start_from: the network, to which stacks may be added, or its stem
     skeleton: str = "mpii16"
     padding: Annotated[float, Field(ge=1.0, le=3.0)] = 1.25  # crop side / longer side of the box
     decode: str = "dark"  # argmax | quarter | dark: joints from heatmaps, in the exported bundle
@@ -258,8 +261,6 @@ class Recipe(Course):
 
     @model_validator(mode="after")
     def _begins_once(self) -> Recipe:
-        if self.start_with == "stem" and not (self.start_from and self.model.stem == "mobile"):
-            raise ValueError("start_with = 'stem' takes the stem mobile of another run; set start_from and model.stem")
         begins_once(self, self.model)
         return self
 

@@ -8,11 +8,13 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from edgepose import EdgeposeError
+from edgepose import bundle as bundles
 from edgepose.toml import validate
 from tests.trainer.conftest import make_coco
 from tests.trainer.test_mobile import weights_for
@@ -29,6 +31,7 @@ from trainer.models.mobile import Mobile
 from trainer.recipe import Recipe
 
 NOBODY = np.zeros((0, 4))
+MOBILE = {"stem": "mobile", "multiplier": 0.25, "preprocessing": "symmetric", "width": 16, "depth": 2, "stacks": 1}
 
 
 @pytest.fixture(scope="module")
@@ -239,8 +242,7 @@ def test_a_finder_begins_with_published_weights(drawn, tmp_path, monkeypatch):
     given = weights_for(Mobile(16, 0.25))
     monkeypatch.setattr(movenet, "read", lambda path, shapes: given)
     file = tmp_path / "somewhere.tflite"
-    model = {"width": 16, "depth": 2, "stacks": 1, "stem": "mobile", "multiplier": 0.25, "shallow": True, "frozen": 2,
-             "preprocessing": "symmetric", "block": "narrow"}  # fmt: skip
+    model = {**MOBILE, "shallow": True, "frozen": 2, "block": "narrow"}
     made = recipe(drawn[0], pretrained=str(file), model=model, stages=[{"images": 8, "size": 64, "batch": 4}])
     with pytest.raises(EdgeposeError, match="there is no file .*somewhere.tflite"):
         fit(made, tmp_path / "none", root=drawn[1], workers=0)
@@ -249,6 +251,68 @@ def test_a_finder_begins_with_published_weights(drawn, tmp_path, monkeypatch):
     assert torch.equal(ended["model.stem.first.0.weight"], given[0][0])
     later = ended["model.stem.stages.3.0.branch.0.0.weight"]
     assert any(w.shape == later.shape and 0 < float((w - later).norm() / w.norm()) < 0.5 for w, _ in given)
+
+
+@pytest.fixture(scope="module")
+def pose_of_a_mobile_stem(drawn, tmp_path_factory):
+    """A pose network's checkpoint, after one step."""
+    spec, root = drawn
+    model = {**MOBILE, "width": 32}
+    made = {"data": [{"data": spec, "split": "all"}], "stages": [{"images": 4, "size": 64, "batch": 4}], "model": model}
+    pose = Recipe.model_validate({"name": "pose", "precision": "float32", **made})
+    return poses.fit(pose, tmp_path_factory.mktemp("pose"), root=root, workers=0, threads=1)
+
+
+@pytest.mark.parametrize("shallow", [True, False])
+def test_a_finder_begins_with_a_pose_networks_stem(drawn, pose_of_a_mobile_stem, tmp_path, shallow):
+    """A shallow one with all but the top of a deep one; what is frozen stays as it was given, the rest learns."""
+    model = {**MOBILE, "width": 16, "shallow": shallow, "frozen": 2, "block": "narrow"}
+    made = recipe(drawn[0], start_from=str(pose_of_a_mobile_stem), start_with="stem", model=model,
+                  stages=[{"images": 4, "size": 64, "batch": 4}],
+                  optimiser={"kind": "adamw", "rate": 1e-9, "weight_decay": 0, "warm_up": 1})  # fmt: skip
+    ended = load_best(fit(made, tmp_path / "run", root=drawn[1], workers=0, threads=1))[1].state_dict()
+    begun = poses.load_best(pose_of_a_mobile_stem)[1].state_dict()
+    learnt = [k for k, v in ended.items() if k.startswith("stem.") and v.ndim == 4]
+    assert any(k.startswith("stem.stages.4.") for k in learnt)
+    for name in learnt:
+        same = begun[name].shape == ended[name].shape and torch.allclose(begun[name], ended[name], atol=1e-6)
+        own = name.startswith("stem.out.") or (shallow and name.startswith("stem.top."))
+        assert same != own, name
+    frozen = [k for k in begun if k.startswith("stem.first.") or k.startswith("stem.stages.0.")]
+    assert frozen
+    assert all(torch.equal(begun[k], ended[k]) for k in frozen)
+
+
+def test_a_finder_begins_with_a_bundles_stem(drawn, tmp_path):
+    model = {**MOBILE, "multiplier": 1.0, "shallow": True, "frozen": 5, "block": "narrow"}
+    made = recipe(drawn[0], start_from="edgepose-s", start_with="stem", model=model,
+                  stages=[{"images": 4, "size": 64, "batch": 4}])  # fmt: skip
+    ended = load_best(fit(made, tmp_path / "run", root=drawn[1], workers=0, threads=1))[1].state_dict()
+    graph = onnx.load(bundles.load("edgepose-s").path).graph
+    held = [onnx.numpy_helper.to_array(t) for t in graph.initializer]
+    weight = ended["stem.stages.4.2.branch.0.0.weight"].numpy()
+    assert any(w.shape == weight.shape and np.array_equal(w, weight) for w in held)
+
+
+def test_another_stem_is_refused(drawn, pose_of_a_mobile_stem, runs, tmp_path):
+    spec, root = drawn
+    shallow = {**MOBILE, "shallow": True}
+    for start_from, model, says in (
+        (
+            pose_of_a_mobile_stem,
+            {**shallow, "multiplier": 0.5},
+            r"model.multiplier is 0.25 in .* and 0.5 in the recipe",
+        ),
+        (runs[1], shallow, r"start_from: model.(multiplier|preprocessing) is"),
+        (runs[0], shallow, r"is a checkpoint of a person finder, not of a pose network"),
+        ("edgepose-finder", shallow, "is a person finder; name a pose model"),
+        ("edgepose-x", shallow, "neither a file nor a shipped model"),
+    ):
+        made = recipe(spec, start_from=str(start_from), start_with="stem", model=model)
+        with pytest.raises(EdgeposeError, match=says):
+            fit(made, tmp_path / "none", root=root, workers=0, threads=1)
+    with pytest.raises(ValueError, match="set start_from and model.stem"):
+        recipe(spec, start_from="edgepose-s", start_with="stem")
 
 
 def test_checkpoints_of_the_other_kind_are_refused(runs):

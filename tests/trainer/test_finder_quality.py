@@ -7,12 +7,23 @@ import numpy as np
 import pytest
 import torch
 
+from edgepose import bundle as bundles
+from edgepose import engines
 from edgepose.people.association import iou
-from edgepose.people.finder import Found
-from trainer.finder.evaluate import Quality, WithProbability, look, manual_of, of_network, quality
+from edgepose.people.finder import Finder, Found
+from trainer.finder.evaluate import (
+    LEAST,
+    LOWEST,
+    Quality,
+    WithProbability,
+    look,
+    manual_of,
+    of_network,
+    quality,
+)
 from trainer.finder.fit import network
-from trainer.finder.recipe import FinderRecipe
-from trainer.finder.scenes import Scene
+from trainer.finder.recipe import FinderRecipe, SceneSet
+from trainer.finder.scenes import Scene, read
 
 A, B, C = [0.0, 0, 10, 20], [20.0, 0, 30, 20], [40.0, 0, 50, 20]
 FAR = [70.0, 0, 80, 20]
@@ -226,3 +237,24 @@ def test_looking_leaves_the_network_in_its_mode(tmp_path, training):
     assert np.array_equal(seen[0].boxes, seen[1].boxes)
     assert all(m.training is training for m in model.modules())
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+SETS = (
+    ("coco:mpii_sports/annotations.json:mpii_sports/images", "mpii_sports/people_pseudo.json"),
+    ("lsp:lspet", "lspet/people_pseudo.json"),
+)
+
+
+@pytest.mark.parametrize(("data", "guesses"), SETS)
+def test_the_shipped_finder_finds_people_of_whom_it_did_not_learn(data_root, data, guesses):
+    """As its card says: some 95 each."""
+    bundle = bundles.load("edgepose-finder", role="person")
+    assert bundle.path.stat().st_size < 4e6
+    scenes = read(SceneSet(data=data, guesses=guesses, split="dev"), data_root)
+    engine = engines.load(bundle)
+    result = quality(scenes, look(Finder(engine, bundle.manual, least=LOWEST), scenes), LEAST)
+    engine.close()
+    assert result.people > 150
+    assert result.average_precision > 92
+    assert result.recall > 92
+    assert result.precision > 85

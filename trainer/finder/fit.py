@@ -23,6 +23,7 @@ from trainer.finder.recipe import FinderRecipe
 from trainer.finder.samples import SceneSamples
 from trainer.finder.scenes import Scene, read
 from trainer.finder.targets import MAPS, losses
+from trainer.fit import begin_with_stem
 from trainer.learner import Learner, LearningData, beginning, steps, train
 from trainer.models import movenet
 from trainer.models.build import parts_of
@@ -131,7 +132,7 @@ def fit(
         torch.set_num_threads(threads)
     lightning.seed_everything(recipe.seed, verbose=False)
     learner = FinderModule(recipe)
-    if recipe.start_from and checkpoint is None:
+    if recipe.start_from and recipe.start_with == "all" and checkpoint is None:
         _, model = load_best(Path(recipe.start_from))
         try:
             learner.model.load_state_dict(model.state_dict())
@@ -141,6 +142,8 @@ def fit(
     if recipe.pretrained and checkpoint is None:
         movenet.require(Path(recipe.pretrained))  # before the images are gone through
     data = SceneData(recipe, root, workers=workers, start=start)
+    if recipe.start_with == "stem" and checkpoint is None:
+        begin_with_stem(learner.model, recipe.model, Path(recipe.start_from), data.view)
     if recipe.pretrained and checkpoint is None:
         stem = next(m for m in learner.model.modules() if isinstance(m, Mobile))
         normalise = cast(nn.Module, learner.model.normalise)
