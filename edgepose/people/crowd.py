@@ -28,6 +28,7 @@ from edgepose.people.steady import Pace, Steady
 from edgepose.people.track import Following, Tracker
 from edgepose.skeletons import Skeleton
 
+IDLE_S = 0.09  # between looks of the finder while nobody is there: every third frame of 30 a second
 BESIDE_S = 0.15  # how old an answer of the finder may be that counts for the next frame: people move
 TURNED = 3  # one in so many looks of the finder is at the image turned by a quarter, for people who lie
 
@@ -69,6 +70,7 @@ class Everybody:
         self._every = following.every
         self._lying, self._count = lying, dict.fromkeys(regions, 0)  # looks of the finder, by camera
         self._looked = dict.fromkeys(regions, 0)  # how many there had been of all cameras when this one had its last
+        self._looked_ns: dict[str, int] = {}  # camera -> when the frame of its last look was taken
         self._last_ns: dict[str, int] = {}  # camera -> when its last frame was taken
         self._beside: _Look | None = None
         self._before: dict[str, tuple[Found, int]] = {}  # camera -> what was seen beside its last frame, and when
@@ -112,7 +114,7 @@ class Everybody:
         last_ns, self._last_ns[frame.camera] = self._last_ns.get(frame.camera), frame.acquired_ns
         if before is not None and self._soon(taken_ns, frame):
             tracker.found(before.boxes, before.scores, frames_ago=1)
-        if not tracker.wants_finder():
+        if not tracker.wants_finder() or (tracker.empty and self._idles(frame)):
             return False
         if self._every > 1 and not tracker.searches and self._soon(last_ns, frame):
             return True
@@ -120,6 +122,11 @@ class Everybody:
         now = answer()
         tracker.found(now.boxes, now.scores)
         return False
+
+    def _idles(self, frame: Frame) -> bool:
+        """Whether a look was just taken: an empty room, day and night, need not be looked at at every frame."""
+        looked_ns = self._looked_ns.get(frame.camera)
+        return self._every > 1 and looked_ns is not None and 0 <= frame.acquired_ns - looked_ns < IDLE_S * 1e9
 
     @staticmethod
     def _soon(before_ns: int | None, frame: Frame) -> bool:
@@ -130,6 +137,7 @@ class Everybody:
         """Begin to look at ``frame`` with the finder."""
         camera = frame.camera
         self._count[camera] += 1
+        self._looked_ns[camera] = frame.acquired_ns
         self._looked[camera] = sum(self._count.values())
         turned = self._lying and self._count[camera] % TURNED == 0
         running = self._finder.begin(frame.image, timer, turned=turned)

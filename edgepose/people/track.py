@@ -218,7 +218,12 @@ class Tracker:
     @property
     def searches(self) -> bool:
         """Whether nobody is here, or somebody is lost: the finder's answer should be of the coming frame itself."""
-        return not self._tracks or any(t.state == "lost" for t in self._tracks)
+        return self.empty or any(t.state == "lost" for t in self._tracks)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nobody is here, nor may be."""
+        return not self._tracks
 
     def found(self, boxes: NDArray[np.floating], scores: NDArray[np.floating], frames_ago: int = 0) -> None:
         """The finder's answer for this frame, before ``boxes``: ``boxes`` [M, 4] in pixels with ``scores`` [M].

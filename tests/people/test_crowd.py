@@ -145,7 +145,24 @@ def test_the_finder_looks_now_and_then():
     film(
         everybody(seeing, {"door": Regions(), "empty": Regions()}, following=Following(every=4)), ["door", "empty"], 12
     )
-    assert seeing.looks == {0: 3, 1: 12}
+    assert seeing.looks == {0: 3, 1: 4}
+
+
+@pytest.mark.parametrize(
+    ("every", "step", "looks"),
+    [(5, 1, 4), (1, 1, 12), (5, 2, 6), (5, 3, 12), (5, 0, 1)],
+    ids=["25 a second", "at every frame", "12 a second", "8 a second", "a clock that stands"],
+)
+def test_an_empty_room_is_looked_at_ten_times_a_second(every, step, looks):
+    assert watched({0: []}, 12, every=every, at=lambda number: step * number) == ([0] * 12, looks)
+
+
+def test_an_empty_room_is_looked_at_where_the_clock_is_set_back():
+    assert watched({0: []}, 3, every=5, at=lambda number: -number) == ([0] * 3, 3)
+
+
+def test_who_comes_into_an_empty_room_is_seen_at_the_next_look_and_from_then_on():
+    assert watched({0: [], 4: [stands(150)]}, 9, every=100) == ([0] * 6 + [1] * 3, 3)
 
 
 def watched(scenes, frames, *, every, at=lambda number: number):
