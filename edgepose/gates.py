@@ -33,7 +33,8 @@ class Gatekeeper:
 
     Coming and going passes at once, against ``rate`` and ``on_change``: whoever listens must not go on
     believing in a person who left, or learn late of one who came. So does the first frame. Who is out of sight for
-    less than ABSENT seconds has not gone and does not come back.
+    less than ABSENT seconds has not gone and does not come back; but whom a message left out is told when all are in
+    sight, where the next one is far.
 
     All other messages keep to ``rate``: in any second fewer than rate + 2 pass, so at most one more than a whole
     rate. One that is due while somebody is out of sight waits, ABSENT seconds at most, until it is known who is here.
@@ -48,6 +49,7 @@ class Gatekeeper:
         # What was published last: joints [K, 2] and the box's longer side, both in pixels, by id.
         self._published: dict[str, tuple[NDArray[np.float64], float]] = {}
         self._unseen: dict[str, float] = {}  # who is here -> seconds since its last sight
+        self._left_out: set[str] = set()  # who was out of sight in the last message
         self._wait = 0.0  # seconds until the next message is due; negative: overdue
         self._silence = 0.0  # seconds since the last message
 
@@ -65,14 +67,18 @@ class Gatekeeper:
         # Early by up to half a frame is in time: this frame is nearer to when the message is due than the next.
         due = self._wait <= min(elapsed, self._period) / 2
         came_or_went = self._count(people.ids, elapsed)
+        # All at once, so that two who flicker in turns are no message at every frame.
+        all_here = len(self._unseen) == len(people.ids)
+        back = self._period > ABSENT and all_here and not self._left_out.isdisjoint(people.ids)
         # For a whole period listeners would believe somebody gone who is hidden for a frame.
         early = self._period > ABSENT and -self._wait < ABSENT and any(map(self._unseen.get, self._published))
-        if not (first or came_or_went or (due and not early and self._worth_it(people))):
+        if not (first or came_or_went or back or (due and not early and self._worth_it(people))):
             return False
         # At most half a period is made up for, else a message after a long rest would bring a burst.
         half = self._period / 2
         self._wait = self._period + min(max(self._wait, -half), half)
         self._silence = 0.0
+        self._left_out = self._unseen.keys() - set(people.ids)
         sides = (people.boxes[:, 2:] - people.boxes[:, :2]).max(axis=1).tolist()
         self._published = dict(zip(people.ids, zip(people.poses.joints.copy(), sides, strict=True), strict=True))
         return True

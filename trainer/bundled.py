@@ -36,6 +36,10 @@ def recipe_of(bundle: Bundle) -> Recipe:
             f"start_from: {bundle.path} does not say by which recipe it was made; begin with its checkpoint"
         )
     recipe = validate(Recipe, bundle.manual.recipe, str(bundle.path))
+    if recipe.model.norm in ("lrn", "l2"):
+        raise EdgeposeError(
+            f"start_from: in {bundle.path} norm {recipe.model.norm} is no node of its own; begin with its checkpoint"
+        )
     if recipe.model.block == "reparam":
         raise EdgeposeError(
             f"start_from: in {bundle.path} the branches of block reparam are one convolution; begin with its checkpoint"
@@ -51,7 +55,11 @@ def restore(bundle: Bundle, crops: Tensor) -> nn.Module:
     """
     import onnx
 
-    model = build(recipe_of(bundle)).eval()
+    recipe = recipe_of(bundle)
+    model = build(recipe).eval()
+    if crops.shape[-1] % (4 * 2**recipe.model.poolings):  # a finder's images may be of a size that this one cannot take
+        width, height = bundle.manual.input_size
+        crops = nn.functional.interpolate(crops, (height, width), mode="bilinear")
     graph = onnx.load(bundle.path).graph
     held = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     # By name where export left them alone (a recipe's measured preprocessing), else in the order of execution.

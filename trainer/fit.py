@@ -23,6 +23,7 @@ from trainer.models import movenet
 from trainer.models.build import build
 from trainer.models.hourglass import StackedHourglass
 from trainer.models.mobile import Mobile, begin, inherit
+from trainer.models.norms import SETTLED_ON
 from trainer.models.preprocess import Measured
 from trainer.monitor import Monitor
 from trainer.parts import composition_of
@@ -31,7 +32,6 @@ from trainer.targets import heatmap_loss, output_loss, to_cells
 
 _OF_A_STEM = {"stem", "multiplier", "shallow", "preprocessing", "norm"}  # keys of [model]
 _MEASURED = 256  # crops that preprocessing is measured on
-_PRETRAINED = 48  # crops that batch norms are measured on that had been folded
 
 
 class PoseModule(Learner):
@@ -62,10 +62,11 @@ class PoseModule(Learner):
 
         Of ``crops``, count -> [N, 3, S, S], RGB 0..255, a bundle's batch norms take their statistics.
         """
+        recipe = self.check(path)
         if self.recipe.start_with == "stem":
-            begin_with_stem(self.model, self.recipe.model, path, crops)
+            begin_with_stem(self.model, path, crops)
             return
-        recipe, model = learnt(path, crops, self._refuse_another)
+        model = network_at(path, crops)
         try:
             if self.recipe.model.stacks > recipe.model.stacks:
                 cast(StackedHourglass, self.model).grow_from(cast(StackedHourglass, model))
@@ -78,15 +79,20 @@ class PoseModule(Learner):
             ) from error
         # The moving average copies the network at its first update, so it need not be told.
 
-    def _refuse_another(self, recipe: Recipe, path: Path) -> None:
-        """EdgeposeError where the network of ``recipe``, found in ``path``, is not what ours can begin with."""
+    def check(self, path: Path) -> Recipe:
+        """The recipe of the network in ``path``; EdgeposeError where that is not what ours can begin with."""
+        recipe = recipe_at(path)
+        if self.recipe.start_with == "stem":
+            refuse_stem(self.recipe.model, recipe.model, path)
+            return recipe
         if recipe.skeleton != self.recipe.skeleton:
             raise EdgeposeError(f"start_from: {path} speaks of skeleton {recipe.skeleton}, the recipe of "
                                 f"{self.recipe.skeleton}; give them the same")  # fmt: skip
         ours, theirs = self.recipe.model, recipe.model
         grows = ours.kind == "stacked-hourglass" and ours.attention is None and ours.stacks > theirs.stacks
         free = {"dropout", "initialisation", "frozen", *(["stacks"] if grows else [])}
-        _refuse_others(ours, theirs, set(type(ours).model_fields) - free, path)
+        _refuse_difference(ours, theirs, set(type(ours).model_fields) - free, path)
+        return recipe
 
     def on_fit_start(self) -> None:
         # A cascade's image is normalised by a module of its regression, so look everywhere.
@@ -100,7 +106,7 @@ class PoseModule(Learner):
         stem = next(m for m in self.model.modules() if isinstance(m, Mobile))
         data: PoseData = self.trainer.datamodule  # type: ignore[attr-defined]
         normalise = cast(nn.Module, self.model.normalise)
-        begin(stem, path, normalise(data.view(_PRETRAINED)))
+        begin(stem, path, normalise(data.view(SETTLED_ON)))
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         # What is random in a network (dropout, fractional pooling) depends on the step alone: runs resume exactly.
@@ -174,7 +180,9 @@ def fit(
         module.teacher = Teacher(recipe, threads)
     module.fresh = (not recipe.start_from or recipe.start_with == "stem") and checkpoint is None
     if recipe.pretrained and checkpoint is None:
-        movenet.require(Path(recipe.pretrained))  # before hours are spent on cutting crops
+        movenet.require(Path(recipe.pretrained))  # before minutes are spent on cutting crops
+    if recipe.start_from and checkpoint is None:
+        module.check(Path(recipe.start_from))
     data = PoseData(recipe, root, workers=workers, start=start)
     if recipe.start_from and checkpoint is None:
         module.begin_with(Path(recipe.start_from), data.view)
@@ -200,43 +208,50 @@ def _processes(devices: int) -> tuple[int, int]:
     return devices, 1
 
 
-def learnt(
-    path: Path, crops: Callable[[int], Tensor], fits: Callable[[Recipe, Path], None]
-) -> tuple[Recipe, nn.Module]:
-    """Recipe and best weights of the pose network in ``path``: a checkpoint, or a bundle (its file, or its name).
-
-    ``fits`` may refuse the recipe before anything is put together. ``crops`` as in :meth:`PoseModule.begin_with`.
-    """
-    if path.suffix == ".onnx" or str(path) in bundles.shipped():
+def recipe_at(path: Path) -> Recipe:
+    """The recipe of the pose network in ``path``: a checkpoint, or a bundle (its file, or its name); EdgeposeError."""
+    if _is_bundle(path):
         bundle = bundles.load(path)
         if bundle.manual.role != "pose":
             raise EdgeposeError(f"start_from: {path} is a person finder; name a pose model or its checkpoint")
-        recipe = bundled.recipe_of(bundle)
-        fits(recipe, path)
-        return recipe, bundled.restore(bundle, crops(_PRETRAINED))
+        return bundled.recipe_of(bundle)
     if not path.exists():
         models = ", ".join(name for name in bundles.shipped() if not name.endswith(("int8", "int8-cpu", "finder")))
         raise EdgeposeError(f"start_from: {path} is neither a file nor a shipped model ({models}); check the name")
-    recipe, model = load_best(path)
-    fits(recipe, path)
-    return recipe, model
+    return checkpoints.recipe_of(checkpoints.read(path), path)
 
 
-def begin_with_stem(network: nn.Module, ours: Model, path: Path, crops: Callable[[int], Tensor]) -> None:
-    """Give the stem mobile of ``network``, made by ``ours``, the weights of the pose network in ``path``.
+def network_at(path: Path, crops: Callable[[int], Tensor]) -> nn.Module:
+    """The pose network in ``path``, with its best weights; ``crops`` as in :meth:`PoseModule.begin_with`."""
+    if _is_bundle(path):
+        return bundled.restore(bundles.load(path), crops(SETTLED_ON))
+    return load_best(path)[1]
 
-    EdgeposeError where that has another stem. ``crops`` as in :meth:`PoseModule.begin_with`.
+
+def _is_bundle(path: Path) -> bool:
+    return path.suffix == ".onnx" or str(path) in bundles.shipped()
+
+
+def refuse_stem(ours: Model, theirs: Model, path: Path) -> None:
+    """EdgeposeError where the network of ``theirs``, found in ``path``, has not the stem mobile that ``ours`` needs."""
+    # A deeper stem has all that a shallow one needs.
+    _refuse_difference(ours, theirs, _OF_A_STEM - ({"shallow"} if ours.shallow else set()), path)
+    if theirs.kind == "cascade":
+        raise EdgeposeError(
+            f"start_from: {path} is a cascade, whose stem sees more than an image; name another network"
+        )
+
+
+def begin_with_stem(network: nn.Module, path: Path, crops: Callable[[int], Tensor]) -> None:
+    """Give the stem mobile of ``network`` the weights of the pose network in ``path``, which was not refused.
+
+    ``crops`` as in :meth:`PoseModule.begin_with`.
     """
-
-    def fits(recipe: Recipe, path: Path) -> None:
-        # A deeper stem has all that a shallow one needs.
-        _refuse_others(ours, recipe.model, _OF_A_STEM - ({"shallow"} if ours.shallow else set()), path)
-
-    _, model = learnt(path, crops, fits)
+    model = network_at(path, crops)
     inherit(*(next(m for m in each.modules() if isinstance(m, Mobile)) for each in (network, model)))
 
 
-def _refuse_others(ours: Model, theirs: Model, keys: set[str], path: Path) -> None:
+def _refuse_difference(ours: Model, theirs: Model, keys: set[str], path: Path) -> None:
     """EdgeposeError where ``ours`` differs in one of ``keys`` from ``theirs``, found in ``path``."""
     for key in sorted(keys):
         if getattr(ours, key) != getattr(theirs, key):

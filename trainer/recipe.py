@@ -192,8 +192,9 @@ class Course(Strict):
 
 def begins_once(course: Course, model: Model) -> None:
     """ValueError where what ``model`` begins with is missing, said twice or not for it."""
-    if course.start_with == "stem" and not (course.start_from and model.stem == "mobile"):
-        raise ValueError("start_with = 'stem' takes the stem mobile of another run; set start_from and model.stem")
+    if course.start_with == "stem" and (not course.start_from or model.stem != "mobile" or model.kind == "cascade"):
+        raise ValueError("start_with = 'stem' takes the stem mobile of another run; set start_from and model.stem, "
+                         "and no kind cascade")  # fmt: skip
     if course.pretrained and (course.start_from or model.stem != "mobile" or model.kind == "cascade"):
         raise ValueError("pretrained weights are for a fresh network of stem mobile; "
                          "set model.stem = 'mobile', no kind cascade, and no start_from")  # fmt: skip

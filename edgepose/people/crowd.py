@@ -72,6 +72,7 @@ class Everybody:
         self._looked = dict.fromkeys(regions, 0)  # how many there had been of all cameras when this one had its last
         self._looked_ns: dict[str, int] = {}  # camera -> when the frame of its last look was taken
         self._last_ns: dict[str, int] = {}  # camera -> when its last frame was taken
+        self._sizes: dict[str, tuple[int, int]] = {}  # camera -> width and height of its last frame, pixels
         self._beside: _Look | None = None
         self._before: dict[str, tuple[Found, int]] = {}  # camera -> what was seen beside its last frame, and when
         self._trackers = {
@@ -109,7 +110,11 @@ class Everybody:
 
     def _inform(self, frame: Frame, timer: StageTimer) -> bool:
         """Tell the frame's tracker what the finder saw in the last one, or sees now; whether it should look beside."""
-        tracker = self._trackers[frame.camera]
+        tracker, size = self._trackers[frame.camera], size_of(frame)
+        if self._sizes.setdefault(frame.camera, size) != size:  # where people were tells nothing of where they are
+            self._sizes[frame.camera] = size
+            self._before.pop(frame.camera, None)
+            tracker.restart()
         before, taken_ns = self._before.pop(frame.camera, (None, 0))
         last_ns, self._last_ns[frame.camera] = self._last_ns.get(frame.camera), frame.acquired_ns
         if before is not None and self._soon(taken_ns, frame):
@@ -190,15 +195,19 @@ class OneEach:
         self._motions = {name: Motion(estimator.skeleton, smoothing, hold_sides) for name in regions}
         self._steady = {name: Steady() for name in regions}
         self._pace = {name: Pace() for name in regions}
+        self._sizes: dict[str, tuple[int, int]] = {}  # camera -> width and height of its last frame, pixels
 
     def update(self, frames: Sequence[Frame], timer: StageTimer = untimed) -> list[People]:
         """See :class:`Crowd`."""
         found = []
         for frame in frames:
             now_ns = self._steady[frame.camera](frame.acquired_ns)
-            if self._pace[frame.camera].away(now_ns, Following.patience):
+            size = size_of(frame)
+            resized = self._sizes.get(frame.camera, size) != size
+            if self._pace[frame.camera].away(now_ns, Following.patience) or resized:
                 self._single[frame.camera].forget()
-            counts = partial(_counts, self._regions[frame.camera], size_of(frame))
+            self._sizes[frame.camera] = size
+            counts = partial(_counts, self._regions[frame.camera], size)
             people = self._single[frame.camera].update(frame.image, timer, counts)
             found.append(self._motions[frame.camera].follow(people, frame.acquired_ns))
         return found

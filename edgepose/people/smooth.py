@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,12 +27,14 @@ from edgepose.estimator import Poses
 Floats = NDArray[np.float64]
 
 FORGET = 1.0  # s; as long as a tracker keeps an unseen person by default; an older motion means nothing
+SHORTEST = 0.003  # s; pictures that a network brings in one burst lie closer, and the joints' noise is no speed
 MOST_AHEAD = 0.2  # s; limbs turn round within that time, so that a straight line no longer helps
 SURE = 0.4  # joint score from which a joint counts for the person's size, as for its box
 SMALLEST = 1.0  # px; keeps a person whose joints lie on one point from having no size
 FLOOR = 0.01  # px^2; no joint is measured better than to a tenth of a pixel, and S stays invertible
 GATE = -2 * math.log(1e-4)  # 18.42: the 0.9999 quantile of chi-squared with 2 degrees of freedom
 MOST_OUTLIERS = 3  # frames in a row beyond the gate from which they are the truth: 0.1 s at 30 fps
+_RECENT = 5  # intervals between frames, of which the longest tells how slow the camera may be
 START_SPEED = 1.0  # sizes per second; deviation of the speed at first sight: a limb in ordinary motion
 
 
@@ -82,7 +85,8 @@ class Smoother(ABC):
 
     def __init__(self) -> None:
         self._memory: dict[str, tuple[int, NDArray[np.void]]] = {}  # id -> time of last sight in ns, records [K]
-        self._last_ns = self._interval_ns = 0  # of the frame before, and from the one before that to it
+        self._last_ns: int | None = None  # of the frame before
+        self._intervals = deque[int]([0], maxlen=_RECENT)  # between the last frames, in ns
 
     def smooth(self, ids: list[str], poses: Poses, acquired_ns: int) -> Smoothed:
         """The joints of persons ``ids`` [N] in a frame taken at ``acquired_ns``, smoothed."""
@@ -90,8 +94,9 @@ class Smoother(ABC):
         if n != len(ids):
             raise ValueError(f"{len(ids)} ids do not fit {n} poses")
         # A camera with seconds between its frames is not away.
-        longest = max(FORGET * 1e9, 1.5 * self._interval_ns)
-        self._interval_ns = max(acquired_ns - self._last_ns, 0) if self._last_ns else 0
+        longest = max(FORGET * 1e9, 1.5 * max(self._intervals))
+        if self._last_ns is not None:
+            self._intervals.append(max(acquired_ns - self._last_ns, 0))
         self._last_ns = acquired_ns
         self._memory = {i: m for i, m in self._memory.items() if abs(acquired_ns - m[0]) <= longest}
         records = np.zeros((n, k), dtype=self._record)
@@ -110,12 +115,13 @@ class Smoother(ABC):
 
 
 class Off(Smoother):
-    """Joints as they are; velocity by the difference from the last sight, kept where no time has passed."""
+    """Joints as they are; velocity by the difference from the last sight, kept where next to no time has passed."""
 
     _record = np.dtype([("joint", float, 2), ("velocity", float, 2)])
 
     def _step(self, records: NDArray[np.void], dt: Floats, new: NDArray[np.bool_], poses: Poses) -> Smoothed:
-        moved = _ratio(poses.joints - records["joint"], dt[..., None], records["velocity"])
+        long = np.where(dt >= SHORTEST, dt, 0.0)
+        moved = _ratio(poses.joints - records["joint"], long[..., None], records["velocity"])
         records["velocity"] = np.where(new[..., None], 0.0, moved)
         records["joint"] = poses.joints
         velocity = records["velocity"].copy()

@@ -237,7 +237,7 @@ class Tracker:
         """The boxes [N, 4] to estimate in the frame taken at ``acquired_ns`` (nanoseconds): tracks, then newcomers."""
         now_ns = self._steady(acquired_ns)
         if self._pace.away(now_ns, self._following.patience):
-            self._tracks = []  # whoever stands there now is somebody new
+            self.restart()
         self._retire(now_ns)
         for track in self._tracks:
             track.predict(now_ns)
@@ -268,11 +268,13 @@ class Tracker:
             raise ValueError(f"{len(poses)} poses for {len(self._tracks)} boxes")
         self._since_look += 1
         now_ns = self._steady(acquired_ns)
-        seen = self._share_out(poses, looks)
+        seen, means = self._share_out(poses, looks), poses.person_scores
         for i, track in enumerate(self._tracks):
             if i in seen:
                 track.see(poses.joints[seen[i]], poses.scores[seen[i]], now_ns, self._following.confident)
-                if track.state == "lost" or track.sights >= self._following.confirm:
+                # The first sight may be of a box that fits badly; the one that makes a person count may not.
+                enough = track.sights >= self._following.confirm and means[seen[i]] >= self._following.accept
+                if track.state == "lost" or (track.state == "tentative" and enough):
                     self._confirm(track)
             elif track.state == "tentative":
                 track.state = "gone"
@@ -289,6 +291,10 @@ class Tracker:
     def ids(self) -> set[str]:
         """Everybody who is followed and has an id, seen or lost."""
         return {t.id for t in self._tracks if t.id}
+
+    def restart(self) -> None:
+        """Whoever is seen from now on is somebody new: the camera was away, or its images have another size."""
+        self._tracks, self._refusals = [], []
 
     def forget(self, ids: Iterable[str]) -> None:
         """Follow these people no longer; who is found again later gets a new id."""

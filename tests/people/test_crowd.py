@@ -334,6 +334,24 @@ def one_each(seeing, regions, **rest):
     return OneEach(seeing, "run", regions, **rest)
 
 
+@pytest.mark.parametrize("kind", [everybody, one_each])
+def test_after_images_of_another_size_everybody_is_found_anew(kind):
+    """At half the size, which is half the place."""
+    seeing = Seeing([stands(400)])
+    crowd, sizes = kind(seeing, {"door": Regions()}), [(HEIGHT, WIDTH), (HEIGHT // 2, WIDTH // 2)]
+
+    def seen(size, numbers):
+        image = np.zeros((*size, 3), np.uint8)
+        return ids(crowd.update([Frame(image, 10**15 + number * STEP, number, "door")])[0] for number in numbers)
+
+    assert seen(sizes[0], range(40)) == {"run-1"}
+    seeing.scenes[0] = [stands(400) / 2]
+    looks = seeing.looks[0]
+    assert "run-1" not in seen(sizes[1], [40])
+    assert seeing.looks[0] > looks or kind is one_each  # the finder looks at once
+    assert seen(sizes[1], range(41, 80)) == {"run-2"}
+
+
 def test_one_each_is_one_person_per_camera():
     seeing = Seeing([stands(150)], [stands(450)], [])
     cameras = ["door", "hall", "empty"]

@@ -334,6 +334,21 @@ def test_poses_come_with_their_covariance_and_any_skeleton():
     assert np.array_equal(people.poses.joints, joints)
 
 
+@pytest.mark.parametrize("confirm", [1, 2, 3])
+def test_furniture_is_nobody_however_few_sights_a_person_needs(confirm):
+    """A coat scores 0.55: enough for a first sight, whose crop may fit badly, and for nothing else."""
+    tracker, coat, asked = new(confirm=confirm), np.array([[100.0, 100, 180, 300]]), 0
+    joints = np.random.default_rng(0).uniform([100, 100], [180, 300], (1, 16, 2))
+    for number in range(60):
+        if tracker.wants_finder():
+            tracker.found(coat, np.ones(1))
+        n = len(tracker.boxes(number * SECOND // 30))
+        asked += n
+        answers = Poses(np.tile(joints, (n, 1, 1)), np.full((n, 16), 0.55), np.ones((n, 16, 3)))
+        assert tracker.update(answers, number * SECOND // 30).ids == []
+    assert 2 <= asked <= 8
+
+
 def test_poses_must_be_those_of_the_boxes():
     tracker = new()
     tracker.boxes(0)

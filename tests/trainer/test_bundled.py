@@ -143,6 +143,11 @@ def test_what_cannot_be_put_together_is_refused(root, crops, tmp_path):
         bundled.recipe_of(nobodys)
     folding = recipe(model={**NETWORKS["post"], "block": "reparam"})
     graph = to_onnx(PoseModule(folding).model, manual_of(folding))
+    other = recipe(model={**NETWORKS["post"], "norm": "lrn"})
+    with pytest.raises(EdgeposeError, match="norm lrn is no node of its own; begin with its checkpoint"):
+        bundled.recipe_of(
+            save(to_onnx(PoseModule(other).model, manual_of(other)), manual_of(other), tmp_path / "l.onnx")
+        )
     with pytest.raises(EdgeposeError, match="reparam are one convolution"):
         bundled.recipe_of(save(graph, manual_of(folding), tmp_path / "folding.onnx"))
 
@@ -152,9 +157,10 @@ def test_what_cannot_be_put_together_is_refused(root, crops, tmp_path):
     [({"start_from": "edgepose-x"}, "edgepose-x is neither a file nor a shipped model .edgepose-first, edgepose-l,"),
      ({"start_from": "edgepose-s", "skeleton": "coco17"}, "speaks of skeleton mpii16, the recipe of coco17")],
 )  # fmt: skip
-def test_what_a_run_cannot_begin_with_is_said(changes, says, crops):
+def test_what_a_run_cannot_begin_with_is_said_before_crops_are_cut(changes, says, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.fit.PoseData", None)
     with pytest.raises(EdgeposeError, match=f"start_from: .*{says}"):
-        PoseModule(recipe(**changes)).begin_with(Path(changes["start_from"]), lambda _: crops)
+        fit(recipe(**changes), tmp_path / "run", workers=0)
 
 
 def test_a_network_that_answers_otherwise_is_refused(root, crops, tmp_path, monkeypatch):

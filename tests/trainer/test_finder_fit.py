@@ -263,30 +263,40 @@ def pose_of_a_mobile_stem(drawn, tmp_path_factory):
     return poses.fit(pose, tmp_path_factory.mktemp("pose"), root=root, workers=0, threads=1)
 
 
+STILL = {
+    "stages": [{"images": 4, "size": 64, "batch": 4}],
+    "optimiser": {"kind": "adamw", "rate": 1e-9, "weight_decay": 0, "warm_up": 1},
+}
+
+
 @pytest.mark.parametrize("shallow", [True, False])
 def test_a_finder_begins_with_a_pose_networks_stem(drawn, pose_of_a_mobile_stem, tmp_path, shallow):
-    """A shallow one with all but the top of a deep one; what is frozen stays as it was given, the rest learns."""
+    """A shallow one with all but the top of a deep one; what is frozen stays as it was given, statistics included."""
     model = {**MOBILE, "width": 16, "shallow": shallow, "frozen": 2, "block": "narrow"}
-    made = recipe(drawn[0], start_from=str(pose_of_a_mobile_stem), start_with="stem", model=model,
-                  stages=[{"images": 4, "size": 64, "batch": 4}],
-                  optimiser={"kind": "adamw", "rate": 1e-9, "weight_decay": 0, "warm_up": 1})  # fmt: skip
-    ended = load_best(fit(made, tmp_path / "run", root=drawn[1], workers=0, threads=1))[1].state_dict()
+    made = recipe(drawn[0], start_from=str(pose_of_a_mobile_stem), start_with="stem", model=model, **STILL)
+    run = fit(made, tmp_path / "run", root=drawn[1], workers=0, threads=1)
+    ended = checkpoints.read(run)["state_dict"]
+    ended = {k.removeprefix("model."): v for k, v in ended.items() if k.startswith("model.stem.")}
     begun = poses.load_best(pose_of_a_mobile_stem)[1].state_dict()
-    learnt = [k for k, v in ended.items() if k.startswith("stem.") and v.ndim == 4]
+    learnt = [k for k, v in ended.items() if v.ndim == 4]
     assert any(k.startswith("stem.stages.4.") for k in learnt)
     for name in learnt:
         same = begun[name].shape == ended[name].shape and torch.allclose(begun[name], ended[name], atol=1e-6)
         own = name.startswith("stem.out.") or (shallow and name.startswith("stem.top."))
         assert same != own, name
-    frozen = [k for k in begun if k.startswith("stem.first.") or k.startswith("stem.stages.0.")]
-    assert frozen
-    assert all(torch.equal(begun[k], ended[k]) for k in frozen)
+    whole = "stem.first.", "stem.stages.0.", "stem.stages.1."
+    assert {k for k in ended if k.startswith(whole)} == {k for k in begun if k.startswith(whole)}
+    assert all(torch.equal(begun[k], ended[k]) for k in ended if k.startswith(whole))
+    means = [k for k in ended if k.startswith("stem.stages.2.") and k.endswith("running_mean")]
+    assert means
+    assert not any(torch.equal(begun[k], ended[k]) for k in means)
 
 
 def test_a_finder_begins_with_a_bundles_stem(drawn, tmp_path):
+    """Its images may be of a size that the bundle's network itself cannot take."""
     model = {**MOBILE, "multiplier": 1.0, "shallow": True, "frozen": 5, "block": "narrow"}
     made = recipe(drawn[0], start_from="edgepose-s", start_with="stem", model=model,
-                  stages=[{"images": 4, "size": 64, "batch": 4}])  # fmt: skip
+                  stages=[{"images": 4, "size": 48, "batch": 4}])  # fmt: skip
     ended = load_best(fit(made, tmp_path / "run", root=drawn[1], workers=0, threads=1))[1].state_dict()
     graph = onnx.load(bundles.load("edgepose-s").path).graph
     held = [onnx.numpy_helper.to_array(t) for t in graph.initializer]
@@ -294,8 +304,15 @@ def test_a_finder_begins_with_a_bundles_stem(drawn, tmp_path):
     assert any(w.shape == weight.shape and np.array_equal(w, weight) for w in held)
 
 
-def test_another_stem_is_refused(drawn, pose_of_a_mobile_stem, runs, tmp_path):
+def test_another_stem_is_refused_before_the_images_are_gone_through(
+    drawn, pose_of_a_mobile_stem, runs, tmp_path, monkeypatch
+):
     spec, root = drawn
+    pose = checkpoints.read(pose_of_a_mobile_stem)
+    changed = {"shallow": {**MOBILE, "shallow": True}, "cascade": {**MOBILE, "kind": "cascade", "stacks": 2}}
+    for name, model in changed.items():
+        torch.save({**pose, "recipe": {**pose["recipe"], "model": model}}, tmp_path / f"{name}.ckpt")
+    monkeypatch.setattr(finders, "SceneData", None)
     shallow = {**MOBILE, "shallow": True}
     for start_from, model, says in (
         (
@@ -303,16 +320,25 @@ def test_another_stem_is_refused(drawn, pose_of_a_mobile_stem, runs, tmp_path):
             {**shallow, "multiplier": 0.5},
             r"model.multiplier is 0.25 in .* and 0.5 in the recipe",
         ),
-        (runs[1], shallow, r"start_from: model.(multiplier|preprocessing) is"),
+        (tmp_path / "shallow.ckpt", MOBILE, "model.shallow is True in .* and False in the recipe"),
+        (tmp_path / "cascade.ckpt", shallow, "is a cascade, whose stem sees more than an image"),
+        (runs[1], {**shallow, "multiplier": 1.0}, "start_from: model.preprocessing is imagenet in"),
         (runs[0], shallow, r"is a checkpoint of a person finder, not of a pose network"),
         ("edgepose-finder", shallow, "is a person finder; name a pose model"),
+        ("edgepose-s-int8", shallow, "begin with the float32 bundle"),
         ("edgepose-x", shallow, "neither a file nor a shipped model"),
     ):
         made = recipe(spec, start_from=str(start_from), start_with="stem", model=model)
         with pytest.raises(EdgeposeError, match=says):
             fit(made, tmp_path / "none", root=root, workers=0, threads=1)
-    with pytest.raises(ValueError, match="set start_from and model.stem"):
-        recipe(spec, start_from="edgepose-s", start_with="stem")
+    for model in ({}, {**MOBILE, "kind": "cascade", "stacks": 2}):
+        with pytest.raises(EdgeposeError, match="set start_from and model.stem"):
+            validate(Recipe, {"name": "x", "data": [{"data": spec}], "stages": STILL["stages"], "model": model,
+                              "start_from": "edgepose-s", "start_with": "stem"}, "x.toml")  # fmt: skip
+    with pytest.raises(EdgeposeError, match="set start_from and model.stem"):
+        validate(FinderRecipe, values(spec, start_from="edgepose-s", start_with="stem"), "x.toml")
+    with pytest.raises(EdgeposeError, match="is a bundle, and a whole finder begins with a checkpoint; add start_with"):
+        fit(recipe(spec, start_from="edgepose-s", model=shallow), tmp_path / "none", root=root, workers=0, threads=1)
 
 
 def test_checkpoints_of_the_other_kind_are_refused(runs):
@@ -342,11 +368,7 @@ def test_a_run_is_not_overwritten_nor_mixed(drawn, runs):
 
 def test_a_run_can_begin_with_anothers_weights(drawn, runs, tmp_path):
     spec, root = drawn
-    still = {
-        "stages": [{"images": 4, "size": 64, "batch": 4}],
-        "optimiser": {"kind": "adamw", "rate": 1e-9, "weight_decay": 0, "warm_up": 1},
-    }
-    second = fit(recipe(spec, start_from=str(runs[0]), **still), tmp_path / "2", root=root, workers=0, threads=1)
+    second = fit(recipe(spec, start_from=str(runs[0]), **STILL), tmp_path / "2", root=root, workers=0, threads=1)
     before, after = load_best(runs[0])[1].state_dict(), load_best(second)[1].state_dict()
     assert all(torch.allclose(before[k], after[k], atol=1e-6) for k in before if "running" not in k and "num" not in k)
     wider = {**TINY, "width": 32}

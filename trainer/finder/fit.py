@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from edgepose import bundle as bundles
 from edgepose.errors import EdgeposeError
 from edgepose.toml import validate
 from trainer import checkpoints
@@ -23,17 +24,16 @@ from trainer.finder.recipe import FinderRecipe
 from trainer.finder.samples import SceneSamples
 from trainer.finder.scenes import Scene, read
 from trainer.finder.targets import MAPS, losses
-from trainer.fit import begin_with_stem
+from trainer.fit import begin_with_stem, recipe_at, refuse_stem
 from trainer.learner import Learner, LearningData, beginning, steps, train
 from trainer.models import movenet
 from trainer.models.build import parts_of
 from trainer.models.hourglass import Output, StackedHourglass
 from trainer.models.initialise import initialise
 from trainer.models.mobile import Mobile, begin
-from trainer.models.norms import with_norm
+from trainer.models.norms import SETTLED_ON, with_norm
 from trainer.targets import to_cells
 
-_PRETRAINED = 48  # images that a pretrained stem's batch norms are measured on
 _RARE = -2.19  # first bias of the centre's logit: one cell in ten is a person, as in the paper's code
 
 
@@ -132,7 +132,13 @@ def fit(
         torch.set_num_threads(threads)
     lightning.seed_everything(recipe.seed, verbose=False)
     learner = FinderModule(recipe)
-    if recipe.start_from and recipe.start_with == "all" and checkpoint is None:
+    if recipe.start_from and recipe.start_with == "stem" and checkpoint is None:
+        source = Path(recipe.start_from)  # before the images are gone through
+        refuse_stem(recipe.model, recipe_at(source).model, source)
+    elif recipe.start_from and checkpoint is None:
+        if recipe.start_from.endswith(".onnx") or recipe.start_from in bundles.shipped():
+            raise EdgeposeError(f"start_from: {recipe.start_from} is a bundle, and a whole finder begins with a "
+                                "checkpoint; add start_with = 'stem' to begin with a pose network's stem")  # fmt: skip
         _, model = load_best(Path(recipe.start_from))
         try:
             learner.model.load_state_dict(model.state_dict())
@@ -143,11 +149,11 @@ def fit(
         movenet.require(Path(recipe.pretrained))  # before the images are gone through
     data = SceneData(recipe, root, workers=workers, start=start)
     if recipe.start_with == "stem" and checkpoint is None:
-        begin_with_stem(learner.model, recipe.model, Path(recipe.start_from), data.view)
+        begin_with_stem(learner.model, Path(recipe.start_from), data.view)
     if recipe.pretrained and checkpoint is None:
         stem = next(m for m in learner.model.modules() if isinstance(m, Mobile))
         normalise = cast(nn.Module, learner.model.normalise)
-        begin(stem, Path(recipe.pretrained), normalise(data.view(_PRETRAINED)))
+        begin(stem, Path(recipe.pretrained), normalise(data.view(SETTLED_ON)))
     scenes = [scene for spec in recipe.validation for scene in read(spec, root)]
     monitor = FinderMonitor(folder, scenes, recipe.validate_every)
     return train(learner, data, folder, [monitor], checkpoint=checkpoint, start=start, max_steps=max_steps)

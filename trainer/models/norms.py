@@ -70,6 +70,9 @@ def with_norm(model: nn.Module, kind: str) -> nn.Module:
     return model
 
 
+SETTLED_ON = 48  # images from which batch norms that had been folded take their statistics
+
+
 def settle(norm: nn.BatchNorm2d, bias: Tensor, x: Tensor) -> None:
     """Put back a batch norm that was folded into the convolution that gives ``x`` [N, C, H, W]; ``bias`` [C] is left.
 
