@@ -13,7 +13,8 @@ import torch
 
 from edgepose.errors import EdgeposeError
 from edgepose.files import write_beside
-from trainer.fit import PoseModule, load_best
+from trainer.fit import FREE, PoseModule, load_best
+from trainer.recipe import Model
 
 
 def blend(first: Path, second: Path, share: float, out: Path) -> None:
@@ -22,11 +23,13 @@ def blend(first: Path, second: Path, share: float, out: Path) -> None:
     It has the second's recipe. theta are the best weights, with the statistics of batch norms; nothing can be resumed
     from it. EdgeposeError: a checkpoint that cannot be read, or two of different networks.
     """
-    (_, earlier), (recipe, later) = load_best(first), load_best(second)
+    (before, earlier), (recipe, later) = load_best(first), load_best(second)
     old, new = earlier.state_dict(), later.state_dict()
-    if {k: v.shape for k, v in old.items()} != {k: v.shape for k, v in new.items()}:
+    keys = [k for k in Model.model_fields if k not in FREE and getattr(before.model, k) != getattr(recipe.model, k)]
+    if keys or before.skeleton != recipe.skeleton:
         raise EdgeposeError(
-            f"{first} and {second} are of different networks; blend two of which one began with the other"
+            f"{first} and {second} are of different networks ({', '.join(keys) or 'skeleton'}); blend two of which one "
+            "began with the other"
         )
     mixed = {k: torch.lerp(old[k], v, share) if v.is_floating_point() else v for k, v in new.items()}
     module = PoseModule(recipe)

@@ -129,6 +129,7 @@ def evaluate(
         sets = finders.scene_sets(data, guesses, split)
         finders.evaluate(model, sets, data_root, engine=engine, threads=threads, as_json=as_json, sheet=sheet)
         return
+    _refuse_guesses(model, guesses)
     from trainer.data.module import select
     from trainer.data.splits import SPLITS
     from trainer.evaluate import Predictions, figures, open_estimator, predict
@@ -229,12 +230,14 @@ def export(
 
     if out.suffix != ".onnx":
         raise EdgeposeError(f"{out}: a bundle's file name ends in .onnx")
+    say_without_split("--measure-on", measure_on)
     about: dict[str, Any] = {"root": data_root, "terms": terms, "description": description}
     if finders.is_finder(str(checkpoint)):
         if fit_on:
             raise EdgeposeError(f"{checkpoint} is a person finder's, which has no scores of joints; leave out --fit-on")
         bundle = people.export(checkpoint, out, measure_on=finders.scene_sets(measure_on or [], guesses), **about)
     else:
+        _refuse_guesses(str(checkpoint), guesses)
         say_without_split("--fit-on", fit_on)
         bundle = poses.export(checkpoint, out, fit_on=_sets(fit_on), measure_on=_sets(measure_on), **about)
         if not fit_on:
@@ -244,6 +247,11 @@ def export(
     typer.echo(f"wrote {out}: {bundle.manual.name}, {size:.2f} MB, sha256 {bundle.sha256[:12]}")
     for row in bundle.manual.accuracy:
         typer.echo(f"  {row.data} ({row.split}, {row.persons} persons): {row.figures}")
+
+
+def _refuse_guesses(model: str, guesses: list[str] | None) -> None:
+    if guesses:
+        raise EdgeposeError(f"{model} is a pose model; leave out --guesses, which is of person finders")
 
 
 def _sets(texts: list[str] | None) -> list[Any]:
@@ -402,9 +410,10 @@ def compare(
     """Train recipes' networks at one equal small budget and write the table and its Pareto plot."""
     from trainer.compare import compare as run
     from trainer.compare import fewer_stacks
-    from trainer.data.splits import of_split
+    from trainer.data.splits import of_split, say_without_split
     from trainer.recipe import load
 
+    say_without_split("--measure-on", [measure_on])
     loaded = []
     for text in recipes:
         name, stacks = of_split(text)

@@ -31,6 +31,7 @@ from trainer.recipe import Model, Recipe
 from trainer.targets import heatmap_loss, output_loss, to_cells
 
 _OF_A_STEM = {"stem", "multiplier", "shallow", "preprocessing", "norm"}  # keys of [model]
+FREE = {"dropout", "initialisation", "frozen"}  # keys of [model] that the weights know nothing of
 _MEASURED = 256  # crops that preprocessing is measured on
 
 
@@ -90,8 +91,8 @@ class PoseModule(Learner):
                                 f"{self.recipe.skeleton}; give them the same")  # fmt: skip
         ours, theirs = self.recipe.model, recipe.model
         grows = ours.kind == "stacked-hourglass" and ours.attention is None and ours.stacks > theirs.stacks
-        free = {"dropout", "initialisation", "frozen", *(["stacks"] if grows else [])}
-        _refuse_difference(ours, theirs, set(type(ours).model_fields) - free, path)
+        free = FREE | ({"stacks"} if grows else set())
+        refuse_difference(ours, theirs, set(type(ours).model_fields) - free, path)
         return recipe
 
     def on_fit_start(self) -> None:
@@ -235,7 +236,7 @@ def _is_bundle(path: Path) -> bool:
 def refuse_stem(ours: Model, theirs: Model, path: Path) -> None:
     """EdgeposeError where the network of ``theirs``, found in ``path``, has not the stem mobile that ``ours`` needs."""
     # A deeper stem has all that a shallow one needs.
-    _refuse_difference(ours, theirs, _OF_A_STEM - ({"shallow"} if ours.shallow else set()), path)
+    refuse_difference(ours, theirs, _OF_A_STEM - ({"shallow"} if ours.shallow else set()), path)
     if theirs.kind == "cascade":
         raise EdgeposeError(
             f"start_from: {path} is a cascade, whose stem sees more than an image; name another network"
@@ -251,7 +252,7 @@ def begin_with_stem(network: nn.Module, path: Path, crops: Callable[[int], Tenso
     inherit(*(next(m for m in each.modules() if isinstance(m, Mobile)) for each in (network, model)))
 
 
-def _refuse_difference(ours: Model, theirs: Model, keys: set[str], path: Path) -> None:
+def refuse_difference(ours: Model, theirs: Model, keys: set[str], path: Path) -> None:
     """EdgeposeError where ``ours`` differs in one of ``keys`` from ``theirs``, found in ``path``."""
     for key in sorted(keys):
         if getattr(ours, key) != getattr(theirs, key):

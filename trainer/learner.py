@@ -150,6 +150,9 @@ def beginning(folder: Path, recipe: Course, *, resume: bool) -> tuple[Path | Non
         if validate(type(recipe), content["recipe"], str(checkpoint)) != recipe:
             raise EdgeposeError(f"{checkpoint} was made by another recipe; give the recipe it was begun with, "
                                 "or choose another --out")  # fmt: skip
+        if "global_step" not in content:
+            raise EdgeposeError(f"{checkpoint} holds weights alone, as of 'blend', and cannot be resumed; begin with "
+                                "it by start_from in another --out")  # fmt: skip
         start = int(content["global_step"])
     make_folder(folder, "choose another --out")
     if is_first():

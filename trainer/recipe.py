@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -31,6 +31,11 @@ class DataSet(Strict):
     limit: Annotated[int, Field(ge=0)] = 0  # at most so many persons, evenly drawn; 0: all
     corrections: str = ""  # CSV of 'edgepose-train data clean', from the current folder: labels to put right or hide
     labels: bool = True  # false: its joints are hidden from training and the teacher alone teaches (distillation)
+
+
+def on_dev(sets: Any) -> Any:
+    """What ``[[validation]]`` gives, with split dev where none is said: those of train are whom the network knows."""
+    return [{"split": "dev", **s} if isinstance(s, dict) else s for s in sets] if isinstance(sets, list) else sets
 
 
 class Background(Strict):
@@ -214,12 +219,14 @@ class Recipe(Course):
     mirror_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0  # see edgepose.heatmaps.Decoder; 0: off
     data: Annotated[list[DataSet], Field(min_length=1)]
     background: list[Background] = []
-    validation: list[DataSet] = []
+    validation: list[DataSet] = []  # of split dev where none is said
     model: Model = Model()
     target: Target = Target()
     augmentation: Augmentation = Augmentation()
     distillation: Distillation | None = None
     quantisation: Quantisation | None = None
+
+    _on_dev = field_validator("validation", mode="before")(on_dev)
 
     @field_validator("skeleton")
     @classmethod

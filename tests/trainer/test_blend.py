@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 from edgepose.errors import EdgeposeError
 from tests.trainer.conftest import make_coco
+from trainer import checkpoints
 from trainer.blend import blend
 from trainer.cli import app
 from trainer.export import export
@@ -58,12 +59,28 @@ def test_what_was_written_becomes_a_bundle(runs, tmp_path):
     assert export(out, tmp_path / "b.onnx", root=root).manual.name == "on"
 
 
+def test_what_was_written_is_begun_with_and_not_resumed(runs, tmp_path):
+    root, first, second = runs
+    (tmp_path / "run").mkdir()
+    blend(first, second, 0.5, tmp_path / "run" / "last.ckpt")
+    made = recipe(name="on", start_from=str(first), seed=2)
+    with pytest.raises(EdgeposeError, match=r"last\.ckpt holds weights alone, as of 'blend', and cannot be resumed"):
+        fit(made, tmp_path / "run", root=root, resume=True, workers=0)
+    begun = recipe(start_from=str(tmp_path / "run" / "last.ckpt"), seed=3)
+    assert fit(begun, tmp_path / "next", root=root, workers=0, threads=1).exists()
+
+
 def test_different_networks_and_names_are_refused(runs, tmp_path):
     root, first, _ = runs
     wider = recipe(model={"width": 20, "depth": 2, "stacks": 1, "order": "post"})
     other = fit(wider, tmp_path / "wider", root=root, workers=0, threads=1)
-    with pytest.raises(EdgeposeError, match="are of different networks; blend two of which one began with the other"):
+    with pytest.raises(EdgeposeError, match="different networks .width.; blend two of which one began"):
         blend(first, other, 0.5, tmp_path / "b.ckpt")
+    held = checkpoints.read(first)  # the same shapes, and another network
+    held["recipe"]["model"]["preprocessing"] = "symmetric"
+    torch.save(held, other.parent / "bright.ckpt")
+    with pytest.raises(EdgeposeError, match=r"are of different networks \(preprocessing\)"):
+        blend(first, other.parent / "bright.ckpt", 0.5, tmp_path / "b.ckpt")
     with pytest.raises(EdgeposeError, match=r"a checkpoint's file name ends in \.ckpt"):
         CliRunner().invoke(app, ["blend", str(first), str(other), str(tmp_path / "b.pt")], catch_exceptions=False)
     assert [p.name for p in tmp_path.iterdir()] == ["wider"]

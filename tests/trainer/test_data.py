@@ -89,6 +89,16 @@ def test_coco_with_a_box_that_is_none_gets_a_sentence(coco, box):
         load(spec, root)
 
 
+def test_a_category_that_is_a_list_gets_a_sentence(coco):
+    spec, root = coco
+    path = root / "figures" / "annotations.json"
+    data = json.loads(path.read_text())
+    data["annotations"][0]["category_id"] = [1]
+    path.write_text(json.dumps(data))
+    with pytest.raises(EdgeposeError, match=r"annotation .* is malformed"):
+        load(spec, root)
+
+
 def test_a_place_that_is_no_number_is_refused(coco):
     spec, root = coco
     path = root / "figures" / "annotations.json"

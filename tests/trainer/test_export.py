@@ -225,6 +225,7 @@ def test_evaluate_prints_one_json_object(shipped, data_root):
             "x: a picture's file name ends in .png, .jpg or .jpeg",
         ),
         (["edgepose-finder", "--data", "synth:4", "--plot", "x.png"], "is a person finder; --limit, --plot and"),
+        (["edgepose-first", "--data", "synth:4", "--guesses", "x.json"], "is a pose model; leave out --guesses"),
     ],
 )
 def test_what_cannot_be_written_is_refused_before_the_work(arguments, says, tmp_path, monkeypatch):

@@ -376,6 +376,13 @@ def test_a_run_can_begin_with_anothers_weights(drawn, runs, tmp_path):
         fit(recipe(spec, start_from=str(runs[0]), model=wider), tmp_path / "3", root=root, workers=0, threads=1)
     with pytest.raises(EdgeposeError, match=r"is a checkpoint of a pose network"):
         fit(recipe(spec, start_from=str(runs[1])), tmp_path / "4", root=root, workers=0, threads=1)
+    bright = {**TINY, "preprocessing": "symmetric"}
+    with pytest.raises(EdgeposeError, match=r"model.preprocessing is imagenet in .* and symmetric in the recipe"):
+        fit(recipe(spec, start_from=str(runs[0]), model=bright), tmp_path / "5", root=root, workers=0, threads=1)
+
+
+def test_validation_is_on_dev_where_no_split_is_said():
+    assert [v.split for v in recipe(validation=[{"data": "synth:9"}]).validation] == ["dev"]
 
 
 def test_the_command_trains_a_finder(drawn, tmp_path):

@@ -79,7 +79,7 @@ def test_what_is_taken_over_computes_the_same_as_convolutions_with_biases():
         conv.convolution.weight.data, conv.convolution.bias = weight.clone(), nn.Parameter(bias.clone())
         conv[1] = nn.Identity()
     unseen = images(8).flip(0)
-    assert torch.allclose(stem.eval()(unseen), plain.eval()(unseen), atol=1e-4)
+    assert torch.allclose(stem.eval()(unseen), plain.eval()(unseen), rtol=1e-4, atol=1e-3)  # of some 30
     assert float(stem(unseen).detach().std()) > 1e-3  # something arrives
 
 
@@ -129,6 +129,14 @@ def test_a_frozen_part_is_frozen_from_the_start():
     assert not any(p.requires_grad for part in kept for p in part.parameters())
     assert stem.stages[2].training
     assert not any(m.training for part in copy.deepcopy(stem).train().frozen for m in part.modules())
+
+
+@pytest.mark.parametrize("norm", ["batch", "lrn", "l2", "none"])
+def test_a_frozen_part_is_frozen_whatever_its_norm(norm):
+    model = build(recipe(start_from="a.ckpt", model={"frozen": 2, "norm": norm}))
+    stem = next(m for m in model.modules() if isinstance(m, Mobile))
+    assert not any(p.requires_grad for part in (stem.first, *stem.stages[:2]) for p in part.parameters())
+    assert all(p.requires_grad for part in stem.stages[2:] for p in part.parameters())
 
 
 def test_frozen_stages_stay_as_they_begin_and_the_others_learn(tmp_path, monkeypatch):

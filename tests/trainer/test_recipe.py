@@ -4,8 +4,9 @@ import pytest
 
 import trainer
 from edgepose import EdgeposeError
+from edgepose.toml import validate
 from trainer.finder.recipe import load as load_finder
-from trainer.recipe import load
+from trainer.recipe import Recipe, load
 
 GOOD = """
 name = "good"
@@ -27,6 +28,16 @@ def test_shipped_recipes_are_valid():
     assert found
     for path in found:
         load_finder(path) if path.stem.startswith("finder") else load(path)
+
+
+def test_validation_is_on_dev_where_no_split_is_said(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text(GOOD + '[[validation]]\ndata = "synth:9"\n[[validation]]\ndata = "synth:9"\nsplit = "all"\n')
+    made = load(path)
+    assert [v.split for v in made.validation] == ["dev", "all"]
+    assert [d.split for d in made.data] == ["train"]
+    again = validate(Recipe, made.model_dump(mode="json"), "as a checkpoint keeps it")
+    assert again == made
 
 
 def test_the_paper_is_the_default(tmp_path):

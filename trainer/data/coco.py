@@ -72,9 +72,9 @@ def read(path: Path, images: Path) -> PersonSet:
     for number, annotation in enumerate(annotations):
         if not isinstance(annotation, dict):
             raise EdgeposeError(f"{path}: annotation {number} is not an object; is it COCO keypoint JSON?")
-        if annotation.get("category_id") not in skeletons:
-            continue
         try:
+            if annotation.get("category_id") not in skeletons:
+                continue
             if annotation.get("iscrowd") or not annotation.get("keypoints"):
                 others[images / str(records[annotation["image_id"]]["file_name"])].append(_box(annotation))
                 continue

@@ -24,7 +24,7 @@ from trainer.finder.recipe import FinderRecipe
 from trainer.finder.samples import SceneSamples
 from trainer.finder.scenes import Scene, read
 from trainer.finder.targets import MAPS, losses
-from trainer.fit import begin_with_stem, recipe_at, refuse_stem
+from trainer.fit import begin_with_stem, recipe_at, refuse_difference, refuse_stem
 from trainer.learner import Learner, LearningData, beginning, steps, train
 from trainer.models import movenet
 from trainer.models.build import parts_of
@@ -139,7 +139,8 @@ def fit(
         if recipe.start_from.endswith(".onnx") or recipe.start_from in bundles.shipped():
             raise EdgeposeError(f"start_from: {recipe.start_from} is a bundle, and a whole finder begins with a "
                                 "checkpoint; add start_with = 'stem' to begin with a pose network's stem")  # fmt: skip
-        _, model = load_best(Path(recipe.start_from))
+        theirs, model = load_best(Path(recipe.start_from))
+        refuse_difference(recipe.model, theirs.model, {"preprocessing", "norm"}, Path(recipe.start_from))
         try:
             learner.model.load_state_dict(model.state_dict())
         except RuntimeError as error:

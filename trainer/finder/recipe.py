@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from edgepose.toml import read_toml, validate
 from trainer.augment import Scale, Share
-from trainer.recipe import Course, Model, Positive, Strict, begins_once
+from trainer.recipe import Course, Model, Positive, Strict, begins_once, on_dev
 
 
 class SceneSet(Strict):
@@ -37,9 +37,11 @@ class FinderRecipe(Course):
     role: Literal["person"]
     input_size: tuple[Positive, Positive] = (320, 192)  # of the exported finder: width, height
     data: Annotated[list[SceneSet], Field(min_length=1)]
-    validation: tuple[SceneSet, ...] = ()
+    validation: tuple[SceneSet, ...] = ()  # of split dev where none is said
     model: Model = Model(width=64, depth=4, stacks=1, stem="compact", block="narrow")
     augmentation: SceneAugmentation = SceneAugmentation()
+
+    _on_dev = field_validator("validation", mode="before")(on_dev)
 
     @model_validator(mode="after")
     def _fits(self) -> FinderRecipe:

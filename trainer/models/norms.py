@@ -66,7 +66,7 @@ def with_norm(model: nn.Module, kind: str) -> nn.Module:
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.BatchNorm2d):
-                setattr(module, name, made[kind](child.num_features))
+                setattr(module, name, made[kind](child.num_features).requires_grad_(child.weight.requires_grad))
     return model
 
 
