@@ -172,6 +172,46 @@ def quantize(
     typer.echo(f"wrote {out}: {outcome.sentence()}")
 
 
+@app.command("quantize-finder")
+def quantize_finder(
+    model: Annotated[str, typer.Argument(help="The float person finder, by name or file.")],
+    out: Annotated[Path, typer.Argument(help="The INT8 bundle to write, NAME.onnx.")],
+    data: Annotated[
+        list[str], typer.Option("--data", help="DATA@SPLIT whose images give the ranges; may be repeated.")
+    ],
+    judge_on: Annotated[
+        list[str], typer.Option(help="DATA@SPLIT on whose people float and INT8 are compared; of several, on each.")
+    ],
+    guesses: Annotated[
+        list[str] | None,
+        typer.Option(help="What other models saw in the images: a file for each --judge-on, in the same order."),
+    ] = None,
+    data_root: Root = None,
+    count: Annotated[int, typer.Option(min=1, help="Images that the ranges are taken from.")] = 128,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same images.")] = 0,
+    method: Annotated[str, typer.Option(help="How ranges are found: max | entropy | percentile | mse")] = "max",
+    lose_ap: Annotated[float, typer.Option(min=0, help="Points of average precision that may be lost.")] = 0.5,
+    threads: Threads = 0,
+) -> None:
+    """A person finder in INT8, judged by whom it finds; writes what is within budget, else exit 3."""
+    from calibration import finders
+    from edgepose import bundle as bundles
+    from trainer.data.splits import say_without_split
+    from trainer.finder.commands import scene_sets
+    from trainer.finder.scenes import read
+
+    _named(out, ".onnx", "a bundle")
+    bundle = bundles.load(model, role="person")
+    if real_path(str(out)) == real_path(str(bundle.path)):
+        raise EdgeposeError(f"{out} is the float bundle itself; write the INT8 bundle to another file")
+    say_without_split("--judge-on", judge_on)
+    pools = {text: read(spec, data_root) for text, spec in zip(data, scene_sets(data, None), strict=True)}
+    judges = {t: read(spec, data_root) for t, spec in zip(judge_on, scene_sets(judge_on, guesses), strict=True)}
+    chosen = finders.drawn(pools, bundle.manual, count, seed)
+    outcome = finders.calibrate(bundle, chosen, judges, out, method=method, lose_ap=lose_ap, threads=threads)
+    typer.echo(f"wrote {out}: {outcome.sentence()}")
+
+
 @app.command()
 def sensitivity(
     model: Annotated[str, typer.Argument(help="The float bundle, by name or file.")],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import threading
 import time
@@ -123,10 +124,11 @@ def _engine(settings: Settings, bundle: Bundle, stack: ExitStack) -> Engine:
     options = engines.Options(chosen.threads, chosen.precision, chosen.device, chosen.build, batches=(1, 2))
     if bundle.manual.role == "person":
         options = replace(options, batches=(1,))
-        if chosen.precision == "int8":  # that is of the pose network
+        if "int8" in (chosen.precision, bundle.manual.precision):  # that is of the pose network; a file's is its own
             options = replace(options, precision="auto")
-        if chosen.device.upper().startswith("DLA") and chosen.precision == "auto":
-            options = replace(options, precision="float16")  # a DLA has no float32, and the finder's file is that
+        of_dla = chosen.device.upper().startswith("DLA") and options.precision == "auto"
+        if of_dla and bundle.manual.precision == "float32":  # which a DLA does not have
+            options = replace(options, precision="float16")
         if settings.people.every > 1:
             # Beside the pose network: with as many threads each would hold the other up. Half of the CPUs that the
             # system counts may be all that there are (two for each core).
@@ -137,12 +139,21 @@ def _engine(settings: Settings, bundle: Bundle, stack: ExitStack) -> Engine:
     return engine
 
 
+def _finder(settings: Settings, engine: Engine) -> Bundle:
+    """The finder beside the pose network on ``engine``; ``auto`` is in INT8 where that is known to be faster."""
+    name = settings.people.finder
+    if name == "auto":
+        fast = engine.name == "openvino" and platform.machine() in ("x86_64", "AMD64")
+        name = "edgepose-finder-int8" if fast and settings.engine.precision == "auto" else "edgepose-finder"
+    return bundles.load(name, role="person")
+
+
 def _crowd(settings: Settings, estimator: Estimator, regions: dict[str, Regions], stack: ExitStack) -> Crowd:
     people = settings.people
     run = uuid.uuid4().hex[:8]
     if people.finder == "none":
         return OneEach(estimator, run, regions, smoothing=people.smoothing, hold_sides=people.hold_sides)
-    bundle = bundles.load(people.finder, role="person")
+    bundle = _finder(settings, estimator.engine)
     finder = Finder(_engine(settings, bundle, stack), bundle.manual, people.least)
     following = Following(every=people.every, confirm=people.confirm, patience=people.patience, most=people.most)
     everybody = Everybody(

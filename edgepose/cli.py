@@ -71,7 +71,8 @@ Stdout = Annotated[bool | None, typer.Option("--stdout", help="Print every messa
 Qos = Annotated[int | None, typer.Option("--qos", help="MQTT QoS of poses: 0 or 1.")]
 Encoding = Annotated[str | None, typer.Option("--encoding", help="json or cbor.")]
 FinderName = Annotated[
-    str | None, typer.Option("--finder", help="Finder's name or FILE.onnx; none: one person only [edgepose-finder].")
+    str | None,
+    typer.Option("--finder", help="Finder's name or FILE.onnx; auto: the shipped one; none: one person only."),
 ]
 MostPeople = Annotated[int | None, typer.Option("--most", help="People at once, per camera [8].")]
 SecondLook = Annotated[

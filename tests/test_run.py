@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -86,8 +87,34 @@ def test_the_finder_beside_has_half_of_the_threads_and_each_network_its_batches(
     assert (asked["person"].threads, asked["person"].batches) == (finders, (1,))
 
 
-def test_on_a_dla_the_finder_is_float16(clip, monkeypatch):
-    """It has no float32, which the finder's file is; the pose network's INT8 stays as it is."""
+@pytest.mark.parametrize(
+    ("engine", "precision", "expected"),
+    [
+        ("openvino", "auto", "edgepose-finder-int8" if platform.machine() == "x86_64" else "edgepose-finder"),
+        ("openvino", "float32", "edgepose-finder"),
+        ("onnxruntime", "auto", "edgepose-finder"),
+    ],
+)
+def test_the_finder_is_the_one_that_is_fast_here(clip, monkeypatch, engine, precision, expected):
+    asked = []
+
+    def stopped(bundle, name, options):
+        asked.append(bundle.manual.name)
+        return SimpleNamespace(name=engine, precision="none", close=lambda: None)
+
+    monkeypatch.setattr(engines, "load", stopped)
+    flags = {"source.uri": str(clip), "engine.name": engine, "engine.precision": precision}
+    with app.assembled(config.load(flags, environ={}).settings):
+        pass
+    assert asked == ["edgepose-s", expected]
+
+
+@pytest.mark.parametrize(
+    ("finder", "expected"),
+    [("edgepose-finder", ("float16", "float32", "float16")), ("edgepose-finder-int8", ("auto", "auto", "auto"))],
+)
+def test_on_a_dla_the_finder_is_what_its_file_allows(clip, monkeypatch, finder, expected):
+    """A DLA has no float32; what is INT8 stays as it is."""
     asked = {}
 
     def stopped(bundle, name, options):
@@ -95,9 +122,9 @@ def test_on_a_dla_the_finder_is_float16(clip, monkeypatch):
         return SimpleNamespace(name="none", precision="none", close=lambda: None)
 
     monkeypatch.setattr(engines, "load", stopped)
-    for precision, finders in (("auto", "float16"), ("float32", "float32")):
+    for precision, finders in zip(("auto", "float32", "int8"), expected, strict=True):
         flags = {"source.uri": str(clip), "engine.device": "DLA:0", "engine.precision": precision,
-                 "model": "edgepose-s-int8"}  # fmt: skip
+                 "model": "edgepose-s-int8", "people.finder": finder}  # fmt: skip
         with app.assembled(config.load(flags, environ={}).settings):
             pass
         assert asked == {"pose": precision, "person": finders}
@@ -140,6 +167,15 @@ def test_a_file_goes_through_whole_and_validates_on_the_wire(tiny, clip, tmp_pat
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
+@pytest.fixture
+def hangups_told():
+    """Also where the tests run under nohup, whose children would ignore SIGHUP."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangups_told")
 @pytest.mark.parametrize(
     "numbers", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGHUP], [signal.SIGINT, signal.SIGTERM]], ids=str
 )

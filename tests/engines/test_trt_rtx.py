@@ -39,7 +39,9 @@ def test_the_shipped_model_builds_in_every_precision(shipped, tmp_path, precisio
     assert load(plan) == manifest
 
 
-@pytest.mark.parametrize("name", ["edgepose-s-int8", "edgepose-m-int8", "edgepose-l-int8", "edgepose-finder"])
+@pytest.mark.parametrize(
+    "name", ["edgepose-s-int8", "edgepose-m-int8", "edgepose-l-int8", "edgepose-finder", "edgepose-finder-int8"]
+)
 def test_the_other_shipped_models_build(name, tmp_path):
     bundle = bundles.load(name)
     manifest = trt_build.build(bundle, tmp_path / "built.plan", Wanted(targets=["SM86"]), trt=trt)

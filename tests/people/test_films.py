@@ -19,10 +19,9 @@ SETTLED = 10  # images after which everybody has been seen often enough
 FPS = 25
 
 
-@pytest.fixture(scope="module")
-def networks():
-    settings = Settings()
-    pose, finder = bundles.load(settings.model, role="pose"), bundles.load(settings.people.finder, role="person")
+@pytest.fixture(scope="module", params=["edgepose-finder", "edgepose-finder-int8"])
+def networks(request):
+    pose, finder = bundles.load(Settings().model, role="pose"), bundles.load(request.param, role="person")
     running = [engines.load(pose), engines.load(finder)]
     yield Estimator(running[0], pose.manual), Finder(running[1], finder.manual)
     for engine in running:

@@ -245,10 +245,11 @@ SETS = (
 )
 
 
+@pytest.mark.parametrize("name", ["edgepose-finder", "edgepose-finder-int8"])
 @pytest.mark.parametrize(("data", "guesses"), SETS)
-def test_the_shipped_finder_finds_people_of_whom_it_did_not_learn(data_root, data, guesses):
-    """As its card says: some 95 each."""
-    bundle = bundles.load("edgepose-finder", role="person")
+def test_the_shipped_finders_find_people_of_whom_they_did_not_learn(data_root, data, guesses, name):
+    """As their card says: some 95 each."""
+    bundle = bundles.load(name, role="person")
     scenes = read(SceneSet(data=data, guesses=guesses, split="dev"), data_root)
     engine = engines.load(bundle)
     result = quality(scenes, look(Finder(engine, bundle.manual, least=LOWEST), scenes), LEAST)
