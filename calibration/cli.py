@@ -79,7 +79,10 @@ def _bundle(name: str) -> Bundle:
     """A pose network's."""
     from edgepose import bundle
 
-    return bundle.load(name, role="pose")
+    found = bundle.load(name)
+    if found.manual.role != "pose":
+        raise EdgeposeError(f"{name} is a person finder, and this is for pose networks; see 'quantize-finder'")
+    return found
 
 
 @app.command()
@@ -195,6 +198,7 @@ def quantize_finder(
 ) -> None:
     """A person finder in INT8, judged by whom it finds; writes what is within budget, else exit 3."""
     from calibration import finders
+    from calibration.quantize import check
     from edgepose import bundle as bundles
     from trainer.data.splits import say_without_split
     from trainer.finder.commands import scene_sets
@@ -204,6 +208,10 @@ def quantize_finder(
     bundle = bundles.load(model, role="person")
     if real_path(str(out)) == real_path(str(bundle.path)):
         raise EdgeposeError(f"{out} is the float bundle itself; write the INT8 bundle to another file")
+    check(bundle, method)
+    for option, texts in (("--data", data), ("--judge-on", judge_on)):
+        if len(set(texts)) < len(texts):
+            raise EdgeposeError(f"{option} names a set twice; name each once")
     say_without_split("--judge-on", judge_on)
     pools = {text: read(spec, data_root) for text, spec in zip(data, scene_sets(data, None), strict=True)}
     judges = {t: read(spec, data_root) for t, spec in zip(judge_on, scene_sets(judge_on, guesses), strict=True)}

@@ -41,11 +41,13 @@ class Outcome:
 
     def sentence(self) -> str:
         """Average precision and recall of both on each set, in one line."""
-        parts = [
-            f"{name}, {before.people} people: AP {before.average_precision:.2f} -> {after.average_precision:.2f}, "
-            f"recall {before.recall:.2f} -> {after.recall:.2f}"
-            for name, before, after in ((n, q, self.int8[n]) for n, q in self.float_.items())
-        ]
+        parts = []
+        for name, before in self.float_.items():
+            after = self.int8[name]
+            parts.append(
+                f"{name}, {before.people} people: AP {before.average_precision:.2f} -> {after.average_precision:.2f}, "
+                f"recall {before.recall:.2f} -> {after.recall:.2f}"
+            )
         return f"{self.bundle.manual.name}, {'; '.join(parts)}"
 
 
@@ -93,9 +95,14 @@ def calibrate(
     """Write the INT8 bundle of the finder ``bundle`` to ``path``, its ranges from the images ``chosen``.
 
     BudgetError: on one of the sets ``judge_on`` it loses more than ``lose_ap`` points of average precision.
+    EdgeposeError: nobody to judge on.
     """
     import onnx
 
+    for name, scenes in judge_on.items():
+        if not any(len(scene.people) for scene in scenes):
+            raise EdgeposeError(f"{name} has nobody to judge on: no person has enough labelled joints for a box of the "
+                                "whole; choose other data")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         twin = quantize(bundle, chosen, Path(folder) / "int8.onnx", method=method)
         float_, int8 = (_found(each, judge_on, threads) for each in (bundle, twin))

@@ -66,12 +66,17 @@ def int8_manual(bundle: Bundle, chosen: CalibrationSet, method: str, target: Tar
     return bundle.manual.model_copy(update={"name": name, "precision": "int8", "made_from": made_from, "accuracy": []})
 
 
-def quantized_graph(bundle: Bundle, chosen: CalibrationSet, *, method: str = "max", target: Target = "tensorrt") -> Any:
-    """The Q/DQ graph, an onnx.ModelProto; see :func:`quantize`."""
+def check(bundle: Bundle, method: str) -> None:
+    """EdgeposeError: unknown method, or a bundle that is quantised already."""
     if method not in METHODS:
         raise unknown("calibration method", method, METHODS)
     if bundle.manual.precision != "float32":
         raise EdgeposeError(f"{bundle.path} is {bundle.manual.precision} already; quantize its float32 bundle")
+
+
+def quantized_graph(bundle: Bundle, chosen: CalibrationSet, *, method: str = "max", target: Target = "tensorrt") -> Any:
+    """The Q/DQ graph, an onnx.ModelProto; see :func:`quantize`."""
+    check(bundle, method)
     width, height = bundle.manual.input_size
     if chosen.crops.shape[2:] != (height, width):
         raise EdgeposeError(

@@ -40,7 +40,10 @@ class About(BaseModel):
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """``crops`` [N, 3, H, W] uint8, RGB, as the network sees them; ``sha256`` of the file, '' before it is written."""
+    """``crops`` [N, 3, H, W] uint8, RGB, as the network sees them; ``sha256`` of the file, '' before it is written.
+
+    A finder's set has no file: there it is of the crops.
+    """
 
     crops: NDArray[np.uint8]
     about: About

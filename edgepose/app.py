@@ -139,13 +139,13 @@ def _engine(settings: Settings, bundle: Bundle, stack: ExitStack) -> Engine:
     return engine
 
 
-def _finder(settings: Settings, engine: Engine) -> Bundle:
+def finder_name(settings: Settings, engine: Engine) -> str:
     """The finder beside the pose network on ``engine``; ``auto`` is in INT8 where that is known to be faster."""
-    name = settings.people.finder
-    if name == "auto":
-        fast = engine.name == "openvino" and platform.machine() in ("x86_64", "AMD64")
-        name = "edgepose-finder-int8" if fast and settings.engine.precision == "auto" else "edgepose-finder"
-    return bundles.load(name, role="person")
+    if settings.people.finder != "auto":
+        return settings.people.finder
+    on_x86 = engine.name == "openvino" and platform.machine() == "x86_64"
+    plain = settings.engine.precision == "auto" and settings.engine.device.upper() in ("AUTO", "CPU")
+    return "edgepose-finder-int8" if on_x86 and plain else "edgepose-finder"
 
 
 def _crowd(settings: Settings, estimator: Estimator, regions: dict[str, Regions], stack: ExitStack) -> Crowd:
@@ -153,7 +153,7 @@ def _crowd(settings: Settings, estimator: Estimator, regions: dict[str, Regions]
     run = uuid.uuid4().hex[:8]
     if people.finder == "none":
         return OneEach(estimator, run, regions, smoothing=people.smoothing, hold_sides=people.hold_sides)
-    bundle = _finder(settings, estimator.engine)
+    bundle = bundles.load(finder_name(settings, estimator.engine), role="person")
     finder = Finder(_engine(settings, bundle, stack), bundle.manual, people.least)
     following = Following(every=people.every, confirm=people.confirm, patience=people.patience, most=people.most)
     everybody = Everybody(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgepose import sources
-from edgepose.app import assembled
+from edgepose.app import assembled, finder_name
 from edgepose.config import Settings, require_source
 from edgepose.errors import EdgeposeError
 from edgepose.messages import Message, encode
@@ -70,6 +70,7 @@ def bench(settings: Settings) -> dict[str, Any]:
         "engine": engine.name,
         "precision": engine.precision,
         "threads": settings.engine.threads,
+        "finder": finder_name(settings, engine),
         "frames": frames,
         "fps": round(frames / seconds, 1),
         "engine_only_fps": round(1e3 / infer, 1),

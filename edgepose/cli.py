@@ -72,7 +72,7 @@ Qos = Annotated[int | None, typer.Option("--qos", help="MQTT QoS of poses: 0 or 
 Encoding = Annotated[str | None, typer.Option("--encoding", help="json or cbor.")]
 FinderName = Annotated[
     str | None,
-    typer.Option("--finder", help="Finder's name or FILE.onnx; auto: the shipped one; none: one person only."),
+    typer.Option("--finder", help="Finder's name or FILE.onnx; none: one person only [auto: the shipped one]."),
 ]
 MostPeople = Annotated[int | None, typer.Option("--most", help="People at once, per camera [8].")]
 SecondLook = Annotated[
@@ -229,7 +229,7 @@ def _bench_table(found: dict[str, Any]) -> str:
     rows.append(f"{found['fps']} fps over {found['frames']} frames (engine alone {found['engine_only_fps']}); "
                 f"all but inference / inference: {found['rest_over_inference']}")  # fmt: skip
     rows.append(f"{found['model']}, {found['engine']} {found['precision']}, threads {found['threads'] or 'auto'}, "
-                f"{found['machine']}")  # fmt: skip
+                f"finder {found['finder']}, {found['machine']}")  # fmt: skip
     return "\n".join(rows)
 
 

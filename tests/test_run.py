@@ -88,22 +88,23 @@ def test_the_finder_beside_has_half_of_the_threads_and_each_network_its_batches(
 
 
 @pytest.mark.parametrize(
-    ("engine", "precision", "expected"),
+    ("chosen", "expected"),
     [
-        ("openvino", "auto", "edgepose-finder-int8" if platform.machine() == "x86_64" else "edgepose-finder"),
-        ("openvino", "float32", "edgepose-finder"),
-        ("onnxruntime", "auto", "edgepose-finder"),
+        (("openvino", "cpu", "auto"), "edgepose-finder-int8" if platform.machine() == "x86_64" else "edgepose-finder"),
+        (("openvino", "auto", "float32"), "edgepose-finder"),
+        (("openvino", "GPU", "auto"), "edgepose-finder"),
+        (("onnxruntime", "auto", "auto"), "edgepose-finder"),
     ],
 )
-def test_the_finder_is_the_one_that_is_fast_here(clip, monkeypatch, engine, precision, expected):
-    asked = []
+def test_the_finder_is_the_one_that_is_fast_here(clip, monkeypatch, chosen, expected):
+    asked, (engine, device, precision) = [], chosen
 
     def stopped(bundle, name, options):
         asked.append(bundle.manual.name)
         return SimpleNamespace(name=engine, precision="none", close=lambda: None)
 
     monkeypatch.setattr(engines, "load", stopped)
-    flags = {"source.uri": str(clip), "engine.name": engine, "engine.precision": precision}
+    flags = {"source.uri": str(clip), "engine.name": engine, "engine.device": device, "engine.precision": precision}
     with app.assembled(config.load(flags, environ={}).settings):
         pass
     assert asked == ["edgepose-s", expected]

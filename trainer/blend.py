@@ -26,11 +26,12 @@ def blend(first: Path, second: Path, share: float, out: Path) -> None:
     (before, earlier), (recipe, later) = load_best(first), load_best(second)
     old, new = earlier.state_dict(), later.state_dict()
     keys = [k for k in Model.model_fields if k not in FREE and getattr(before.model, k) != getattr(recipe.model, k)]
-    if keys or before.skeleton != recipe.skeleton:
-        raise EdgeposeError(
-            f"{first} and {second} are of different networks ({', '.join(keys) or 'skeleton'}); blend two of which one "
-            "began with the other"
-        )
+    keys += [] if before.skeleton == recipe.skeleton else ["skeleton"]
+    if {k: v.shape for k, v in old.items()} != {k: v.shape for k, v in new.items()}:
+        keys = keys or ["input size"]  # of preprocessing that is a picture
+    if keys:
+        raise EdgeposeError(f"{first} and {second} are of different networks ({', '.join(keys)}); blend two of which "
+                            "one began with the other")  # fmt: skip
     mixed = {k: torch.lerp(old[k], v, share) if v.is_floating_point() else v for k, v in new.items()}
     module = PoseModule(recipe)
     module.model.load_state_dict(mixed)

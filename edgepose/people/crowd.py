@@ -29,6 +29,7 @@ from edgepose.people.track import Following, Tracker
 from edgepose.skeletons import Skeleton
 
 IDLE_S = 0.09  # between looks of the finder while nobody is there: every third frame of 30 a second
+MOST_IDLE = 9  # frames without a look, whatever the camera's clock says
 BESIDE_S = 0.15  # how old an answer of the finder may be that counts for the next frame: people move
 TURNED = 3  # one in so many looks of the finder is at the image turned by a quarter, for people who lie
 
@@ -71,6 +72,7 @@ class Everybody:
         self._lying, self._count = lying, dict.fromkeys(regions, 0)  # looks of the finder, by camera
         self._looked = dict.fromkeys(regions, 0)  # how many there had been of all cameras when this one had its last
         self._looked_ns: dict[str, int] = {}  # camera -> when the frame of its last look was taken
+        self._idle: dict[str, int] = {}  # camera -> frames since then in which an empty room was left alone
         self._last_ns: dict[str, int] = {}  # camera -> when its last frame was taken
         self._sizes: dict[str, tuple[int, int]] = {}  # camera -> width and height of its last frame, pixels
         self._beside: _Look | None = None
@@ -114,6 +116,7 @@ class Everybody:
         if self._sizes.setdefault(frame.camera, size) != size:  # where people were tells nothing of where they are
             self._sizes[frame.camera] = size
             self._before.pop(frame.camera, None)
+            self._looked_ns.pop(frame.camera, None)
             tracker.restart()
         before, taken_ns = self._before.pop(frame.camera, (None, 0))
         last_ns, self._last_ns[frame.camera] = self._last_ns.get(frame.camera), frame.acquired_ns
@@ -130,8 +133,11 @@ class Everybody:
 
     def _idles(self, frame: Frame) -> bool:
         """Whether a look was just taken: an empty room, day and night, need not be looked at at every frame."""
-        looked_ns = self._looked_ns.get(frame.camera)
-        return self._every > 1 and looked_ns is not None and 0 <= frame.acquired_ns - looked_ns < IDLE_S * 1e9
+        ago = frame.acquired_ns - self._looked_ns.get(frame.camera, frame.acquired_ns)
+        idle = self._idle.get(frame.camera, 0)
+        idles = self._every > 1 and 0 < ago < IDLE_S * 1e9 and idle < MOST_IDLE
+        self._idle[frame.camera] = idle + 1 if idles else 0
+        return idles
 
     @staticmethod
     def _soon(before_ns: int | None, frame: Frame) -> bool:

@@ -115,7 +115,10 @@ class Smoother(ABC):
 
 
 class Off(Smoother):
-    """Joints as they are; velocity by the difference from the last sight, kept where next to no time has passed."""
+    """Joints as they are; velocity by the difference from the last sight, kept where that is less than SHORTEST ago.
+
+    So above 333 frames a second there is none.
+    """
 
     _record = np.dtype([("joint", float, 2), ("velocity", float, 2)])
 

@@ -78,7 +78,8 @@ class Following:
     every: int = 5  # frames between looks of the finder while everybody is seen
     confirm: int = 3  # sights until a person counts (tentative -> confirmed)
     patience: float = 1.0  # seconds unseen until a person is gone (lost -> gone)
-    accept: float = ACCEPT  # person score, 0..1, that a new person needs in each sight but the first until it counts
+    accept: float = ACCEPT  # person score, 0..1, that a new person needs in each sight until it counts; the first may
+    # be less sure, and is then not the one that makes it count
     keep: float = KEEP  # person score, 0..1, below which a followed person counts as unseen
     confident: float = CONFIDENT  # joint score, 0..1, from which a joint shapes the box
     most: int = 8  # people at once: tracks, hence crops per frame, and as many again if all of them lean

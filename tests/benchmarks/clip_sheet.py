@@ -77,7 +77,7 @@ def main(
     sheet: Annotated[Path, typer.Argument(help="The picture to write; with many tiles SHEET-2, SHEET-3, ... too.")],
     film: Annotated[Path, typer.Argument(help="A video file.")],
     model: Annotated[str, typer.Option(help="The pose model.")] = "edgepose-s-int8",
-    finder: Annotated[str, typer.Option(help="The person finder.")] = "edgepose-finder",
+    finder: Annotated[str, typer.Option(help="The person finder.")] = "edgepose-finder-int8",
     every: Annotated[int, typer.Option(help="Frames from one tile to the next.", min=1)] = 10,
     sure: Annotated[float, typer.Option(help="Joint score from which a joint is drawn.")] = 0.4,
     columns: Annotated[int, typer.Option(help="Tiles in a row.", min=1)] = 8,

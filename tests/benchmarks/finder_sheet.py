@@ -46,7 +46,7 @@ def tile_of(image: NDArray[np.uint8], found: Found) -> NDArray[np.uint8]:
 def main(
     sheet: Annotated[Path, typer.Argument(help="The picture to write.")],
     films: Annotated[list[Path], typer.Argument(help="Video files, one after the other.")],
-    finder: Annotated[str, typer.Option(help="The person finder.")] = "edgepose-finder",
+    finder: Annotated[str, typer.Option(help="The person finder.")] = "edgepose-finder-int8",
     each: Annotated[int, typer.Option(help="Frames of each film.", min=1)] = 15,
     columns: Annotated[int, typer.Option(help="Pictures in a row.", min=1)] = 5,
 ) -> None:

@@ -1,6 +1,6 @@
 """What do more people cost? The whole loop's work on films with one person or several, against the pose network alone.
 
-    python tests/benchmarks/people.py --finder edgepose-finder --threads 2
+    python tests/benchmarks/people.py --threads 2
 
 The films are real people from the shipped clip, set side by side; see tests/people/films.py. Everything is timed in
 turns in one run: finding, estimating and following on an image, the network alone with one crop (whose rate divided by
@@ -68,7 +68,7 @@ def through_the_loop(model: str, finder: str, threads: int, images: int) -> tupl
 
 def main(
     model: Annotated[str, typer.Option(help="The pose model.")] = "edgepose-s",
-    finder: Annotated[str, typer.Option(help="The person finder.")] = "edgepose-finder",
+    finder: Annotated[str, typer.Option(help="The person finder.")] = "edgepose-finder-int8",
     threads: Annotated[int, typer.Option(help="CPU threads of both.")] = 2,
     images: Annotated[int, typer.Option(help="Length of each film.")] = 100,
 ) -> None:

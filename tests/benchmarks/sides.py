@@ -48,7 +48,7 @@ def exchanges(film: Iterable[People], skeleton: Skeleton, least: float) -> int:
 def main(
     film: Annotated[Path, typer.Argument(help="A video file.")],
     models: Annotated[list[str], typer.Option(help="Pose models.")],
-    finder: Annotated[str, typer.Option(help="The person finder.")] = "edgepose-finder",
+    finder: Annotated[str, typer.Option(help="The person finder.")] = "edgepose-finder-int8",
     least: Annotated[float, typer.Option(help="Length from which a line tells a side, of the box's height.")] = 0.08,
     threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 2,
 ) -> None:

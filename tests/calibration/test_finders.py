@@ -1,5 +1,7 @@
 """A person finder in INT8: which images give its ranges, and when it is written."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from edgepose.people.finder import Finder
 from tests.calibration.command import run
 from tests.trainer.conftest import make_coco
 from trainer.data.persons import read_image
+from trainer.finder.evaluate import Quality
 from trainer.finder.export import export
 from trainer.finder.fit import fit
 from trainer.finder.recipe import FinderRecipe, SceneSet
@@ -96,11 +99,34 @@ def test_it_is_the_finder_in_int8_and_finds_what_the_float_one_finds(made, tmp_p
     assert 0 < np.abs(maps[0] - maps[1]).mean() < 0.1 * np.abs(maps[0]).mean()
 
 
-def test_what_finds_too_few_is_not_written(made, scenes, tmp_path):
+def of(precision):
+    """What is found at that average precision."""
+    return Quality(8, 8, precision, 90.0, 90.0, 90.0, 0.2)
+
+
+@pytest.mark.parametrize("after", [(94.4, 96.0), (96.0, 94.4), (94.6, 94.6)])
+def test_what_finds_too_few_on_one_set_is_not_written(made, scenes, tmp_path, monkeypatch, after):
+    """Half a point may be lost on each."""
     bundle, out = made[2], tmp_path / "int8.onnx"
-    chosen = finders.drawn(scenes, bundle.manual, 4)
-    with pytest.raises(BudgetError, match=r"INT8 of tiny is over its budget, nothing was written: on .*@all it loses"):
-        finders.calibrate(bundle, chosen, scenes, out, lose_ap=-101)
+    chosen, (own,) = finders.drawn(scenes, bundle.manual, 4), scenes.values()
+    found = iter([{"a@all": of(95.0), "b@all": of(95.0)}, {"a@all": of(after[0]), "b@all": of(after[1])}])
+    monkeypatch.setattr(finders, "_found", lambda *_: next(found))
+    sets = {"a@all": own, "b@all": own}
+    if min(after) < 94.5:
+        fault = ("a@all", "b@all")[after.index(94.4)]
+        with pytest.raises(BudgetError, match=f"INT8 of tiny is over its budget, nothing was written: on {fault} it"):
+            finders.calibrate(bundle, chosen, sets, out)
+        assert not list(tmp_path.iterdir())
+    else:
+        assert finders.calibrate(bundle, chosen, sets, out).bundle.path.exists()
+
+
+def test_a_set_without_a_whole_person_judges_nothing(made, scenes, tmp_path):
+    bundle, (own,) = made[2], scenes.values()
+    nobody = [replace(scene, people=np.zeros((0, 4)), labelled=np.zeros(0, bool)) for scene in own]
+    with pytest.raises(EdgeposeError, match="b@all has nobody to judge on"):
+        finders.calibrate(bundle, finders.drawn(scenes, bundle.manual, 4), {"a@all": own, "b@all": nobody},
+                          tmp_path / "x.onnx")  # fmt: skip
     assert not list(tmp_path.iterdir())
 
 
@@ -114,6 +140,8 @@ def test_what_cannot_be_is_refused(made, tmp_path):
         (bundle.path, tmp_path / "x.onnx", ("--count", "400"), "lower --count"),
         (bundle.path, tmp_path / "x.onnx", ("--guesses", "a", "--guesses", "b"), "more --guesses than data"),
         (bundle.path, tmp_path / "x.onnx", ("--method", "best"), "unknown calibration method 'best'"),
+        (bundle.path, tmp_path / "x.onnx", ("--judge-on", f"{spec}@all"), "--judge-on names a set twice"),
+        ("edgepose-finder-int8", tmp_path / "x.onnx", (), "is int8 already; quantize its float32 bundle"),
     ):
         done = run("quantize-finder", model, out, *words, *more)
         assert done.returncode == 2, done.stderr

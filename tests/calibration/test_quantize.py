@@ -285,8 +285,10 @@ def test_each_set_of_persons_has_the_whole_budget(learnt, harmed, tmp_path):
 
 def test_nothing_is_published_over_budget(learnt, tmp_path, monkeypatch, harmed):
     monkeypatch.setattr(gate, "quantized_graph", lambda *_, **__: harmed[0])
-    monkeypatch.setattr(gate, "cheapest", lambda model, float_, ranked, budget, run: cheapest(
-        model, float_, ranked, budget, run, most=0.0))  # fmt: skip
+    # None of the layers may go back: whether one is enough is a matter of the processor's rounding.
+    monkeypatch.setattr(
+        gate, "cheapest", lambda model, float_, _, budget, run: cheapest(model, float_, [], budget, run)
+    )
     outcome = gate.calibrate(
         learnt.bundle, learnt.chosen, {f"{learnt.spec}@all": learnt.persons}, tmp_path / "int8.onnx"
     )
@@ -294,7 +296,7 @@ def test_nothing_is_published_over_budget(learnt, tmp_path, monkeypatch, harmed)
     assert not (tmp_path / "int8.onnx").exists()
     error = gate.refuse(outcome)
     assert error.exit_code == 3
-    assert "is over its budget, nothing was written: pckh01 lost" in str(error)
+    assert "is over its budget, nothing was written: pckh05 lost" in str(error)
     assert harmed[1] in str(error)
     page.write(outcome, tmp_path / "page.html", repeats=2)
     assert "Not published" in (tmp_path / "page.html").read_text()

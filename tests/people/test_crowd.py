@@ -150,11 +150,15 @@ def test_the_finder_looks_now_and_then():
 
 @pytest.mark.parametrize(
     ("every", "step", "looks"),
-    [(5, 1, 4), (1, 1, 12), (5, 2, 6), (5, 3, 12), (5, 0, 1)],
-    ids=["25 a second", "at every frame", "12 a second", "8 a second", "a clock that stands"],
+    [(5, 1, 4), (1, 1, 12), (5, 2, 6), (5, 3, 12), (5, 0, 12), (5, 1e-3, 2)],
+    ids=["25 a second", "at every frame", "12 a second", "8 a second", "a clock that stands", "one that nearly does"],
 )
-def test_an_empty_room_is_looked_at_ten_times_a_second(every, step, looks):
+def test_an_empty_room_is_looked_at_some_ten_times_a_second(every, step, looks):
     assert watched({0: []}, 12, every=every, at=lambda number: step * number) == ([0] * 12, looks)
+
+
+def test_who_comes_is_seen_also_where_the_clock_stands():
+    assert watched({0: [], 5: [stands(150)]}, 9, every=5, at=lambda _: 0)[0] == [0] * 5 + [1] * 4
 
 
 def test_an_empty_room_is_looked_at_where_the_clock_is_set_back():
@@ -334,8 +338,9 @@ def one_each(seeing, regions, **rest):
     return OneEach(seeing, "run", regions, **rest)
 
 
+@pytest.mark.parametrize("first", range(36, 41))
 @pytest.mark.parametrize("kind", [everybody, one_each])
-def test_after_images_of_another_size_everybody_is_found_anew(kind):
+def test_after_images_of_another_size_everybody_is_found_anew(kind, first):
     """At half the size, which is half the place."""
     seeing = Seeing([stands(400)])
     crowd, sizes = kind(seeing, {"door": Regions()}), [(HEIGHT, WIDTH), (HEIGHT // 2, WIDTH // 2)]
@@ -344,12 +349,12 @@ def test_after_images_of_another_size_everybody_is_found_anew(kind):
         image = np.zeros((*size, 3), np.uint8)
         return ids(crowd.update([Frame(image, 10**15 + number * STEP, number, "door")])[0] for number in numbers)
 
-    assert seen(sizes[0], range(40)) == {"run-1"}
+    assert seen(sizes[0], range(first)) == {"run-1"}
     seeing.scenes[0] = [stands(400) / 2]
     looks = seeing.looks[0]
-    assert "run-1" not in seen(sizes[1], [40])
+    assert "run-1" not in seen(sizes[1], [first])
     assert seeing.looks[0] > looks or kind is one_each  # the finder looks at once
-    assert seen(sizes[1], range(41, 80)) == {"run-2"}
+    assert seen(sizes[1], range(first + 1, 80)) == {"run-2"}
 
 
 def test_one_each_is_one_person_per_camera():
