@@ -61,9 +61,7 @@ class Source(_Strict):
 class PeopleSettings(_Strict):
     """Who is found and followed, and how joints are smoothed."""
 
-    finder: str = (
-        "auto"  # a shipped finder's name or a bundle; auto: the shipped one; none: one person, for a fixed rig
-    )
+    finder: str = "auto"  # a name or a bundle; auto: the shipped one; none: one person, for a fixed rig
     least: Annotated[float, Field(gt=0, lt=1)] = 0.2  # finder's score from which something may be a person
     every: Annotated[int, Field(ge=1, le=1000)] = 5  # frames between looks of the finder while everybody is seen
     confirm: Annotated[int, Field(ge=1, le=100)] = 3  # sights until a person counts

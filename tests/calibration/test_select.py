@@ -264,4 +264,4 @@ def test_a_finder_is_no_pose_network(tmp_path: Path) -> None:
     words = ["select", "edgepose-finder", str(tmp_path / "s.npz"), "--data", "synth:20", "--count", "4"]
     done = CliRunner().invoke(app, words)
     assert "is a person finder" in str(done.exception)
-    assert "but a pose model" in str(done.exception)
+    assert "see 'quantize-finder'" in str(done.exception)
