@@ -15,10 +15,9 @@ import numpy as np
 
 from calibration.gate import BudgetError
 from calibration.quantize import quantize
-from calibration.sets import About, CalibrationSet
+from calibration.sets import About, CalibrationSet, crop
 from edgepose import engines
 from edgepose.bundle import Accuracy, Bundle, Manual, save
-from edgepose.crops import crop_affine, warp
 from edgepose.errors import EdgeposeError
 from edgepose.people.finder import Finder
 from trainer.data.persons import read_image
@@ -68,9 +67,7 @@ def drawn(sets: Scenes, manual: Manual, count: int, seed: int = 0) -> Calibratio
     for index, path in enumerate(progress(chosen, count, "reading images")):
         image = read_image(path)
         whole = np.array([-0.5, -0.5, image.shape[1] - 0.5, image.shape[0] - 0.5])
-        crops[index] = warp(image, crop_affine(whole, (width, height), 1.0), (width, height))[:, :, ::-1].transpose(
-            2, 0, 1
-        )
+        crops[index] = crop(image, whole, manual)
     about = About(
         model=manual.name,
         data=list(sets),

@@ -62,9 +62,15 @@ def cut(persons: list[Person], manual: Manual, what: str = "cutting crops") -> N
     width, height = manual.input_size
     crops = np.empty((len(persons), 3, height, width), dtype=np.uint8)
     for index, person in enumerate(progress(persons, len(persons), what)):
-        affine = crop_affine(person.box, manual.input_size, manual.padding)
-        crops[index] = warp(read_image(person.image), affine, manual.input_size)[:, :, ::-1].transpose(2, 0, 1)
+        crops[index] = crop(read_image(person.image), person.box, manual)
     return crops
+
+
+def crop(image: NDArray[np.uint8], box: NDArray[np.float64], manual: Manual) -> NDArray[np.uint8]:
+    """What the network of ``manual`` sees of ``box`` [4] in a BGR ``image`` [H, W, 3]: [3, H, W] uint8 RGB."""
+    affine = crop_affine(box, manual.input_size, manual.padding)
+    seen: NDArray[np.uint8] = warp(image, affine, manual.input_size)[:, :, ::-1].transpose(2, 0, 1)
+    return seen
 
 
 def save(chosen: CalibrationSet, path: Path) -> CalibrationSet:

@@ -180,8 +180,8 @@ def fit(
     if recipe.distillation is not None:
         module.teacher = Teacher(recipe, threads)
     module.fresh = (not recipe.start_from or recipe.start_with == "stem") and checkpoint is None
-    if recipe.pretrained and checkpoint is None:
-        movenet.require(Path(recipe.pretrained))  # before minutes are spent on cutting crops
+    if recipe.pretrained and checkpoint is None:  # both before minutes are spent on cutting crops
+        movenet.require(Path(recipe.pretrained))
     if recipe.start_from and checkpoint is None:
         module.check(Path(recipe.start_from))
     data = PoseData(recipe, root, workers=workers, start=start)
