@@ -30,7 +30,7 @@ from edgepose.mqtt import Broker, parse_broker
 from edgepose.people.crowd import Crowd, Everybody, OneEach
 from edgepose.people.finder import Finder
 from edgepose.people.regions import Regions
-from edgepose.people.track import Following
+from edgepose.people.tracker import Following
 from edgepose.sinks import Sink
 from edgepose.sinks.console import ConsoleSink
 from edgepose.sinks.mqtt import MQTTSink
@@ -111,7 +111,7 @@ def assembled(
             )
             for name, (camera, _) in chosen.items()
         }
-        yield Parts(Loop(several, crowd, cameras), bundle, engine)
+        yield Parts(Loop(several, crowd, cameras, overlap=settings.engine.overlap), bundle, engine)
 
 
 def _cameras(settings: Settings) -> list[tuple[CameraSettings, SourceSpec]]:

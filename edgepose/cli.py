@@ -61,6 +61,9 @@ Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads of t
 Precision = Annotated[str | None, typer.Option("--precision", help="auto, float32, float16, bfloat16, int8.")]
 EngineDevice = Annotated[str | None, typer.Option("--engine-device", help="The engine's own device name, e.g. GPU.")]
 Build = Annotated[bool | None, typer.Option("--build/--no-build", help="If no TensorRT plan fits: build one, or end.")]
+Overlap = Annotated[
+    bool | None, typer.Option("--overlap/--no-overlap", help="Begin a frame that is there while the last one ends.")
+]
 Device = Annotated[str | None, typer.Option("--device", help="This machine's name in topics [host name].")]
 Camera = Annotated[str | None, typer.Option("--camera", help="The camera's name in topics [from the URI].")]
 Backend = Annotated[str | None, typer.Option("--backend", help="auto, gstreamer, pyav.")]
@@ -104,6 +107,7 @@ def run(
     precision: Precision = None,
     engine_device: EngineDevice = None,
     build: Build = None,
+    overlap: Overlap = None,
     device: Device = None,
     camera: Camera = None,
     backend: Backend = None,
@@ -137,6 +141,7 @@ def run(
         "engine.precision": precision,
         "engine.device": engine_device,
         "engine.build": build,
+        "engine.overlap": overlap,
         "device": device,
         "max_frames": max_frames,
         "output.overlay": overlay,
@@ -226,7 +231,8 @@ def _bench_table(found: dict[str, Any]) -> str:
     rows = [f"{'ms per frame':16}{'mean':>9}{'p50':>9}{'p95':>9}{'p99':>9}"]
     for stage, row in found["stages_ms"].items():
         rows.append(f"{stage:16}" + "".join(f"{row[k]:9.2f}" for k in ("mean", "p50", "p95", "p99")))
-    rows.append(f"{found['fps']} fps over {found['frames']} frames (engine alone {found['engine_only_fps']}); "
+    rows.append(f"{found['fps']} fps over {found['frames']} frames (one after the other {found['fps_in_turn']}, "
+                f"engine alone {found['engine_only_fps']}); "
                 f"all but inference / inference: {found['rest_over_inference']}")  # fmt: skip
     rows.append(f"{found['model']}, {found['engine']} {found['precision']}, threads {found['threads'] or 'auto'}, "
                 f"finder {found['finder']}, {found['machine']}")  # fmt: skip

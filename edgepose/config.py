@@ -93,6 +93,7 @@ class EngineSettings(_Strict):
     threads: Annotated[int, Field(ge=0, le=256)] = 0
     precision: Precision = "auto"
     device: str = "auto"
+    overlap: bool = True  # begin a frame that is there before the people of the last one were taken
     build: bool = True  # build a TensorRT plan where none fits; false: refuse
 
 

@@ -7,9 +7,10 @@ unless it is told to look twice, as the loop does at who leans.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +20,7 @@ from edgepose import skeletons
 from edgepose.bundle import Manual
 from edgepose.crops import apply, apply_covariance, crop_affine, invert, to_input, warp
 from edgepose.engines import Engine
+from edgepose.engines.pipelined import Begun
 from edgepose.errors import EdgeposeError
 from edgepose.heatmaps import Decoder, cells_to_input
 from edgepose.upright import LEAN, SOMEBODY, box_upright, lean, second_counts
@@ -59,6 +61,15 @@ def untimed(stage: str) -> Iterator[None]:
     yield
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Crops that are run, or will be."""
+
+    crops: Sequence[Crop]
+    affines: list[NDArray[np.float64]]  # each [2, 3], from image to input pixels
+    heatmaps: Callable[[], NDArray[np.float32]]  # waits for them
+
+
 class Estimator:
     """A pose model ready to run. Not for use by two threads at once."""
 
@@ -81,6 +92,7 @@ class Estimator:
             mirror=self.skeleton.mirror,
             mirror_ratio=manual.decode.mirror_ratio,
         )
+        self._begun = Begun(engine)
         self._inputs = np.zeros((1, 3, height, width), dtype=np.float32)
         self._crop = np.zeros((height, width, 3), dtype=np.uint8)
         self._spread = np.asarray(manual.covariance_scale, dtype=np.float64)
@@ -96,22 +108,45 @@ class Estimator:
         timer: StageTimer = untimed,
     ) -> list[Poses]:
         """Joints of the persons in the boxes [N_i, 4] of each image; all of them are one batch."""
-        counts = [len(b) for b in boxes]
-        found = self._estimate([(image, box) for image, own in zip(images, boxes, strict=True) for box in own], timer)
-        ends = np.cumsum([0, *counts])
-        return [
-            Poses(found.joints[a:b], found.scores[a:b], found.covariance[a:b])
-            for a, b in itertools.pairwise(ends.tolist())
-        ]
+        return self._finish(self._cut(images, boxes, timer, ahead=False), boxes, timer)
 
-    def _estimate(self, crops: Sequence[Crop], timer: StageTimer) -> Poses:
-        poses = self._look(crops, np.zeros(len(crops)), timer)
-        if not self._second_look:
-            return poses
+    def begin_all(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        boxes: Sequence[NDArray[np.floating]],
+        timer: StageTimer = untimed,
+    ) -> Callable[[], list[Poses]]:
+        """As ``estimate_all``, but what it returns waits for the joints; the engine runs meanwhile, if it can.
+
+        Others may be begun, or estimated, before that.
+        """
+        return partial(self._finish, self._cut(images, boxes, timer, ahead=True), boxes, timer)
+
+    def _cut(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        boxes: Sequence[NDArray[np.floating]],
+        timer: StageTimer,
+        *,
+        ahead: bool,
+    ) -> _Batch | None:
+        crops = [(image, box) for image, own in zip(images, boxes, strict=True) for box in own]
+        return self._batch(crops, np.zeros(len(crops)), timer, ahead=ahead)
+
+    def _finish(self, batch: _Batch | None, boxes: Sequence[NDArray[np.floating]], timer: StageTimer) -> list[Poses]:
+        """The poses in each image, whose ``boxes`` [N_i, 4] the batch was cut by."""
+        found = self._poses(batch, timer)
+        if batch is not None and self._second_look:
+            self._look_again(batch.crops, found, timer)
+        ends: list[int] = np.cumsum([0, *(len(own) for own in boxes)]).tolist()
+        return [Poses(found.joints[a:b], found.scores[a:b], found.covariance[a:b]) for a, b in itertools.pairwise(ends)]
+
+    def _look_again(self, crops: Sequence[Crop], poses: Poses, timer: StageTimer) -> None:
+        """Look a second time at whoever leans; where that counts ``poses`` are changed."""
         leaning = lean(poses.joints, self.skeleton)
         again = np.flatnonzero((np.abs(leaning) > LEAN) & (poses.person_scores >= SOMEBODY))
         upright = [(crops[i][0], box_upright(poses.joints[i], -leaning[i], crops[i][1])) for i in again.tolist()]
-        second = self._look(upright, -leaning[again], timer)
+        second = self._poses(self._batch(upright, -leaning[again], timer, ahead=False), timer)
         counts = second_counts(leaning[again], poses.scores[again], second.joints, second.scores, self.skeleton)
         for ours, theirs in zip(
             (poses.joints, poses.scores, poses.covariance),
@@ -119,13 +154,17 @@ class Estimator:
             strict=True,
         ):
             ours[again[counts]] = theirs[counts]
-        return poses
 
-    def _look(self, crops: Sequence[Crop], turns: NDArray[np.float64], timer: StageTimer) -> Poses:
-        """Joints of each of ``crops``, turned by ``turns`` [N] degrees, clockwise as seen; one batch."""
-        n, k = len(crops), len(self.skeleton)
+    def _batch(
+        self, crops: Sequence[Crop], turns: NDArray[np.float64], timer: StageTimer, *, ahead: bool
+    ) -> _Batch | None:
+        """Cut ``crops``, turned by ``turns`` [N] degrees, clockwise as seen; None where there are none.
+
+        They are begun at once where they are run ``ahead``; else no other may be cut before the heatmaps are asked for.
+        """
+        n = len(crops)
         if n == 0:
-            return Poses(np.zeros((0, k, 2)), np.zeros((0, k)), np.zeros((0, k, 3)))
+            return None
         with timer("crop"):
             if n > len(self._inputs):
                 self._inputs = np.zeros((n, *self._inputs.shape[1:]), dtype=np.float32)
@@ -136,8 +175,18 @@ class Estimator:
             for i, ((image, _), affine) in enumerate(zip(crops, affines, strict=True)):
                 warp(image, affine, self.manual.input_size, out=self._crop)
                 to_input(self._crop, self._inputs[i])
+        inputs = self._inputs[:n]
         with timer("infer"):
-            heatmaps = self.engine.infer(self._inputs[:n])
+            return _Batch(crops, affines, self._begun.begin(inputs) if ahead else partial(self._begun.infer, inputs))
+
+    def _poses(self, batch: _Batch | None, timer: StageTimer) -> Poses:
+        """Joints of each of a batch's crops, once the engine has seen them."""
+        k = len(self.skeleton)
+        if batch is None:
+            return Poses(np.zeros((0, k, 2)), np.zeros((0, k)), np.zeros((0, k, 3)))
+        n = len(batch.crops)
+        with timer("infer"):
+            heatmaps = batch.heatmaps()
         with timer("decode heatmaps"):
             decoded = self._decoder(heatmaps)
             if not np.isfinite(decoded.peak).all():  # the largest cell of a map with a NaN is that NaN
@@ -146,7 +195,7 @@ class Estimator:
             inputs = cells_to_input(decoded.xy, self.manual.stride)
             cells_to_pixels = float(self.manual.stride) ** 2
             joints, covariance = np.empty((n, k, 2)), np.empty((n, k, 3))
-            for i, affine in enumerate(affines):
+            for i, affine in enumerate(batch.affines):
                 back = invert(affine)
                 joints[i] = apply(back, inputs[i])
                 covariance[i] = apply_covariance(back, decoded.covariance[i] * cells_to_pixels)

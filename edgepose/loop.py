@@ -3,44 +3,84 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from edgepose.camera import Camera, Snapshot
 from edgepose.estimator import StageTimer, untimed
+from edgepose.frame import Frame
+from edgepose.people import People
 from edgepose.people.crowd import Crowd
 from edgepose.sources.several import Several
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """Frames in which people are looked for."""
+
+    frames: list[Frame]
+    people: Callable[[], list[People]]  # waits for them
 
 
 class Loop:
     """Runs until every source ends, ``max_frames`` are done, or ``stop`` is called from anywhere."""
 
-    def __init__(self, sources: Several, crowd: Crowd, cameras: Mapping[str, Camera]) -> None:
-        """``cameras``: by the name that the frames carry."""
+    def __init__(self, sources: Several, crowd: Crowd, cameras: Mapping[str, Camera], *, overlap: bool = False) -> None:
+        """``cameras``: by the name that the frames carry.
+
+        ``overlap``: frames that are there are begun before the people in the last ones are known, so that the engine
+        has work while these are followed and published. Only while everybody is calm: their crops come from the frame
+        before the last one.
+        """
         self._sources, self._crowd, self._cameras = sources, crowd, dict(cameras)
+        self._overlap = overlap
+        self._begun: _Begun | None = None
         self._stopping = threading.Event()
 
     def run(
         self, max_frames: int = 0, timer: StageTimer = untimed, on_frame: Callable[[], None] = lambda: None
     ) -> Snapshot:
         """Go through the sources; 0 frames means all. Errors of sources and sinks are the caller's to show."""
-        done = 0
-        while not self._stopping.is_set() and not (max_frames and done >= max_frames):
+        try:
+            self._go_through(max_frames, timer, on_frame)
+        finally:
+            self._finish(timer, on_frame)  # also where a source fails: its last frames were good
+        return self.snapshot()
+
+    def _go_through(self, max_frames: int, timer: StageTimer, on_frame: Callable[[], None]) -> None:
+        count, last = 0, list[Frame]()
+        while not self._stopping.is_set() and not (max_frames and count >= max_frames):
+            ahead = self._overlap and self._crowd.calm(last) and self._sources.ready()
+            if not ahead:
+                self._finish(timer, on_frame)
             with timer("wait for frame"):
                 frames = self._sources.read()
             if frames is None:
-                break
-            if max_frames:
-                frames = frames[: max_frames - done]
-            found = self._crowd.update(frames, timer)
-            for frame, people in zip(frames, found, strict=True):
-                camera = self._cameras[frame.camera]
-                with timer("publish"):
-                    camera.publish(frame, people)
-                camera.show(frame, people)
-            done += len(frames)
-            on_frame()
-        return self.snapshot()
+                return
+            last = frames[: max_frames - count] if max_frames else frames
+            count += len(last)
+            if ahead:
+                following = _Begun(last, self._crowd.begin(last, timer))
+                self._finish(timer, on_frame)
+                self._begun = following
+            else:
+                self._publish(last, self._crowd.update(last, timer), timer, on_frame)
+
+    def _finish(self, timer: StageTimer, on_frame: Callable[[], None]) -> None:
+        """Take and publish the people in the frames that were begun, if any were."""
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            self._publish(begun.frames, begun.people(), timer, on_frame)
+
+    def _publish(
+        self, frames: Sequence[Frame], found: Sequence[People], timer: StageTimer, on_frame: Callable[[], None]
+    ) -> None:
+        for frame, people in zip(frames, found, strict=True):
+            camera = self._cameras[frame.camera]
+            with timer("publish"):
+                camera.publish(frame, people)
+            camera.show(frame, people)
+        on_frame()
 
     def stop(self) -> None:
         """End the loop soon, also where it waits for a frame; from any thread or a signal handler."""

@@ -441,6 +441,8 @@ def test_bench_accounts_for_every_stage(clip, tiny):
         assert 0 <= row["p50"] <= row["p95"] <= row["p99"]
     assert found["frames"] == 50  # 30 frames of warm-up are left out
     assert found["fps"] > 0
+    assert found["fps_in_turn"] > 0
+    assert found["fps_in_turn"] != found["fps"]  # each of a pass of its own
 
 
 def test_models_lists_and_shows():

@@ -68,85 +68,97 @@ class OpenVINOEngine:
             settings["INFERENCE_NUM_THREADS"] = options.threads
         if options.batches and 1 not in options.batches:
             raise ValueError(f"batches {options.batches} make up no batch of 1")
-        self._lanes: dict[int, _Lanes] = {}  # by batch size; 0: any
+        self._models: dict[int, Any] = {}  # compiled, by batch size; 0: any
         try:
             for count in options.batches or (0,):
                 graph = runtime.read_model(bundle.path)
                 if count:
                     graph.reshape([count, *graph.input().partial_shape[1:]])
-                model = runtime.compile_model(graph, device, settings)
-                self._lanes[count] = _Lanes(model)
+                self._models[count] = runtime.compile_model(graph, device, settings)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise EdgeposeError(f"openvino cannot load {bundle.path}: {reason}") from error
         self.precision = bundle.manual.precision
         if self.precision == "float32":  # what the device took of the hint
-            hint = model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+            hint = self._models[count].get_property("INFERENCE_PRECISION_HINT").get_type_name()
             self.precision = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}.get(hint, hint)
+        self._waited: dict[int, Any] = {}  # the request, by batch size, for what is waited for at once
+        self._lanes = [_Lane(self._models), _Lane(self._models)]  # in turns: one's answer is read while the other runs
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See :class:`edgepose.engines.Engine`."""
-        count, lanes = self._first(images)
-        result: NDArray[np.float32] = lanes.waited.infer([images[:count]], share_inputs=True, share_outputs=True)[0]
-        return self._with_rest(result, images[count:])
+        """See :class:`edgepose.engines.Engine`; what was begun is not disturbed."""
+        parts = _parts(self._models, images)
+        if len(parts) == 1:
+            return self._wait_for(*parts[0])
+        return np.concatenate([self._wait_for(*part).copy() for part in parts])
 
     def start(self, images: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
         """Begin to run ``images`` [N, 3, H, W], which are copied at once, on the engine's own threads.
 
-        Returns what waits for their heatmaps [N, K, h, w]; these are valid until the next ``start`` but one. Of a batch
-        that is made up of several the first part runs meanwhile.
+        Returns what waits for their heatmaps [N, K, h, w]; these are valid until the next ``start`` but one.
         """
-        count, lanes = self._first(images)
-        own = images.copy()
-        # Shared, as everywhere: OpenVINO copies what is not shared into the array that another request shared before.
-        request = lanes.begin(own[:count])
-
-        def heatmaps() -> NDArray[np.float32]:
-            request.wait()
-            return self._with_rest(request.get_output_tensor(0).data, own[count:])
-
-        return heatmaps
+        self._lanes.reverse()
+        return self._lanes[0].begin(images)
 
     def close(self) -> None:
         """Drop the requests, when what was begun has ended, and the compiled models; may come twice."""
-        for lanes in self._lanes.values():
-            lanes.wait()
-        self._lanes = {}
+        for lane in self._lanes:
+            lane.wait()
+        self._lanes, self._waited, self._models = [], {}, {}
 
-    def _first(self, images: NDArray[np.float32]) -> tuple[int, _Lanes]:
-        """How many of ``images`` are run first, and by which graph."""
-        count = max(size for size in self._lanes if size <= len(images))
-        return count or len(images), self._lanes[count]
+    def _wait_for(self, size: int, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run ``images`` in the caller's thread; the heatmaps are the request's own."""
+        if size not in self._waited:
+            self._waited[size] = self._models[size].create_infer_request()
+        # Shared, here and below: OpenVINO copies what is not shared into the array that was shared before.
+        result: NDArray[np.float32] = self._waited[size].infer([images], share_inputs=True, share_outputs=True)[0]
+        return result
 
-    def _with_rest(self, heatmaps: NDArray[np.float32], rest: NDArray[np.float32]) -> NDArray[np.float32]:
-        """``heatmaps`` of the first images, and of the ``rest`` that is still to be run."""
-        return np.concatenate([heatmaps.copy(), self.infer(rest)]) if len(rest) else heatmaps
+
+def _parts(models: dict[int, Any], images: NDArray[np.float32]) -> list[tuple[int, NDArray[np.float32]]]:
+    """``images`` in as few parts as the sizes of ``models`` allow, the largest first; each with its model's size."""
+    parts = []
+    while len(images):
+        size = max(size for size in models if size <= len(images))
+        parts.append((size, images[: size or len(images)]))
+        images = images[len(parts[-1][1]) :]
+    return parts
 
 
-class _Lanes:
-    """Requests of a compiled model: two in turns, of which one's result is read while the other runs.
+class _Lane:
+    """What runs one batch at a time beside others: an array for its images, and a request for each of its parts."""
 
-    ``waited`` is a third one, for what is waited for at once: it shares the caller's array and disturbs no other.
-    """
+    def __init__(self, models: dict[int, Any]) -> None:
+        self._models = models
+        self._images = np.zeros(0, np.float32)
+        self._idle: dict[int, list[Any]] = {size: [] for size in models}  # requests, by batch size
+        self._running: list[tuple[int, Any]] = []  # those of the batch, with their sizes
 
-    def __init__(self, model: Any) -> None:
-        self.waited, *self._requests = (model.create_infer_request() for _ in range(3))
-        self._images: list[Any] = [None, None]  # what each request reads: kept, also where nobody takes the answer
-
-    def begin(self, images: NDArray[np.float32]) -> Any:
-        """The request, of the two, that was used longer ago, begun on ``images``, which it shares."""
-        self._requests.reverse()
-        self._images.reverse()
-        request = self._requests[0]
-        request.wait()  # for an answer that nobody took
-        self._images[0] = images
-        request.start_async([images], share_inputs=True)
-        return request
+    def begin(self, images: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
+        """Begin to run a copy of ``images`` [N, 3, H, W]; what is returned waits for the heatmaps."""
+        self.wait()  # for an answer that nobody took
+        for size, request in self._running:
+            self._idle[size].append(request)
+        if images.size > self._images.size:
+            self._images = np.empty(images.size, np.float32)
+        own = self._images[: images.size].reshape(images.shape)
+        own[:] = images
+        self._running = []
+        for size, part in _parts(self._models, own):
+            request = self._idle[size].pop() if self._idle[size] else self._models[size].create_infer_request()
+            request.start_async([part], share_inputs=True)
+            self._running.append((size, request))
+        return self._heatmaps
 
     def wait(self) -> None:
         """Until nothing runs."""
-        for request in self._requests:
+        for _, request in self._running:
             request.wait()
+
+    def _heatmaps(self) -> NDArray[np.float32]:
+        self.wait()
+        found = [request.get_output_tensor(0).data for _, request in self._running]
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
 
 def load(bundle: Bundle, options: Options) -> OpenVINOEngine:

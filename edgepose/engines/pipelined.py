@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,3 +34,59 @@ def pipelined(engine: Engine, batches: Iterable[Images]) -> Iterator[Heatmaps]:
         before = following
     if before is not None:
         yield before()
+
+
+class Begun:
+    """An engine, and what was begun on it: every answer stays valid until it is taken, whatever is run meanwhile."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._waiting: list[_Answer] = []  # not taken yet
+        self._newest: _Answer | None = None  # of what was run last
+
+    def infer(self, images: Images) -> Heatmaps:
+        """Heatmaps of ``images`` [N, 3, H, W], valid until anything else is run."""
+        self._spare(len(images))
+        self._newest = None
+        return self._engine.infer(images)
+
+    def begin(self, images: Images) -> Callable[[], Heatmaps]:
+        """Begin to run ``images``; what is returned waits for their heatmaps, and is called once.
+
+        An engine that cannot run them beside anything runs them now.
+        """
+        start: Callable[[Images], Callable[[], Heatmaps]] | None = getattr(self._engine, "start", None)
+        if start is None or self._in_slices(len(images)):
+            heatmaps = self.infer(images).copy()
+            return lambda: heatmaps
+        self._spare(len(images))
+        self._newest = answer = _Answer(start(images))
+        self._waiting.append(answer)
+        return partial(self._take, answer)
+
+    def _take(self, answer: _Answer) -> Heatmaps:
+        self._waiting.remove(answer)
+        return answer.heatmaps()
+
+    def _spare(self, count: int) -> None:
+        """Copy the answers that are lost when ``count`` more images are run: an engine keeps the newest one."""
+        for answer in self._waiting:
+            if answer is not self._newest or self._in_slices(count):
+                answer.keep()
+
+    def _in_slices(self, count: int) -> bool:
+        """Whether so many images are more than the engine begins at once."""
+        return count > getattr(self._engine, "max_batch", count)
+
+
+@dataclass(eq=False)
+class _Answer:
+    wait: Callable[[], Heatmaps]
+    kept: Heatmaps | None = None
+
+    def keep(self) -> None:
+        """Copy the heatmaps, if that was not done."""
+        self.kept = self.wait().copy() if self.kept is None else self.kept
+
+    def heatmaps(self) -> Heatmaps:
+        return self.wait() if self.kept is None else self.kept

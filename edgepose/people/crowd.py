@@ -25,7 +25,7 @@ from edgepose.people.regions import Regions, keep, select
 from edgepose.people.sides import Sides
 from edgepose.people.smooth import smoother
 from edgepose.people.steady import Pace, Steady
-from edgepose.people.track import Following, Tracker
+from edgepose.people.tracker import Following, Tracker
 from edgepose.skeletons import Skeleton
 
 IDLE_S = 0.09  # between looks of the finder while nobody is there: every third frame of 30 a second
@@ -41,6 +41,14 @@ class Crowd(Protocol):
 
     def update(self, frames: Sequence[Frame], timer: StageTimer = untimed) -> list[People]:
         """The people in each of ``frames``, at most one of each camera."""
+        ...
+
+    def begin(self, frames: Sequence[Frame], timer: StageTimer = untimed) -> Callable[[], list[People]]:
+        """As ``update``, but what it returns waits for the people; the engine may run meanwhile."""
+        ...
+
+    def calm(self, frames: Sequence[Frame]) -> bool:
+        """Whether the next frames of these cameras may be begun before the people in ``frames`` are asked for."""
         ...
 
 
@@ -88,7 +96,22 @@ class Everybody:
         self._motions = {name: Motion(estimator.skeleton, smoothing, hold_sides) for name in regions}
 
     def update(self, frames: Sequence[Frame], timer: StageTimer = untimed) -> list[People]:
-        """See :class:`Crowd`; the crops of all frames are one batch.
+        """See :class:`Crowd`; the crops of all frames are one batch."""
+        return self._people(frames, self._estimator.estimate_all(*self._crops(frames, timer), timer), timer)
+
+    def begin(self, frames: Sequence[Frame], timer: StageTimer = untimed) -> Callable[[], list[People]]:
+        """See :class:`Crowd`."""
+        answer = self._estimator.begin_all(*self._crops(frames, timer), timer)
+        return lambda: self._people(frames, answer(), timer)
+
+    def calm(self, frames: Sequence[Frame]) -> bool:
+        """See :class:`Crowd`."""
+        return bool(frames) and all(self._trackers[frame.camera].calm for frame in frames)
+
+    def _crops(
+        self, frames: Sequence[Frame], timer: StageTimer
+    ) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.float64]]]:
+        """The images of ``frames``, and the boxes to estimate in each.
 
         Where nobody is lost the finder looks beside the pose network, and what it sees counts for the camera's next
         frame: with a core of its own, or on a GPU, looking costs the loop next to no time. One look at a time: of
@@ -99,10 +122,11 @@ class Everybody:
         if waiting:
             self._beside = self._begin(min(waiting, key=lambda frame: self._looked[frame.camera]), timer)
         with timer("follow"):
-            wanted = [self._trackers[frame.camera].boxes(frame.acquired_ns) for frame in frames]
-        poses = self._estimator.estimate_all([f.image for f in frames], wanted, timer)
+            return [f.image for f in frames], [self._trackers[f.camera].boxes(f.acquired_ns) for f in frames]
+
+    def _people(self, frames: Sequence[Frame], poses: Sequence[Poses], timer: StageTimer) -> list[People]:
         with timer("follow"):
-            return [self._people(frame, mine) for frame, mine in zip(frames, poses, strict=True)]
+            return [self._in_one(frame, mine) for frame, mine in zip(frames, poses, strict=True)]
 
     def settle(self) -> None:
         """Wait for the look that was begun beside the last frames; its camera's next frame will know what was seen."""
@@ -160,7 +184,7 @@ class Everybody:
         counts = keep(self._regions[camera], found.boxes, size, all_of_them=True)
         return Found(found.boxes[counts], found.scores[counts])
 
-    def _people(self, frame: Frame, poses: Poses) -> People:
+    def _in_one(self, frame: Frame, poses: Poses) -> People:
         tracker = self._trackers[frame.camera]
         worn = None
         if tracker.wants_looks(frame.acquired_ns):
@@ -202,6 +226,14 @@ class OneEach:
         self._steady = {name: Steady() for name in regions}
         self._pace = {name: Pace() for name in regions}
         self._sizes: dict[str, tuple[int, int]] = {}  # camera -> width and height of its last frame, pixels
+
+    def begin(self, frames: Sequence[Frame], timer: StageTimer = untimed) -> Callable[[], list[People]]:
+        """See :class:`Crowd`; nothing runs before it is waited for."""
+        return partial(self.update, frames, timer)
+
+    def calm(self, frames: Sequence[Frame]) -> bool:
+        """See :class:`Crowd`: never, each crop is that of the last joints."""
+        return False
 
     def update(self, frames: Sequence[Frame], timer: StageTimer = untimed) -> list[People]:
         """See :class:`Crowd`."""

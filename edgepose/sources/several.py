@@ -25,12 +25,14 @@ class Several:
     ) -> None:
         """``on_end(camera, error)`` hears of every source that ended or failed, in that source's thread.
 
-        It does so when the source's last frame was dealt with: when the next ``read`` was called.
+        It does so when the source's last frame was dealt with: when the next ``read`` but one was called, or one that
+        found no frame.
         """
         self._sources, self._on_end = dict(sources), on_end
         self._news = threading.Condition()
         self._waiting: dict[str, Frame] = {}
         self._taken: set[str] = set()  # whose frames the last read handed out
+        self._in_hand: set[str] = set()  # and the one before it
         self._replaced = dict.fromkeys(self._sources, 0)
         self._running = set(self._sources)
         self._faults: list[EdgeposeError] = []
@@ -43,6 +45,12 @@ class Several:
             for thread in self._threads:
                 thread.start()
 
+    def ready(self) -> bool:
+        """Whether ``read`` has frames at once, or soon; it may then be called before the last ones are dealt with."""
+        if len(self._sources) == 1:
+            return next(iter(self._sources.values())).ready()
+        return bool(self._waiting)
+
     def read(self) -> list[Frame] | None:
         """The frames that are there, waiting for one if there is none; None when all sources have ended.
 
@@ -52,12 +60,13 @@ class Several:
             frame = next(iter(self._sources.values())).read()
             return None if frame is None else [frame]
         with self._news:
-            self._taken.clear()
+            self._in_hand = self._taken if self._waiting else set()
+            self._taken = set()
             self._news.notify_all()
             self._news.wait_for(lambda: self._waiting or not self._running or self._closed)
             if self._waiting and not self._closed:
                 frames = list(self._waiting.values())
-                self._taken.update(self._waiting)
+                self._taken = set(self._waiting)
                 self._waiting.clear()
                 self._news.notify_all()
                 return frames
@@ -91,7 +100,7 @@ class Several:
             log.exception("camera %s: unexpected fault", name)
             fault = EdgeposeError(f"unexpected fault: {error!r}")
         with self._news:
-            self._news.wait_for(lambda: self._closed or name not in self._taken | self._waiting.keys())
+            self._news.wait_for(lambda: self._closed or name not in self._in_hand | self._taken | self._waiting.keys())
         try:
             if not self._closed:
                 self._on_end(name, fault)

@@ -18,7 +18,7 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the tests are no installed package
 
-from edgepose.people.track import Following, Tracker
+from edgepose.people.tracker import Following, Tracker
 from edgepose.skeletons import MPII16
 from tests.people.identity import hota, idf1, switches
 from tests.people.world import FPS, SCENES, film, regular
@@ -29,9 +29,10 @@ def main(
     seeds: Annotated[int, typer.Option(help="Films per scene.")] = 20,
     fps: Annotated[float, typer.Option(help="Frames per second.")] = FPS,
     every: Annotated[list[int] | None, typer.Option(help="Frames between looks of the finder; repeatable.")] = None,
+    overlap: Annotated[bool, typer.Option(help="Ask for boxes before the last poses are there.")] = False,
 ) -> None:
     """Print a row per scene and finder interval."""
-    typer.echo(f"{seeds} films of {frames} frames at {fps:g} per second")
+    typer.echo(f"{seeds} films of {frames} frames at {fps:g} per second{', overlapped' if overlap else ''}")
     typer.echo(
         f"{'scene':22}{'every':>6}{'IDF1':>8}{'worst':>8}{'HOTA':>8}{'worst':>8}{'switches':>10}{'worst':>7}"
         f"{'in time':>10}{'worst':>7}"
@@ -41,7 +42,8 @@ def main(
             rows = []
             for seed in range(seeds):
                 following = Following(every=interval)
-                record = film(make(seed), Tracker("r", MPII16, following), regular(frames, fps))
+                tracker = Tracker("r", MPII16, following)
+                record = film(make(seed), tracker, regular(frames, fps), overlap=overlap)
                 soon = switches(record, within=int(following.patience * fps))
                 rows.append((idf1(record), hota(record), switches(record), soon))
             identity, higher, switched, soon = np.array(rows).T

@@ -8,7 +8,7 @@ import pytest
 from edgepose import EdgeposeError, engines, sources
 from edgepose.crops import crop_affine
 from edgepose.engines import Options
-from edgepose.engines.pipelined import pipelined
+from edgepose.engines.pipelined import Begun, pipelined
 from edgepose.estimator import Estimator
 from trainer.data import load
 from trainer.data.persons import read_image
@@ -97,9 +97,9 @@ print(min(len(os.sched_getaffinity(int(task))) for task in os.listdir("/proc/sel
 def test_batches_made_up_of_a_few_sizes_give_the_same(shipped):
     images = np.random.default_rng(0).uniform(0, 255, (5, 3, *shipped.manual.input_size)).astype(np.float32)
     plain, apart = (engines.load(shipped, "openvino", Options(threads=1, batches=sizes)) for sizes in ((), (1, 2)))
-    for count, lanes in apart._lanes.items():
-        assert list(lanes.waited.get_compiled_model().input().shape) == [count, 3, *shipped.manual.input_size]
-    assert set(apart._lanes) == {1, 2}
+    for count, model in apart._models.items():
+        assert list(model.input().shape) == [count, 3, *shipped.manual.input_size]
+    assert set(apart._models) == {1, 2}
     for count in (1, 2, 3, 5, 1):
         expected = plain.infer(images[:count]).copy()
         np.testing.assert_allclose(apart.infer(images[:count]), expected, atol=1e-4)
@@ -129,6 +129,23 @@ def test_what_was_begun_is_of_the_images_as_they_were(tiny, name):
     images[:] = 0
     np.testing.assert_allclose(running(), expected, atol=1e-4)
     assert not np.allclose(other(), expected, atol=1e-3)
+    engine.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_was_begun_stays_until_it_is_taken(tiny, name):
+    """Whatever is run meanwhile, more often than the engine has places for answers."""
+    engine = engines.load(tiny, name, Options(threads=1))
+    rng = np.random.default_rng(0)
+    batches = [rng.uniform(0, 255, (n, 3, *tiny.manual.input_size)).astype(np.float32) for n in (2, 1, 3, 2, 1)]
+    expected = [engine.infer(images).copy() for images in batches]
+    begun = Begun(engine)
+    answers = []
+    for images in batches:
+        answers.append(begun.begin(images))
+        np.testing.assert_allclose(begun.infer(batches[1]), expected[1], atol=1e-4)
+    for answer, wanted in zip(answers, expected, strict=True):
+        np.testing.assert_allclose(answer(), wanted, atol=1e-4)
     engine.close()
 
 

@@ -13,7 +13,7 @@ import pytest
 from edgepose import EdgeposeError, engines
 from edgepose import bundle as bundles
 from edgepose.engines import Options, tensorrt
-from edgepose.engines.pipelined import pipelined
+from edgepose.engines.pipelined import Begun, pipelined
 from edgepose.engines.tensorrt import opened
 from tests.engines import surface
 
@@ -92,6 +92,18 @@ def test_the_next_images_may_be_prepared_while_some_run(trt, memory, tiny, expec
 
     for batch, found in zip(batches, pipelined(engine, prepared()), strict=True):
         assert np.array_equal(found, expected(batch))
+
+
+def test_what_was_begun_stays_until_it_is_taken(trt, memory, tiny, expected):
+    """Also where a batch is run in slices, or others are run before it is taken."""
+    engine = opened(tiny, Options(), trt, memory)
+    begun, batches = Begun(engine), images(1, 2, engine.max_batch + 1, 1, 3)
+    answers = []
+    for batch in batches:
+        answers.append(begun.begin(batch))
+        assert np.array_equal(begun.infer(batches[0]), expected(batches[0]))
+    for batch, answer in zip(batches, answers, strict=True):
+        assert np.array_equal(answer(), expected(batch))
 
 
 def test_no_more_than_two_batches_are_under_way(tiny):

@@ -18,7 +18,7 @@ from edgepose.people.crowd import Everybody, OneEach
 from edgepose.people.finder import Finder, Found
 from edgepose.people.regions import Regions
 from edgepose.people.smooth import KINDS
-from edgepose.people.track import Following
+from edgepose.people.tracker import Following
 from edgepose.skeletons import MPII16
 from tests.conftest import tiny_graph, tiny_manual
 from tests.people.world import STANDING
@@ -53,8 +53,12 @@ class Seeing:
         return self.estimate_all([image], [boxes])[0]
 
     def estimate_all(self, images, boxes, timer=None):
+        return self.begin_all(images, boxes)()
+
+    def begin_all(self, images, boxes, timer=None):
         self.batches.append([len(b) for b in boxes])
-        return [self._answers(self.of(image), own) for image, own in zip(images, boxes, strict=True)]
+        found = [self._answers(self.of(image), own) for image, own in zip(images, boxes, strict=True)]
+        return lambda: found
 
     def find(self, image, timer=None, *, turned=False):
         return self.begin(image, timer, turned=turned)()
@@ -460,6 +464,50 @@ def test_all_of_several_images_are_what_each_is_alone(tmp_path):
     assert [len(p) for p in estimator.estimate_all(images, [np.zeros((0, 4))] * 4)] == [0] * 4
     assert estimator.estimate_all([], []) == []
     assert engine.batches == [6, 3, 1, 2]
+
+
+@pytest.mark.parametrize("second_look", [False, True])
+def test_several_batches_may_be_begun(tmp_path, second_look):
+    """The same joints as one after the other; the second look at who leans is run between them."""
+    bundle = bundles.save(tiny_graph(), tiny_manual(), tmp_path / "tiny.onnx")
+    engine = engines.load(bundle, "openvino", Options(threads=1, batches=(1, 2)))
+    estimator = Estimator(engine, bundle.manual, second_look=second_look)
+    rng = np.random.default_rng(3)
+    images = [rng.integers(0, 256, (120, 160, 3), np.uint8) for _ in range(4)]
+    boxes = [np.array([0, 0, 30, 60]) + rng.uniform(0, 50, (n, 1)) for n in (3, 0, 1, 2)]
+    expected = [estimator.estimate(image, own) for image, own in zip(images, boxes, strict=True)]
+    answers = [estimator.begin_all([image], [own]) for image, own in zip(images, boxes, strict=True)]
+    for answer, wanted in zip(answers, expected, strict=True):
+        (found,) = answer()
+        for field in ("joints", "scores", "covariance"):
+            np.testing.assert_allclose(getattr(found, field), getattr(wanted, field), atol=1e-3)
+    engine.close()
+
+
+def test_a_frame_may_be_begun_while_everybody_is_calm():
+    seeing = Seeing([stands(100), stands(540)])
+    crowd = everybody(seeing, {"door": Regions()})
+    last, waiting, seen, overlapped = [], None, [], []
+    for number in range(40):
+        if number == 25:
+            seeing.scenes[0] = [stands(100)]
+        if waiting is not None and not crowd.calm(last):
+            seen += waiting()
+            waiting = None
+        last = [frame(0, number, "door")]
+        following = crowd.begin(last)
+        if waiting is not None:
+            overlapped.append(number)
+            seen += waiting()
+        waiting = following
+    seen += waiting()
+    assert [len(people) for people in seen] == [0, 0, *[2] * 23, *[1] * 15]
+    assert ids(seen) == {"run-1", "run-2"}
+    # Not before both are known; not while one of them is lost; again when he is gone.
+    assert overlapped[0] == 3
+    assert overlapped == [n for n in overlapped if not 28 <= n <= 30]
+    assert {20, 24} < set(overlapped)
+    assert not crowd.calm([])
 
 
 def test_finder_and_network_together(tmp_path):

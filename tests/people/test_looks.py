@@ -6,7 +6,7 @@ import pytest
 
 from edgepose.estimator import Poses
 from edgepose.people.looks import REGIONS, alike, looks
-from edgepose.people.track import Following, Tracker
+from edgepose.people.tracker import Following, Tracker
 from edgepose.skeletons import COCO17, LSP14, MPII16
 
 RED, BLUE, GREY, GREEN = (40, 40, 200), (200, 60, 40), (128, 128, 128), (40, 160, 40)

@@ -6,7 +6,7 @@ import pytest
 from edgepose.crops import box_of_joints
 from edgepose.estimator import Poses
 from edgepose.people.association import iou
-from edgepose.people.track import Following, Tracker
+from edgepose.people.tracker import Following, Tracker
 from edgepose.skeletons import LSP14, MPII16
 from tests.people.identity import hota, idf1, switches
 from tests.people.world import SCENES, WIDTH, Person, World, film, ids_by_person, published_once, regular, stands, walk
@@ -40,7 +40,8 @@ def test_confirm_is_the_number_of_sights(confirm):
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("speed", [150, 300])
-def test_two_who_cross_twice_keep_their_ids(seed, speed):
+@pytest.mark.parametrize("overlap", [False, True])
+def test_two_who_cross_twice_keep_their_ids(seed, speed, overlap):
     """Each is in front once."""
     seconds = (WIDTH - 300) / speed
 
@@ -52,7 +53,7 @@ def test_two_who_cross_twice_keep_their_ids(seed, speed):
 
     a = Person("A", back, depth=lambda t: 0.0 if t < seconds else 2.0)
     b = Person("B", forth, depth=1.0, phase=0.3)
-    frames = film(World([a, b], seed), new(), regular(round(60 * seconds)))
+    frames = film(World([a, b], seed), new(), regular(round(60 * seconds)), overlap=overlap)
     assert switches(frames) == 0
     assert ids_of(frames) == {"run-1", "run-2"}
     assert idf1(frames) > 0.95
@@ -177,6 +178,65 @@ def test_a_clock_that_is_set_back_costs_nobody_their_id(back):
     assert ids_of(frames) == {"run-1"}
     assert all(f.ids for f in frames[10:110])
     assert not any(f.ids for f in frames[160:])
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_boxes_may_be_asked_for_before_the_last_poses(overlap):
+    """Somebody walks by, one stands, one comes later: the same ids, and everybody in every frame."""
+    people = [
+        Person("A", walk(200, 40)), stands(700), Person("B", walk(1000, -20), here=lambda t: t > 1),
+    ]  # fmt: skip
+    frames = film(World(people, **QUIET), new(), regular(90), overlap=overlap)
+    assert len(frames) == 90
+    assert ids_of(frames) == {"run-1", "run-2", "run-3"}
+    assert all(len(f.ids) == len(f.truth_ids) for f in frames[45:])
+
+
+def test_who_is_forgotten_between_boxes_and_poses_is_not_in_the_answer():
+    world = World([stands(200), stands(600)], **QUIET)
+    view = world.view(0)
+    tracker, before = followed(world, view, regular(3))
+    assert tracker.calm
+    now, then = regular(5)[3:]
+    asked = tracker.boxes(now)
+    later = tracker.boxes(then)
+    tracker.forget(before.ids[:1])
+    assert tracker.update(world.estimate(view, asked), now).ids == before.ids[1:]
+    assert tracker.update(world.estimate(view, later), then).ids == before.ids[1:]
+    with pytest.raises(ValueError, match="no boxes were asked for"):
+        tracker.update(world.estimate(view, later), then)
+
+
+def test_a_newcomer_of_the_next_frame_is_not_judged_by_this_one():
+    world = World([stands(200), stands(600)], **QUIET)
+    alone, both = World([stands(200)], **QUIET).view(0), world.view(0)
+    tracker, _ = followed(world, alone, regular(3))
+    now, then, after = regular(6)[3:]
+    asked = tracker.boxes(now)
+    tracker.found(both.boxes, np.ones(2))
+    later = tracker.boxes(then)
+    assert (len(asked), len(later)) == (1, 2)
+    assert len(tracker.update(world.estimate(alone, asked), now)) == 1
+    tracker.update(world.estimate(both, later), then)
+    assert len(tracker.boxes(after)) == 2  # seen once, and followed on
+
+
+@pytest.mark.parametrize(
+    ("people", "fps", "calm"),
+    [
+        ([stands(200), stands(600)], 30, True),
+        ([stands(200)], 10, True),
+        ([stands(200)], 5, False),  # too much may happen in between
+        ([stands(400), stands(520)], 30, False),  # one crop may show the other
+        ([Person("A", walk(200, 900))], 30, False),
+        ([], 30, False),
+    ],
+    ids=["apart", "ten a second", "five a second", "close", "runs", "nobody"],
+)
+def test_calm(people, fps, calm):
+    world, tracker = World(people, **QUIET), new()
+    film(world, tracker, regular(20, fps))
+    assert tracker.calm is calm
 
 
 def test_ids_never_come_back():

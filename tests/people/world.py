@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgepose.crops import box_of_joints
 from edgepose.estimator import Poses
 from edgepose.people.association import assign, iou
-from edgepose.people.track import Tracker
+from edgepose.people.tracker import Tracker
 from tests.people.identity import Sight
 
 WIDTH, HEIGHT = 1280, 720
@@ -131,21 +131,24 @@ def regular(frames: int, fps: float = FPS) -> list[int]:
 
 
 def film(
-    world: World, tracker: Tracker, times: Iterable[int], clock: Callable[[int], int] = lambda now: now
+    world: World,
+    tracker: Tracker,
+    times: Iterable[int],
+    clock: Callable[[int], int] = lambda now: now,
+    *,
+    overlap: bool = False,
 ) -> list[Sight]:
     """Run ``tracker`` over the frames taken at ``times`` (ns), which the camera's ``clock`` may see as other ones.
 
+    ``overlap``: where the tracker is calm the next frame's boxes are asked for before this one's poses are there.
     Only people who are well visible are true ones. Who is hidden for a good part may be published or not: such a box
     is left out of the record, as benchmarks do with people whom they do not judge.
     """
-    frames = []
+    frames: list[Sight] = []
     start = None
-    for now in times:
-        start = now if start is None else start
-        view = world.view((now - start) / 1e9)
-        if tracker.wants_finder():
-            tracker.found(*world.find(view))
-        crops = tracker.boxes(clock(now))
+    begun: tuple[int, View, NDArray[np.float64]] | None = None
+
+    def finish(now: int, view: View, crops: NDArray[np.float64]) -> None:
         people = tracker.update(world.estimate(view, crops), clock(now))
         true = world.visible(view)
         boxes = np.array([box_of_joints(j, s) for j, s in zip(view.joints, view.seen, strict=True)]).reshape(-1, 4)
@@ -154,6 +157,21 @@ def film(
             judged[j] = true[i]
         names, ids = np.array(view.names, dtype=object), np.array(people.ids, dtype=object)
         frames.append(Sight(list(names[true]), boxes[true], list(ids[judged]), people.boxes[judged]))
+
+    for now in times:
+        start = now if start is None else start
+        if begun is not None and not (overlap and tracker.calm):
+            finish(*begun)
+            begun = None
+        view = world.view((now - start) / 1e9)
+        if tracker.wants_finder():
+            tracker.found(*world.find(view))
+        following = (now, view, tracker.boxes(clock(now)))
+        if begun is not None:
+            finish(*begun)
+        begun = following
+    if begun is not None:
+        finish(*begun)
     return frames
 
 

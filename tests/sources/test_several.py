@@ -43,6 +43,9 @@ class Fed(Base):
             raise step
         return None if step is None else Frame(PICTURE, step, step, self.camera)
 
+    def ready(self) -> bool:
+        return not self.live or not self.eaten
+
     @property
     def eaten(self) -> bool:
         return self._steps.empty()
@@ -194,8 +197,36 @@ def test_an_end_is_told_after_the_last_frame_was_dealt_with(several: Make) -> No
     goes_on.feed(0)
     wait_for(lambda: goes_on.eaten)
     assert ends.heard == []  # the frame is still in our hands
+    assert source.ready()
     assert [f.camera for f in source.read() or []] == ["goes on"]
+    goes_on.feed(1)
+    wait_for(lambda: goes_on.eaten)
+    assert ends.heard == []  # and may be while the next one was begun
+    assert [f.seq for f in source.read() or []] == [1]
     wait_for(lambda: ends.heard == [("ends", "")])
+
+
+def test_an_end_is_told_where_no_other_camera_has_a_frame(several: Make) -> None:
+    """Who waits for a frame has dealt with all the others."""
+    ends, goes_on = Ends(), Fed("goes on")
+    source = several(Fed("ends", 0, None), goes_on, on_end=ends)
+    assert [f.camera for f in source.read() or []] == ["ends"]
+    assert not source.ready()
+    reader = threading.Thread(target=source.read)
+    reader.start()
+    wait_for(lambda: ends.heard == [("ends", "")])
+    goes_on.feed(0)
+    reader.join(5)
+    assert not reader.is_alive()
+
+
+def test_one_source_says_itself_whether_it_has_a_frame(several: Make) -> None:
+    live = Fed("live", live=True)
+    source = several(live)
+    assert not source.ready()
+    live.feed(0)
+    assert source.ready()
+    assert several(Fed("file")).ready()
 
 
 def test_an_end_is_told_before_the_reader_hears_of_it(several: Make) -> None:
