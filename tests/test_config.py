@@ -1,4 +1,7 @@
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -175,3 +178,20 @@ def test_what_looks_at_one_camera_takes_one_table_but_not_two():
     assert config.require_source(config.load(path=write(one), environ={}).settings) == "a.mp4"
     with pytest.raises(EdgeposeError, match="2 are configured; name a file with one by --config"):
         config.require_source(config.load(path=write(TWO), environ={}).settings)
+
+
+def test_every_setting_is_documented_with_its_flag_and_default():
+    """docs/settings.md: one row a key, in the file's order."""
+    text = (Path(__file__).parents[1] / "docs" / "settings.md").read_text(encoding="utf-8")
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:4]] for line in text.splitlines() if line.startswith("| `")]
+    settings = config.load({}, environ={}).settings
+    assert [key for key, _, _ in rows] == config.keys()
+    command = [sys.executable, "-m", "edgepose", "run", "--help"]
+    help_text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for key, flag, default in rows:
+        if key != "device":
+            assert default == json.dumps(config.value_of(settings, key)), key
+        assert not flag or re.search(rf"{flag}\b", help_text), flag
+    told = {flag.replace("--no-", "--") for _, flag, _ in rows}
+    flags = set(re.findall(r"^ *(--[a-z-]+)", help_text, re.MULTILINE))
+    assert flags - told == {"--help", "--explain", "--config"}
