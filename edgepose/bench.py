@@ -46,7 +46,7 @@ def bench(settings: Settings) -> dict[str, Any]:
     frame") and some of everything else's time. What it costs by itself ("decode") is measured in a pass of its own
     over the same frames. Without a broker, publishing means building and encoding the message. Stages are timed with
     one frame after the other (``fps_in_turn``: frames over wall-clock time of the whole loop); ``fps`` is of a pass
-    more, as the loop runs.
+    more, as the loop runs; a broker that was asked for has the poses of both.
     """
     uri = require_source(settings)
     spec = sources.parse(uri)

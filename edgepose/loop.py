@@ -28,9 +28,9 @@ class Loop:
     def __init__(self, sources: Several, crowd: Crowd, cameras: Mapping[str, Camera], *, overlap: bool = False) -> None:
         """``cameras``: by the name that the frames carry.
 
-        ``overlap``: frames that are there are begun before the people in the last ones are known, so that the engine
-        has work while these are followed and published. Only while everybody is calm: their crops come from the frame
-        before the last one.
+        ``overlap``: a film's next frame is begun before the people in the last one are known, so that the engine has
+        work while these are followed and published. Only while everybody is calm: their crops come from the frame
+        before the last one. Never of live cameras: there a frame would only wait for the engine, and grow old.
         """
         self._sources, self._crowd, self._cameras = sources, crowd, dict(cameras)
         self._overlap = overlap
@@ -57,14 +57,20 @@ class Loop:
                 frames = self._sources.read()
             if frames is None:
                 return
-            last = frames[: max_frames - count] if max_frames else frames
-            count += len(last)
-            if ahead:
-                following = _Begun(last, self._crowd.begin(last, timer))
-                self._finish(timer, on_frame)
-                self._begun = following
+            frames = frames[: max_frames - count] if max_frames else frames
+            count += len(frames)
+            if ahead and self._crowd.calm(last, frames):
+                self._begin(frames, timer, on_frame)
             else:
-                self._publish(last, self._crowd.update(last, timer), timer, on_frame)
+                self._finish(timer, on_frame)
+                self._publish(frames, self._crowd.update(frames, timer), timer, on_frame)
+            last = frames
+
+    def _begin(self, frames: list[Frame], timer: StageTimer, on_frame: Callable[[], None]) -> None:
+        """Begin ``frames``, and publish the people in those that were begun before."""
+        begun = _Begun(frames, self._crowd.begin(frames, timer))
+        self._finish(timer, on_frame)
+        self._begun = begun
 
     def _finish(self, timer: StageTimer, on_frame: Callable[[], None]) -> None:
         """Take and publish the people in the frames that were begun, if any were."""

@@ -1,5 +1,8 @@
 """The loop: which frames it begins before the last ones are done, and that none is lost on the way."""
 
+import weakref
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -21,12 +24,8 @@ class Listed(Base):
 
     camera, reopens, description, dropped = "cam", False, "listed", 0
 
-    def __init__(self, *steps, live=False, waiting=True):
-        self.live, self.waiting = live, waiting
-        self.steps = list(steps)
-
-    def ready(self):
-        return self.waiting
+    def __init__(self, *steps, live=False):
+        self.live, self.steps = live, list(steps)
 
     def read(self, timeout=None):
         if not self.steps:
@@ -43,12 +42,13 @@ class Listed(Base):
 class Heard:
     """Stands in for crowd and camera, and notes what happens to each frame."""
 
-    def __init__(self, restless=()):
+    def __init__(self, restless=(), other=()):
         self.restless = set(restless)  # frames whose people are not calm
+        self.other = set(other)  # frames that may not be begun before the last ones are done
         self.events = []
 
-    def calm(self, frames):
-        return bool(frames) and not self.restless & {f.seq for f in frames}
+    def calm(self, frames, following=()):
+        return bool(frames) and not self.restless & {f.seq for f in frames} | self.other & {f.seq for f in following}
 
     def update(self, frames, timer=None):
         self.events += [f"update {f.seq}" for f in frames]
@@ -86,8 +86,8 @@ def test_a_frame_is_begun_before_the_last_one_is_published():
 
 @pytest.mark.parametrize(
     ("source", "overlap"),
-    [(Listed(0, 1, 2), False), (Listed(0, 1, 2, live=True, waiting=False), True)],
-    ids=["not asked for", "no frame waits"],
+    [(Listed(0, 1, 2), False), (Listed(0, 1, 2, live=True), True)],
+    ids=["not asked for", "a camera"],
 )
 def test_one_after_the_other(source, overlap):
     heard = Heard()
@@ -102,6 +102,36 @@ def test_nothing_is_begun_beside_frames_whose_people_are_not_calm():
         "update 0", "publish 0", "begin 1", "begin 2", "publish 1", "publish 2", "update 3", "publish 3", "begin 4",
         "publish 4",
     ]  # fmt: skip
+
+
+def test_a_frame_that_is_nothing_like_the_last_one_waits_for_it():
+    heard = Heard(other=[2])
+    loop(Listed(0, 1, 2, 3), heard).run()
+    assert heard.events == [
+        "update 0", "publish 0", "begin 1", "publish 1", "update 2", "publish 2", "begin 3", "publish 3",
+    ]  # fmt: skip
+
+
+def test_no_frame_is_kept_until_the_next_one_is_begun():
+    """Of a camera's pipeline it is a buffer that others need."""
+
+    class Watching(Heard):
+        def calm(self, frames, following=()):
+            return super().calm(frames, following) and frames[0].seq < 3
+
+    pictures = [np.zeros((2, 2, 3), np.uint8) for _ in range(8)]
+    kept = [weakref.ref(picture) for picture in pictures]
+    alive = []
+
+    class Shown(Listed):
+        def read(self, timeout=None):
+            alive.append([n for n, picture in enumerate(kept) if picture() is not None and n < 8 - len(self.steps)])
+            frame = super().read()
+            return frame and replace(frame, image=pictures.pop(0))
+
+    loop(Shown(*range(8)), Watching()).run()
+    assert all(len(each) <= 2 for each in alive)
+    assert alive[-1] == [7]
 
 
 def test_the_last_frames_of_a_source_that_fails_are_published():

@@ -17,9 +17,8 @@ import cv2
 import jsonschema
 import pytest
 
-from edgepose import app, config, console, engines
+from edgepose import app, bench, config, console, engines
 from edgepose.app import stopping_on_signals
-from edgepose.bench import apart
 from edgepose.errors import EdgeposeError
 from edgepose.messages import schemas
 from edgepose.timing import STAGES
@@ -291,8 +290,8 @@ def test_a_bench_does_not_disturb_who_runs_by_the_same_file(tmp_path):
     )
     settings = config.load({}, file, environ={}).settings
     file.write_text('[[camera]]\nname = "hall"\nuri = "a.mp4"\noverlay = "x.mkv"\n')
-    assert apart(config.load({}, file, environ={}).settings, to_broker=False).cameras[0].overlay == ""
-    alone, told = apart(settings, to_broker=False), apart(settings, to_broker=True)
+    assert bench.apart(config.load({}, file, environ={}).settings, to_broker=False).cameras[0].overlay == ""
+    alone, told = bench.apart(settings, to_broker=False), bench.apart(settings, to_broker=True)
     assert (alone.mqtt.url, alone.output.record, alone.engine.threads) == ("", "", 1)
     assert (told.mqtt.url, told.output.record) == ("mqtt://hub/", "")
     assert alone.device == told.device == "bench-porch"  # each time the same: what is retained is written over
@@ -442,7 +441,21 @@ def test_bench_accounts_for_every_stage(clip, tiny):
     assert found["frames"] == 50  # 30 frames of warm-up are left out
     assert found["fps"] > 0
     assert found["fps_in_turn"] > 0
-    assert found["fps_in_turn"] != found["fps"]  # each of a pass of its own
+
+
+@pytest.mark.parametrize(("flags", "passes"), [({}, [False, True]), ({"engine.overlap": False}, [False]),
+                                               ({"people.finder": "none"}, [False])])  # fmt: skip
+def test_stages_are_timed_without_overlap_and_the_whole_as_it_runs(clip, tiny, monkeypatch, flags, passes):
+    overlaps, assembled = [], bench.assembled
+
+    def noted(settings, **rest):
+        overlaps.append(settings.engine.overlap)
+        return assembled(settings, **rest)
+
+    monkeypatch.setattr(bench, "assembled", noted)
+    flags = {"source.uri": str(clip), "model": str(tiny.path), "max_frames": 40, **flags}
+    bench.bench(config.load(flags, environ={}).settings)
+    assert overlaps == passes
 
 
 def test_models_lists_and_shows():

@@ -31,6 +31,7 @@ from edgepose.skeletons import Skeleton
 IDLE_S = 0.09  # between looks of the finder while nobody is there: every third frame of 30 a second
 MOST_IDLE = 9  # frames without a look, whatever the camera's clock says
 BESIDE_S = 0.15  # how old an answer of the finder may be that counts for the next frame: people move
+CALM_S = 0.15  # between frames, at most, of which one may be begun before the people in the other are known
 TURNED = 3  # one in so many looks of the finder is at the image turned by a quarter, for people who lie
 
 _Look = tuple[str, int, Callable[[], Found]]  # of the finder: camera, its frame's time, what waits for the answer
@@ -47,8 +48,8 @@ class Crowd(Protocol):
         """As ``update``, but what it returns waits for the people; the engine may run meanwhile."""
         ...
 
-    def calm(self, frames: Sequence[Frame]) -> bool:
-        """Whether the next frames of these cameras may be begun before the people in ``frames`` are asked for."""
+    def calm(self, frames: Sequence[Frame], following: Sequence[Frame] = ()) -> bool:
+        """Whether others, ``following`` if these are known, may be begun before the people in ``frames`` are."""
         ...
 
 
@@ -104,9 +105,15 @@ class Everybody:
         answer = self._estimator.begin_all(*self._crops(frames, timer), timer)
         return lambda: self._people(frames, answer(), timer)
 
-    def calm(self, frames: Sequence[Frame]) -> bool:
+    def calm(self, frames: Sequence[Frame], following: Sequence[Frame] = ()) -> bool:
         """See :class:`Crowd`."""
-        return bool(frames) and all(self._trackers[frame.camera].calm for frame in frames)
+        before = {frame.camera: frame for frame in frames}
+        pairs = [(before[frame.camera], frame) for frame in following if frame.camera in before]
+        return (
+            bool(frames)
+            and all(self._trackers[frame.camera].calm for frame in frames)
+            and all(size_of(a) == size_of(b) and 0 < b.acquired_ns - a.acquired_ns <= CALM_S * 1e9 for a, b in pairs)
+        )
 
     def _crops(
         self, frames: Sequence[Frame], timer: StageTimer
@@ -231,7 +238,7 @@ class OneEach:
         """See :class:`Crowd`; nothing runs before it is waited for."""
         return partial(self.update, frames, timer)
 
-    def calm(self, frames: Sequence[Frame]) -> bool:
+    def calm(self, frames: Sequence[Frame], following: Sequence[Frame] = ()) -> bool:
         """See :class:`Crowd`: never, each crop is that of the last joints."""
         return False
 

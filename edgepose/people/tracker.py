@@ -59,7 +59,6 @@ NEAR = 1.25  # sides of the crop in longer sides of the box: where crops meet, o
 DRESS = 0.75  # share of an answer's agreement that is lost where it is dressed as somebody else here and not at all so
 
 CALM_STEP = 0.05  # box heights (longer sides) that who is calm moves by from one frame to the next, at most
-CALM_PAUSE = 0.15  # seconds between frames up to which anybody is calm
 
 LOOSE = 0.6  # share of ACCEPT that a first sight needs: a finder's box may fit badly, the joints then place the crop
 
@@ -102,8 +101,8 @@ class _Asked:
 
     acquired_ns: int
     now_ns: int  # steady
-    # Each track with the time of its last sight by then, and where it should be in the frame: crop [4], joints [K, 2].
-    tracks: list[tuple[Track, int, NDArray[np.float64], NDArray[np.float64]]]
+    # Each track, and by what the finder's boxes changed its crop [4] and where its joints are looked for [K, 2].
+    tracks: list[tuple[Track, NDArray[np.float64], NDArray[np.float64]]]
 
 
 @dataclass
@@ -158,11 +157,12 @@ class Tracker:
 
     @property
     def calm(self) -> bool:
-        """Whether everybody is surely seen, away from others, and slow.
+        """Whether nobody is lost or just found, near another, or fast.
 
-        Then the next frame's boxes need not wait for this one's poses: those of the frame before tell enough.
+        Then the boxes of the next frame, taken later but soon, need not wait for this one's poses: those of the frame
+        before tell enough.
         """
-        if self.empty or not 0 < self._pause_ns <= CALM_PAUSE * 1e9 or _near_another(self._crops()):
+        if self.empty or self._pause_ns <= 0 or _near_another(self._crops()):
             return False
         step = CALM_STEP / (self._pause_ns / 1e9)  # sides per second
         return all(
@@ -179,7 +179,10 @@ class Tracker:
         self._since_look = frames_ago
 
     def boxes(self, acquired_ns: int) -> NDArray[np.float64]:
-        """The boxes [N, 4] to estimate in the frame taken at ``acquired_ns`` (nanoseconds): tracks, then newcomers."""
+        """The boxes [N, 4] to estimate in the frame taken at ``acquired_ns`` (nanoseconds): tracks, then newcomers.
+
+        Of frames without their ``update`` no two are taken at the same time.
+        """
         now_ns = self._steady(acquired_ns)
         self._last_ns, self._pause_ns = now_ns, now_ns - self._last_ns
         if self._pace.away(now_ns, self._following.patience):
@@ -187,12 +190,17 @@ class Tracker:
         self._retire(now_ns)
         for track in self._tracks:
             track.predict(now_ns)
+        predicted = {track: (track.crop, track.ahead) for track in self._tracks}
         if self._found is not None:
             self._place_found(*self._found, now_ns)
             self._found = None
+        changes = []
+        for track in self._tracks:
+            crop, ahead = predicted.get(track, (track.crop, track.ahead))
+            changes.append((track, track.crop - crop, track.ahead - ahead))
         if self._asked and self._asked[-1].acquired_ns == acquired_ns:
             self._asked.pop()  # asked again
-        self._asked.append(_Asked(acquired_ns, now_ns, [(t, t.seen_ns, t.crop, t.ahead) for t in self._tracks]))
+        self._asked.append(_Asked(acquired_ns, now_ns, changes))
         return self._crops()
 
     def wants_looks(self, acquired_ns: int) -> bool:
@@ -252,15 +260,13 @@ class Tracker:
         return self._asked[0]
 
     def _back_in(self, asked: _Asked) -> list[Track]:
-        """The tracks that ``asked`` and are still there, predicted for its frame with what was learnt since."""
+        """The tracks that ``asked`` and are still there, predicted for its frame by what is known now."""
         present = []
-        for track, seen_ns, crop, ahead in asked.tracks:
+        for track, crop, ahead in asked.tracks:
             if track in self._tracks:
                 present.append(track)
-                if track.seen_ns == seen_ns:
-                    track.crop, track.ahead = crop, ahead
-                else:
-                    track.predict(asked.now_ns)
+                track.predict(asked.now_ns)
+                track.crop, track.ahead = track.crop + crop, track.ahead + ahead
         return present
 
     @property

@@ -60,9 +60,6 @@ class Source(Protocol):
     def description(self) -> str:
         """How it is read: the exact GStreamer pipeline, or the like. Secrets are masked."""
 
-    def ready(self) -> bool:
-        """Whether a frame is there, so that ``read`` need not wait; those of a file always are."""
-
     def read(self, timeout: float | None = None) -> Frame | None:
         """The next frame (file) or the newest (live); None at the end or after ``close``.
 
@@ -87,10 +84,6 @@ class Source(Protocol):
 
 class Base(ABC):
     """Iteration and ``with`` for the sources here."""
-
-    @abstractmethod
-    def ready(self) -> bool:
-        """See :class:`Source`."""
 
     @abstractmethod
     def read(self, timeout: float | None = None) -> Frame | None:

@@ -133,7 +133,6 @@ class GStreamerSource(Base):
         self._error: EdgeposeError | None = None  # popped from the bus while frames still came
         self._delivered = 0
         self._last_seq = -1
-        self._pulled: Any = None  # the sample that ``ready`` saw
         # Also runs when the source is forgotten or the interpreter ends: a playing pipeline must not be freed.
         self._stop = weakref.finalize(self, self._pipeline.set_state, self._gst.State.NULL)
         if self._pipeline.set_state(self._gst.State.PLAYING) == self._gst.StateChangeReturn.FAILURE:
@@ -146,12 +145,6 @@ class GStreamerSource(Base):
         """See :class:`Source`."""
         return self._last_seq + 1 - self._delivered
 
-    def ready(self) -> bool:
-        """See :class:`Source`."""
-        if self.live and self._pulled is None and not self._closed.is_set():
-            self._pulled = self._sink.emit("try-pull-sample", 0)
-        return self._pulled is not None or not self.live
-
     def read(self, timeout: float | None = None) -> Frame | None:
         """See :class:`Source`."""
         first_wait = self._stall if self._started else max(self._stall, FIRST_FRAME_TIMEOUT)
@@ -159,9 +152,7 @@ class GStreamerSource(Base):
         deadline = time.monotonic() + wait
         while not self._closed.is_set():
             left = deadline - time.monotonic()
-            sample, self._pulled = self._pulled, None
-            if sample is None:
-                sample = self._sink.emit("try-pull-sample", max(0, min(_SLICE_NS, int(left * 1e9))))
+            sample = self._sink.emit("try-pull-sample", max(0, min(_SLICE_NS, int(left * 1e9))))
             if self._closed.is_set():
                 break
             if sample is not None:

@@ -63,10 +63,6 @@ class ImagesSource(Base):
         self._seq = 0
         self._closed = threading.Event()
 
-    def ready(self) -> bool:
-        """See :class:`edgepose.sources.base.Source`."""
-        return True
-
     def read(self, timeout: float | None = None) -> Frame | None:
         """The next picture; ``timeout`` has no meaning here."""
         if self._closed.is_set() or (self._seq >= len(self._paths) and not self._loop):

@@ -123,10 +123,6 @@ class PyAVSource(Base):
         """See :class:`Source`."""
         return self._last_seq + 1 - self._delivered
 
-    def ready(self) -> bool:
-        """See :class:`Source`."""
-        return bool(self._ready) or not self.live
-
     def read(self, timeout: float | None = None) -> Frame | None:
         """See :class:`Source`."""
         first_wait = self._stall if self._started else self._first_wait

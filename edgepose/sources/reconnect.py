@@ -71,11 +71,6 @@ class Reconnecting(Base):
         inner = self._inner
         return self._lost_frames + (inner.dropped if inner else 0)
 
-    def ready(self) -> bool:
-        """See :class:`Source`."""
-        inner = self._inner
-        return inner is not None and inner.ready()
-
     def read(self, timeout: float | None = None) -> Frame | None:
         """The newest frame; waits for a lost camera until it is back, or at most ``timeout`` s (SourceStalled).
 

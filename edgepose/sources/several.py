@@ -25,8 +25,8 @@ class Several:
     ) -> None:
         """``on_end(camera, error)`` hears of every source that ended or failed, in that source's thread.
 
-        It does so when the source's last frame was dealt with: when the next ``read`` but one was called, or one that
-        found no frame.
+        It does so when the source's last frame was dealt with: when the next ``read`` was called, or of one that was
+        ``ready`` the next but one.
         """
         self._sources, self._on_end = dict(sources), on_end
         self._news = threading.Condition()
@@ -46,10 +46,13 @@ class Several:
                 thread.start()
 
     def ready(self) -> bool:
-        """Whether ``read`` has frames at once, or soon; it may then be called before the last ones are dealt with."""
-        if len(self._sources) == 1:
-            return next(iter(self._sources.values())).ready()
-        return bool(self._waiting)
+        """Whether ``read`` may be called before the last frames are dealt with: all are files, and a frame is there.
+
+        One file's always are: what is done with it does not depend on how fast it is decoded.
+        """
+        if any(source.live for source in self._sources.values()):
+            return False
+        return len(self._sources) == 1 or bool(self._waiting)
 
     def read(self) -> list[Frame] | None:
         """The frames that are there, waiting for one if there is none; None when all sources have ended.
@@ -60,7 +63,7 @@ class Several:
             frame = next(iter(self._sources.values())).read()
             return None if frame is None else [frame]
         with self._news:
-            self._in_hand = self._taken if self._waiting else set()
+            self._in_hand = self._taken if self.ready() else set()
             self._taken = set()
             self._news.notify_all()
             self._news.wait_for(lambda: self._waiting or not self._running or self._closed)

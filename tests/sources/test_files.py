@@ -49,13 +49,6 @@ def test_every_frame_and_pixel(write_clip: Writer, backend: str, width: int, sou
     np.testing.assert_allclose(steps, np.arange(37) * 40, atol=1.001)  # Matroska keeps milliseconds
 
 
-def test_a_file_is_always_ready(write_clip: Writer, backend: str) -> None:
-    """Whether frames overlap, hence where crops lie, does not depend on how fast they are decoded."""
-    with open_source(str(write_clip(frames=3)), backend=backend) as source:
-        assert source.ready()
-        assert len(list(source)) == 3
-
-
 def test_a_slow_reader_loses_nothing(write_clip: Writer, backend: str) -> None:
     with open_source(str(write_clip(frames=12)), backend=backend) as source:
         seen = []

@@ -19,7 +19,6 @@ from edgepose.errors import EdgeposeError
 from edgepose.gst import gst
 from edgepose.sources import SourceLost, SourceStalled, open_source, parse, pyav
 from edgepose.sources.pace import Pace
-from tests.broker import wait_for
 from tests.rtsp import RtspServer, free_port, why_not
 
 S = 1_000_000_000
@@ -60,19 +59,6 @@ def test_newest_wins_for_a_slow_reader(backend: str) -> None:
         assert frame.seq == source.dropped + 2
         assert age_s(frame.acquired_ns) >= 0  # never in the future
         assert (frame.acquired_ns - first.acquired_ns) / S == pytest.approx((frame.seq - first.seq) / 30, abs=0.1)
-
-
-def test_a_live_source_is_ready_when_a_frame_is_there(backend: str) -> None:
-    with open_source("videotest://?fps=1&frames=4", backend=backend) as source:
-        first = source.read()
-        assert first is not None
-        wait_for(source.ready, 5)
-        assert source.ready()  # asking takes nothing away
-        second = source.read()
-        assert second is not None
-        assert second.seq > first.seq
-        assert not source.ready()  # a second until the next
-        assert [f.seq for f in source] == list(range(second.seq + 1, 4))
 
 
 def test_close_from_another_thread_ends_a_blocked_read(backend: str) -> None:

@@ -37,9 +37,6 @@ class Scripted(Base):
     def dropped(self) -> int:
         return self._last + 1 - self._delivered
 
-    def ready(self) -> bool:
-        return True
-
     def read(self, timeout: float | None = None) -> Frame | None:
         step = next(self._script, None)
         if isinstance(step, Exception):

@@ -43,9 +43,6 @@ class Fed(Base):
             raise step
         return None if step is None else Frame(PICTURE, step, step, self.camera)
 
-    def ready(self) -> bool:
-        return not self.live or not self.eaten
-
     @property
     def eaten(self) -> bool:
         return self._steps.empty()
@@ -211,7 +208,6 @@ def test_an_end_is_told_where_no_other_camera_has_a_frame(several: Make) -> None
     ends, goes_on = Ends(), Fed("goes on")
     source = several(Fed("ends", 0, None), goes_on, on_end=ends)
     assert [f.camera for f in source.read() or []] == ["ends"]
-    assert not source.ready()
     reader = threading.Thread(target=source.read)
     reader.start()
     wait_for(lambda: ends.heard == [("ends", "")])
@@ -220,13 +216,18 @@ def test_an_end_is_told_where_no_other_camera_has_a_frame(several: Make) -> None
     assert not reader.is_alive()
 
 
-def test_one_source_says_itself_whether_it_has_a_frame(several: Make) -> None:
-    live = Fed("live", live=True)
-    source = several(live)
-    assert not source.ready()
-    live.feed(0)
-    assert source.ready()
-    assert several(Fed("file")).ready()
+def test_only_files_may_be_read_ahead(several: Make) -> None:
+    """What a camera gives is not to wait for the engine."""
+    assert several(Fed("file")).ready()  # always: how fast it is decoded must not tell where crops lie
+    live = several(Fed("live", 0, live=True))
+    assert not live.ready()
+    files = several(Fed("a", 0), Fed("b"))
+    wait_for(files.ready)
+    assert files.read()
+    assert not files.ready()
+    mixed = several(Fed("a", 0), Fed("live", 0, live=True))
+    wait_for(lambda: len(mixed._waiting) == 2)
+    assert not mixed.ready()
 
 
 def test_an_end_is_told_before_the_reader_hears_of_it(several: Make) -> None:
