@@ -69,6 +69,12 @@ def _judges(judge_on: list[str], bundle: Bundle, root: Path | None) -> dict[str,
     return people_of(judge_on, bundle.manual.skeleton, root)
 
 
+def _say_same(drawn: list[str], judge_on: list[str]) -> None:
+    """Tell where INT8 is judged on those whom its ranges are from."""
+    for text in sorted(set(drawn) & set(judge_on)):
+        console.say(f"note: ranges are from {text}, and INT8 is judged on it too; it may be worse on others")
+
+
 def _named(path: Path | None, suffix: str, what: str) -> None:
     """Look at a name before the work, not after it."""
     if path is not None and path.suffix != suffix:
@@ -156,6 +162,7 @@ def quantize(
     if real_path(str(out)) in {real_path(str(b.path)) for b in (bundle, reference) if b is not None}:
         raise EdgeposeError(f"{out} is the float bundle itself; write the INT8 bundle to another file")
     chosen = sets.load(calibration_set)
+    _say_same(chosen.about.data, judge_on)
     outcome = gate.calibrate(
         bundle,
         chosen,
@@ -213,6 +220,7 @@ def quantize_finder(
         if len(set(texts)) < len(texts):
             raise EdgeposeError(f"{option} names a set twice; name each once")
     say_without_split("--judge-on", judge_on)
+    _say_same(data, judge_on)
     pools = {text: read(spec, data_root) for text, spec in zip(data, scene_sets(data, None), strict=True)}
     judges = {t: read(spec, data_root) for t, spec in zip(judge_on, scene_sets(judge_on, guesses), strict=True)}
     chosen = finders.drawn(pools, bundle.manual, count, seed)
@@ -372,6 +380,8 @@ def build(
         typer.echo(trt_precision.trtexec_line(bundle, wanted, plan=str(plan), calibration_cache=cache, trt=trt))
         return
     chosen = sets.load(calibration_set) if calibration_set is not None else None
+    if chosen is not None:
+        sets.refuse_other(chosen, bundle)
     made = trt_build.build(
         bundle,
         plan,

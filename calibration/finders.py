@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from calibration.gate import BudgetError
+from calibration.judge import ROUNDING
 from calibration.quantize import quantize
 from calibration.sets import About, CalibrationSet, crop
 from edgepose import engines
@@ -74,6 +75,7 @@ def drawn(sets: Scenes, manual: Manual, count: int, seed: int = 0) -> Calibratio
         method="random",
         seed=seed,
         pool=sum(map(len, sets.values())),
+        padding=manual.padding,
         persons=[path.name for path in chosen],
     )
     return CalibrationSet(crops, about, hashlib.sha256(crops.tobytes()).hexdigest())
@@ -105,7 +107,7 @@ def calibrate(
         float_, int8 = (_found(each, judge_on, threads) for each in (bundle, twin))
         lost = {name: float_[name].average_precision - int8[name].average_precision for name in judge_on}
         worst = max(lost, key=lambda name: lost[name])
-        if lost[worst] > lose_ap:
+        if lost[worst] > lose_ap + ROUNDING:
             raise BudgetError(
                 f"INT8 of {bundle.manual.name} is over its budget, nothing was written: on {worst} it loses "
                 f"{lost[worst]:.2f} points of average precision, {lose_ap:g} may be lost; choose another --method, "

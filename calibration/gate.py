@@ -104,6 +104,9 @@ def calibrate(
     """
     budget = budget or Budget()
     reference = against or bundle
+    if reference.manual.precision != "float32":
+        raise EdgeposeError(f"{reference.path} is {reference.manual.precision}; accuracy is compared with a float32 "
+                            "bundle")  # fmt: skip
     for key in COMPARABLE:
         if getattr(reference.manual, key) != getattr(bundle.manual, key):
             raise EdgeposeError(f"{reference.path} and {bundle.path} differ in {key}; they must be of one model")

@@ -29,6 +29,7 @@ METRICS: dict[str, tuple[Literal["head", "torso"], float]] = {
 }
 # What two models must share to be judged on the same crops, and decoded by the same decoder.
 COMPARABLE = ("input_size", "padding", "skeleton", "stride", "decode")
+ROUNDING = 1e-9  # points; a loss of exactly what may be lost is within the budget
 _BATCH = 8
 
 
@@ -59,6 +60,8 @@ class Judge:
         if not persons:
             raise EdgeposeError("there is no labelled person to judge on; choose other data")
         self._back = [invert(crop_affine(p.box, manual.input_size, manual.padding)) for p in persons]
+        sides = np.array(manual.input_size, np.float64)
+        self._diagonals = np.array([np.linalg.norm(back[:, :2] @ sides) for back in self._back])  # image pixels
         truth = np.stack([p.joints for p in persons])
         self._labelled = np.stack([p.labelled for p in persons])
         self._truth = truth
@@ -124,7 +127,10 @@ class Judge:
     def shift(self, a: Answers, b: Answers) -> NDArray[np.float64]:
         """How far apart two engines put each joint [N, K], in head lengths.
 
-        Where the head is not labelled HEAD of the torso is taken for it; NaN where that is not labelled either.
+        A joint that only one of them gives counts as the crop's diagonal apart. Where the head is not labelled HEAD of
+        the torso is taken for it; NaN where that is not labelled either, or neither engine gives the joint.
         """
         head = np.where(np.isfinite(self._lengths["head"]), self._lengths["head"], HEAD * self._lengths["torso"])
-        return np.asarray(np.linalg.norm(a.joints - b.joints, axis=-1) / head[:, None])
+        known = [np.isfinite(answers.joints).all(axis=-1) for answers in (a, b)]
+        apart = np.linalg.norm(a.joints - b.joints, axis=-1)
+        return np.asarray(np.where(known[0] != known[1], self._diagonals[:, None], apart) / head[:, None])

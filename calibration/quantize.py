@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from calibration.graph import activations, in_float, layers, set_ranges
 from calibration.ranges import PERCENTILE, amax
-from calibration.sets import CalibrationSet
+from calibration.sets import CalibrationSet, refuse_other
 from edgepose.bundle import Bundle, Manual, save
 from edgepose.errors import EdgeposeError, missing, unknown
 from trainer.profile.latency import quiet, static_int8
@@ -77,12 +77,7 @@ def check(bundle: Bundle, method: str) -> None:
 def quantized_graph(bundle: Bundle, chosen: CalibrationSet, *, method: str = "max", target: Target = "tensorrt") -> Any:
     """The Q/DQ graph, an onnx.ModelProto; see :func:`quantize`."""
     check(bundle, method)
-    width, height = bundle.manual.input_size
-    if chosen.crops.shape[2:] != (height, width):
-        raise EdgeposeError(
-            f"the calibration set has crops of {chosen.crops.shape[3]} x {chosen.crops.shape[2]}, the model's input is "
-            f"{width} x {height}; make a set with this model"
-        )
+    refuse_other(chosen, bundle)
     if target == "cpu":
         return _for_cpu(bundle, chosen.images(), method)
     return _for_tensorrt(bundle, chosen.images(), method)

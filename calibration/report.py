@@ -33,7 +33,7 @@ def write(outcome: Outcome, path: Path, *, threads: int = 2, repeats: int = 50) 
     compared = compare_outcome(outcome, repeats=repeats, threads=threads)
     about = outcome.chosen.about
     name = outcome.bundle.manual.name
-    verdict = f"Not published: {outcome.fault}." if outcome.fault else "Within the budget; published."
+    verdict = f"Over the budget: {outcome.fault}." if outcome.fault else "Within the budget."
     parts = [
         f"<h1>INT8 of {escape(name)}</h1><p><b>{escape(verdict)}</b> {escape(outcome.sentence())}.</p>",
         f"<p>Ranges by {escape(outcome.method)} from {len(outcome.chosen)} crops, chosen by {escape(about.method)} "

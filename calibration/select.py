@@ -103,6 +103,7 @@ def select(
         method=method,
         seed=seed,
         pool=len(persons),
+        padding=bundle.manual.padding,
         persons=[f"{persons[i].image.name}: {i}" for i in choice.indices],
         clusters=[int(choice.labels[i]) for i in choice.indices] if len(choice.labels) else [],
     )

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from calibration.graph import in_float, layers
-from calibration.judge import Answers, Judge, Masks
+from calibration.judge import ROUNDING, Answers, Judge, Masks
 from edgepose import engines
 from edgepose.bundle import Manual, save
 from edgepose.errors import EdgeposeError
@@ -40,7 +40,7 @@ class Budget:
             of_set = f" on {name}" if len(sets) > 1 else ""
             for metric, limit in asdict(self).items():
                 before, after = (answers.percent(metric, persons) for answers in (float_, int8))
-                if math.isfinite(before) and not before - after <= limit:
+                if math.isfinite(before) and not before - after <= limit + ROUNDING:
                     faults.append(
                         f"{metric} lost {before - after:.2f} points of {before:.2f}{of_set}, allowed are {limit:g}"
                     )
@@ -105,7 +105,7 @@ def cheapest(
     """The fewest layers in float, of ``ranked`` the worst first, with which the budget is met.
 
     The number is halved towards, not counted up to: each try is a run over all persons. At most the share ``most`` of
-    the layers goes back; beyond it the result would no longer be an INT8 model.
+    the layers goes back, none of very few; beyond it the result would no longer be an INT8 model.
     """
     answers = run(model)
     sets = run.judge.sets
@@ -113,6 +113,8 @@ def cheapest(
     if not fault:
         return Mixture(model, [], answers, "")
     limit = int(most * len(ranked))
+    if limit < 1:
+        return Mixture(model, [], answers, fault)
     tried: dict[int, Mixture] = {}
 
     def at(count: int) -> Mixture:
@@ -123,12 +125,12 @@ def cheapest(
             tried[count] = Mixture(mixed, keep, found, budget.broken_by(float_, found, sets))
         return tried[count]
 
-    count = 1
+    low, count = 0, 1
     while count < limit and at(count).fault:
-        count = min(2 * count, limit)
+        low, count = count, min(2 * count, limit)
     if at(count).fault:
         return at(count)
-    low, high = count // 2, count
+    high = count
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if at(middle).fault else (low, middle)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from edgepose.bundle import Manual
+from edgepose.bundle import Bundle, Manual
 from edgepose.crops import crop_affine, warp
 from edgepose.errors import EdgeposeError
 from edgepose.files import write_beside
@@ -36,6 +37,7 @@ class About(BaseModel):
     pool: int  # persons that were there to choose from
     persons: list[str]  # "image name: number within the pool", in the order of the crops
     clusters: list[int] = []  # of each crop, where the method clusters
+    padding: float | None = None  # of the boxes; sets of before do not say
 
 
 @dataclass(frozen=True)
@@ -88,14 +90,31 @@ def load(path: Path) -> CalibrationSet:
     if not path.is_file():
         raise EdgeposeError(f"calibration set {path} does not exist; make one with 'edgepose-calibrate select'")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise EdgeposeError(f"{path} is one array and no calibration set; make one with 'edgepose-calibrate "
+                                "select'")  # fmt: skip
+        with archive:
             crops, text = archive["crops"], archive["about"].tobytes()
         about = About.model_validate_json(text)
     except ValidationError as error:
         raise EdgeposeError(f"{path} is not a calibration set: {first_fault(About, error)}") from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise EdgeposeError(f"{path} is not a whole calibration set ({error}); make it again") from error
-    if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1] != 3 or len(crops) != len(about.persons):
+    if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1] != 3 or not 0 < len(crops) == len(about.persons):
         raise EdgeposeError(f"{path} is not a calibration set: its crops are {crops.dtype} {crops.shape} "
                             f"for {len(about.persons)} persons")  # fmt: skip
     return CalibrationSet(crops, about, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def refuse_other(chosen: CalibrationSet, bundle: Bundle) -> None:
+    """EdgeposeError where the network of ``bundle`` sees people in another way than the set shows them."""
+    width, height = bundle.manual.input_size
+    if chosen.crops.shape[2:] != (height, width):
+        raise EdgeposeError(
+            f"the calibration set has crops of {chosen.crops.shape[3]} x {chosen.crops.shape[2]}, the input of "
+            f"{bundle.path} is {width} x {height}; make a set with this model"
+        )
+    if chosen.about.padding not in (None, bundle.manual.padding):
+        raise EdgeposeError(f"the calibration set was cut with a padding of {chosen.about.padding:g}, and "
+                            f"{bundle.path} has {bundle.manual.padding:g}; make a set with this model")  # fmt: skip

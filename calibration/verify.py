@@ -13,7 +13,7 @@ from typing import get_args
 import numpy as np
 
 from calibration.gate import Outcome
-from calibration.judge import COMPARABLE, METRICS, Answers, Judge
+from calibration.judge import COMPARABLE, METRICS, ROUNDING, Answers, Judge
 from edgepose import bundle as bundles
 from edgepose import engines
 from edgepose.bundle import Manual, save
@@ -49,6 +49,8 @@ def open_runner(text: str, threads: int = 0) -> Runner:
         from trainer.fit import load_best
 
         refuse_engine(f"'{text}'", name)
+        if precision not in ("", "auto", "float32"):
+            raise EdgeposeError(f"'{text}': a checkpoint runs in float32; export it, and name the bundle's precision")
         recipe, network = load_best(Path(model))
         return Runner(text, TorchEngine(network, threads), manual_of(recipe))
     bundle = bundles.load(model, role="pose")
@@ -77,7 +79,7 @@ class Comparison:
     a: str
     b: str
     persons: int
-    joints: int  # compared: all of persons whose head or torso is labelled
+    joints: int  # compared: all of persons whose head or torso is labelled that one of the two gives, or both
     shift: dict[str, float]  # distance between the joints of a and b in head lengths: median, p90, p99, max, mean
     differences: list[Difference]
     a_ms: float  # median time of one crop
@@ -90,7 +92,7 @@ class Comparison:
         return "; ".join(
             f"{d.metric}: {self.b} is {-d.gain:.2f} points below {self.a}, allowed are {most_lost[d.metric]:g}"
             for d in self.differences
-            if d.metric in most_lost and not -d.gain <= most_lost[d.metric]
+            if d.metric in most_lost and not -d.gain <= most_lost[d.metric] + ROUNDING
         )
 
 
@@ -124,6 +126,8 @@ def compare(a: Runner, b: Runner, judge: Judge, *, repeats: int = 50, threads: i
     one, two = judge.answer(a.engine), judge.answer(b.engine)
     apart = judge.shift(one, two)
     apart = apart[np.isfinite(apart)]
+    if not apart.size:
+        raise EdgeposeError(f"neither {a.text} nor {b.text} gives any joint a number; try another engine or precision")
     seconds = take_turns([a.engine, b.engine], judge.images(1), repeats)
     return Comparison(
         a=a.text,

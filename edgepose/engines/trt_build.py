@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edgepose import plans
 from edgepose.bundle import Bundle
@@ -57,17 +58,22 @@ def build(
     ``trt`` is the TensorRT module (default: the installed one), ``memory`` the GPU (default: the first; without one
     only ``wanted.targets`` can be built for). ``calibration`` [N, 3, H, W] uint8 RGB makes a float32 bundle INT8 by
     TensorRT's own calibrator, where it has one; ``calibration_cache`` is its file, and enough where it is there
-    already. ``timing_cache`` keeps measurements of kernels, so that the next build is quicker. ``accuracy_delta``
-    (figures against the float model, in points) goes into the manifest as it is, and so does ``calibration_sha256``,
-    of the set (default: of the set that the bundle names).
+    already; beside it is kept of which model and set it is. ``timing_cache`` keeps measurements of kernels, so that the
+    next build is quicker. ``accuracy_delta`` (figures against the float model, in points) goes into the manifest as it
+    is, and so does ``calibration_sha256``, of the set (default: of the set that the cache was made with, else that the
+    bundle names).
 
-    EdgeposeError: no TensorRT, no GPU, or TensorRT refuses the model or the wish; the sentence has its reason.
+    EdgeposeError: no TensorRT, no GPU, a cache of another model or set, or TensorRT refuses the model or the wish; the
+    sentence has its reason.
     """
     wanted, trt = wanted or Wanted(), trt or library()
     import onnx
 
     model = onnx.load(bundle.path)
     ranges = calibration is not None or _kept(calibration_cache)
+    ours = Origin(bundle_sha256=bundle.sha256, crops_sha256=_hash(calibration), set_sha256=calibration_sha256)
+    if calibration_cache is not None:
+        ours = _of_cache(calibration_cache, ours)
     types = typed_as(model)
     if types != bundle.manual.precision:  # its plans would be built again at every start
         raise EdgeposeError(f"{bundle.path} says that it is {bundle.manual.precision} and is {types} by its own types; "
@@ -86,9 +92,13 @@ def build(
         if wanted.hardware != "this" and here.l4t:
             raise EdgeposeError(f"TensorRT has no plans for several GPUs ({wanted.hardware}) on a Jetson; "
                                 "leave out --hardware, and build on each of them")  # fmt: skip
-        calibrating = _calibrator(trt, memory, bundle, calibration, calibration_cache) if mode.calibrate else None
+        cache = calibration_cache or _calibration_cache(bundle, ours)
+        calibrating = _calibrator(trt, memory, bundle, calibration, cache) if mode.calibrate else None
         job = _Job(trt, bundle, content, wanted, mode, calibrating, timing_cache or _timing_cache(here))
         plan, flags = _serialised(job)
+    if calibrating is not None and calibration is not None:
+        with write_beside(_beside(cache)) as beside:
+            beside.write_text(ours.model_dump_json(indent=2) + "\n", encoding="utf-8")
     manifest = Manifest(
         bundle=bundle.manual.name,
         bundle_sha256=bundle.sha256,
@@ -99,7 +109,7 @@ def build(
         strongly_typed=mode.strongly_typed,
         flags=flags,
         batches=batches(wanted),
-        calibration_sha256=calibration_sha256 or bundle.manual.made_from.get("calibration_set", ""),
+        calibration_sha256=ours.set_sha256 or bundle.manual.made_from.get("calibration_set", ""),
         build_seconds=round(time.monotonic() - start, 2),
         accuracy_delta=accuracy_delta,
         built=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -247,9 +257,40 @@ def _kept(cache: Path | None) -> bool:
     return cache is not None
 
 
-def _calibrator(
-    trt: Any, memory: Memory | None, bundle: Bundle, crops: NDArray[np.uint8] | None, cache: Path | None
-) -> Any:
+class Origin(BaseModel):
+    """Of which model and set a calibration cache is; TensorRT takes any that is there, and asks for no crop."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bundle_sha256: str
+    crops_sha256: str
+    set_sha256: str = ""
+
+
+def _beside(cache: Path) -> Path:
+    return cache.with_name(cache.name + ".json")
+
+
+def _of_cache(cache: Path, ours: Origin) -> Origin:
+    """The origin of ``cache``, or ``ours`` if it is still to be made; EdgeposeError where it is another's.
+
+    One that edgepose did not make is taken as it is, but not beside a set.
+    """
+    if kind(cache) != "file":
+        return ours
+    try:
+        theirs = Origin.model_validate_json(_beside(cache).read_bytes())
+    except (OSError, ValidationError):
+        theirs = None
+    if theirs is not None and theirs.bundle_sha256 != ours.bundle_sha256:
+        raise EdgeposeError(f"the calibration cache {cache} was made with another model; name another file")
+    if ours.crops_sha256 and (theirs is None or theirs.crops_sha256 != ours.crops_sha256):
+        raise EdgeposeError(f"TensorRT would take the ranges in {cache}, which are not of this set, and look at "
+                            "no crop; name another file, or leave out --set")  # fmt: skip
+    return theirs or ours
+
+
+def _calibrator(trt: Any, memory: Memory | None, bundle: Bundle, crops: NDArray[np.uint8] | None, cache: Path) -> Any:
     """TensorRT's own, over ``crops`` or from what it found before in ``cache``."""
     width, height = bundle.manual.input_size
     if crops is None:
@@ -260,13 +301,17 @@ def _calibrator(
     elif len(crops) < CALIBRATION_BATCH:
         raise EdgeposeError(f"calibration by TensorRT needs {CALIBRATION_BATCH} crops or more, and the set has "
                             f"{len(crops)}; select more")  # fmt: skip
-    return calibrator(trt, memory, crops, cache or _calibration_cache(bundle, crops))
+    return calibrator(trt, memory, crops, cache)
 
 
-def _calibration_cache(bundle: Bundle, crops: NDArray[np.uint8]) -> Path:
+def _hash(crops: NDArray[np.uint8] | None) -> str:
+    return hashlib.sha256(crops.tobytes()).hexdigest() if crops is not None else ""
+
+
+def _calibration_cache(bundle: Bundle, ours: Origin) -> Path:
     """Named after model and set, for a cache is right for no other pair."""
-    crops_hash = hashlib.sha256(crops.tobytes()).hexdigest()
-    return cache_dir() / "calibration" / f"{bundle.manual.name}-{bundle.sha256[:12]}-{crops_hash[:12]}.cache"
+    name = f"{bundle.manual.name}-{bundle.sha256[:12]}-{ours.crops_sha256[:12]}.cache"
+    return cache_dir() / "calibration" / name
 
 
 def _timing_cache(here: Machine) -> Path:

@@ -145,10 +145,12 @@ def test_the_variant_for_cpus_has_unsigned_activations(learnt, tmp_path):
 
 def test_what_cannot_be_quantised_is_refused(learnt, tmp_path):
     small = CalibrationSet(learnt.chosen.crops[:, :, :32, :32], learnt.chosen.about)
+    tight = replace(learnt.chosen, about=learnt.chosen.about.model_copy(update={"padding": 1.1}))
     made = quantize(learnt.bundle, learnt.chosen, tmp_path / "int8.onnx")
     for bundle, chosen, changes, sentence in (
         (learnt.bundle, learnt.chosen, {"method": "entropie"}, "did you mean 'entropy'"),
-        (learnt.bundle, small, {}, "has crops of 32 x 32, the model's input is 64 x 64"),
+        (learnt.bundle, small, {}, "has crops of 32 x 32, the input of .* is 64 x 64"),
+        (learnt.bundle, tight, {}, "cut with a padding of 1.1, and .* has 1.25; make a set with this model"),
         (made, learnt.chosen, {}, "is int8 already"),
         (learnt.bundle, learnt.chosen, {"keep_float": ["/nowhere/Conv"]}, "unknown layer '/nowhere/Conv'"),
         (learnt.bundle, learnt.chosen, {"method": "mse", "target": "cpu"}, "has no calibration method 'mse'"),
@@ -171,6 +173,12 @@ def test_sets_are_whole_or_refused(learnt, tmp_path):
     np.savez(tmp_path / "other.npz", crops=np.zeros(3))
     with pytest.raises(EdgeposeError, match="is not a whole calibration set"):
         sets.load(tmp_path / "other.npz")
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    with pytest.raises(EdgeposeError, match="is one array and no calibration set"):
+        sets.load(tmp_path / "array.npy")
+    with pytest.raises(EdgeposeError, match="is not a calibration set: its crops are uint8"):
+        sets.save(CalibrationSet(learnt.chosen.crops[:0], learnt.chosen.about.model_copy(update={"persons": []})),
+                  tmp_path / "empty.npz")  # fmt: skip
     with pytest.raises(EdgeposeError, match="does not exist; make one with 'edgepose-calibrate select'"):
         sets.load(tmp_path / "nowhere.npz")
     with pytest.raises(EdgeposeError, match="ends in .npz"):
@@ -238,6 +246,40 @@ def test_the_search_finds_the_smallest_number(needed, monkeypatch):
     assert "pckh05 lost" in cheapest(0, Lost(0), ranked, Budget(5, 100, 100), Tried()).fault
 
 
+def test_of_one_layer_none_goes_back(monkeypatch):
+    """It would be a float model that says INT8."""
+    monkeypatch.setattr(sensitivity, "in_float", lambda _, keep: len(keep))
+
+    class Tried:
+        judge = SimpleNamespace(sets={"": None})
+
+        def __call__(self, kept):
+            return Lost(1 - kept)
+
+    found = cheapest(0, Lost(0), [Sensitivity("only", 1.0, 0.1)], Budget(0.5, 100, 100), Tried())
+    assert found.keep_float == []
+    assert found.fault
+
+
+def test_a_layer_that_leaves_no_places_is_the_most_harmful(learnt):
+    judge = Judge(learnt.persons, learnt.bundle.manual)
+    float_ = judge.answer(engines.load(learnt.bundle))
+    names = graph.layers(quantized_graph(learnt.bundle, learnt.chosen))
+    moved = replace(float_, joints=float_.joints + 1.0)
+    nowhere = replace(float_, joints=np.full_like(float_.joints, np.nan))
+    answers = iter([nowhere if name == names[-1] else moved for name in names])
+    ranked = sensitivities(quantized_graph(learnt.bundle, learnt.chosen), float_, judge, lambda _: next(answers))
+    assert ranked[0].layer == names[-1]
+    assert np.isfinite(ranked[0].shift)
+
+
+def test_accuracy_is_compared_with_a_float_model(learnt, tmp_path):
+    made = quantize(learnt.bundle, learnt.chosen, tmp_path / "int8.onnx")
+    with pytest.raises(EdgeposeError, match="is int8; accuracy is compared with a float32 bundle"):
+        gate.calibrate(learnt.bundle, learnt.chosen, {f"{learnt.spec}@all": learnt.persons}, tmp_path / "twice.onnx",
+                       against=made)  # fmt: skip
+
+
 def test_answers_that_are_no_places_are_over_any_budget():
     def answers(head, torso):
         of = {"pckh05": head, "pckh01": head, "pck02_torso": torso}
@@ -298,7 +340,7 @@ def test_nothing_is_published_over_budget(learnt, tmp_path, monkeypatch, harmed)
     assert "is over its budget, nothing was written: pckh05 lost" in str(error)
     assert harmed[1] in str(error)
     page.write(outcome, tmp_path / "page.html", repeats=2)
-    assert "Not published" in (tmp_path / "page.html").read_text()
+    assert "Over the budget" in (tmp_path / "page.html").read_text()
 
 
 def test_the_page_compares_with_what_the_gate_compared_with(learnt, tmp_path):

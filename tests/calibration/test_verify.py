@@ -9,7 +9,8 @@ import torch
 
 from calibration.judge import METRICS, Answers, Judge
 from calibration.quantize import quantize
-from calibration.verify import compare, difference, open_runner, plot
+from calibration.sensitivity import Budget
+from calibration.verify import Comparison, Difference, compare, difference, open_runner, plot
 from edgepose import EdgeposeError, skeletons
 from edgepose.estimator import Estimator
 from tests.calibration.command import run
@@ -76,11 +77,63 @@ def test_what_b_may_lose(learnt, judge, tmp_path):
     assert (tmp_path / "plot.png").stat().st_size > 1000
 
 
+class Without:
+    """The judge's answers with some joints that are no numbers."""
+
+    def __init__(self, judge, answers, lost):
+        self._judge, self.metrics, self.persons = judge, judge.metrics, judge.persons
+        spoilt = replace(answers, joints=answers.joints.copy())
+        spoilt.joints[:, lost] = np.nan
+        self._answers = [answers, spoilt]
+
+    def answer(self, _engine):
+        self._answers.reverse()
+        return self._answers[0]
+
+    def __getattr__(self, name):
+        return getattr(self._judge, name)
+
+
+def test_a_joint_that_one_runner_does_not_give_is_far_away(learnt, judge):
+    """As far as the crop is long; not left out, as if it agreed."""
+    runner = open_runner(str(learnt.bundle.path))
+    answers = judge.answer(runner.engine)
+    found = compare(runner, runner, Without(judge, answers, [3]), repeats=1)
+    assert found.joints == 8 * 16
+    assert found.shift["median"] == 0
+    assert 2 < found.shift["max"] < 30
+    apart = judge.shift(answers, Without(judge, answers, [3]).answer(None))
+    heads = judge._lengths["head"]
+    sides = np.array([p.box[2:] - p.box[:2] for p in judge.persons]).max(axis=1) * judge.manual.padding
+    assert np.allclose(apart[:, 3] * heads, sides * np.sqrt(2), atol=1e-6)
+    assert compare(runner, runner, Without(judge, answers, list(range(16))), repeats=1).shift["median"] > 2
+    nothing = replace(answers, joints=np.full_like(answers.joints, np.nan))
+    with pytest.raises(EdgeposeError, match="neither .* gives any joint a number"):
+        compare(runner, runner, Without(judge, nothing, [0]), repeats=1)
+
+
+def test_a_loss_of_what_may_be_lost_is_within_it():
+    a, b = np.zeros((1, 200)), np.zeros((1, 200))
+    a[:, :198], b[:, :197] = 1, 1  # 99.0 and 98.5, whose difference is not 0.5 in every place
+    everybody = {"": np.ones(1, dtype=bool)}
+    float_, int8 = (Answers(np.zeros((1, 200, 2)), dict.fromkeys(METRICS, hit)) for hit in (a, b))
+    assert Budget(0.5, 0.5, 0.5).broken_by(float_, int8, everybody) == ""
+    assert Budget(0.49, 0.5, 0.5).broken_by(float_, int8, everybody)
+    for count in range(200, 2000):  # of every number of joints of which that is a whole number
+        if count % 200 == 0:
+            for right in range(count // 2, count, 7):
+                before, after = 100 * right / count, 100 * (right - count // 200) / count
+                lost = Difference("pckh05", before, after, after - before, 0, 0)
+                found = Comparison("a", "b", 1, count, {}, [lost], 1, 1, 1, 1)
+                assert found.fault({"pckh05": 0.5}) == ""
+
+
 def test_only_runners_of_one_model_are_compared(learnt, judge, shipped):
     with pytest.raises(EdgeposeError, match="differ in input_size"):
         compare(open_runner(str(learnt.bundle.path)), open_runner(str(shipped.path)), judge)
     for text, sentence in (
         (f"{learnt.checkpoint}@openvino", "a checkpoint runs on torch"),
+        (f"{learnt.checkpoint}@torch/float16", "a checkpoint runs in float32"),
         (f"{learnt.bundle.path}@openvino/float8", "unknown precision 'float8'"),
         (f"{learnt.bundle.path}@opnvino", "did you mean 'openvino'"),
     ):
@@ -104,6 +157,7 @@ def test_the_commands_end_as_they_say(learnt, tmp_path):
                "--lose-pckh05", "5", "--lose-pckh01", "20", "--report", tmp_path / "page.html", *data)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "pckh05" in done.stdout
+    assert f"note: ranges are from {learnt.spec}@all, and INT8 is judged on it too" in done.stderr
     assert (tmp_path / "page.html").exists()
     page, judged = tmp_path / "again.html", ["--set", learnt.set_path, "--judge-on", f"{learnt.spec}@all", *data]
     done = run("report", learnt.bundle.path, out, page, *judged)

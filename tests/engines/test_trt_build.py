@@ -129,7 +129,27 @@ def test_the_old_calibrator_with_its_cache_where_there_is_one(name, tmp_path):
     for again in ({"calibration": crops}, {}):
         second = Done(name, bundle, Wanted(), calibration_cache=cache, **again)
         assert second.manifest.precision == "int8"
+        assert second.manifest.calibration_sha256 == "abc"
         assert not second.all("batch size")
+
+
+@pytest.mark.parametrize("name", [name for name in VERSIONS if name not in TYPED])
+def test_a_calibration_cache_of_another_set_or_model_is_refused(name, tmp_path):
+    """TensorRT would take it in silence, and the manifest would name what it was not made with."""
+    crops = np.random.default_rng(0).integers(0, 255, (20, 3, 64, 64), dtype=np.uint8)
+    bundle, cache = make("float32", tmp_path), tmp_path / "ranges.cache"
+    Done(name, bundle, Wanted(), calibration=crops, calibration_cache=cache, calibration_sha256="abc")
+    with pytest.raises(EdgeposeError, match="ranges.cache, which are not of this set.*leave out --set"):
+        Done(name, bundle, Wanted(), calibration=crops[::-1], calibration_cache=cache)
+    other = bundles.save(tiny_graph(), tiny_manual(name="other"), tmp_path / "other.onnx")
+    for calibration in (crops, None):
+        with pytest.raises(EdgeposeError, match="ranges.cache was made with another model"):
+            Done(name, other, Wanted(), calibration=calibration, calibration_cache=cache)
+    foreign = tmp_path / "foreign.cache"
+    foreign.write_bytes(b"ranges")
+    with pytest.raises(EdgeposeError, match="not of this set"):
+        Done(name, bundle, Wanted(), calibration=crops, calibration_cache=foreign)
+    assert Done(name, bundle, Wanted(), calibration_cache=foreign).manifest.calibration_sha256 == ""
 
 
 @pytest.mark.parametrize("name", VERSIONS)
