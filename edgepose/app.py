@@ -171,12 +171,15 @@ def _crowd(settings: Settings, estimator: Estimator, regions: dict[str, Regions]
 
 
 def _spare_films(settings: Settings, chosen: Iterable[tuple[CameraSettings, SourceSpec]]) -> None:
-    """EdgeposeError where what is written would replace a film that is read."""
+    """EdgeposeError where what is written would replace a film that is read, or the recording."""
     films = {real_path(spec.location) for _, spec in chosen if spec.kind == "file"}
-    written = [camera.overlay for camera, _ in chosen if camera.overlay != "window"] + [settings.output.record]
-    for name in filter(None, written):
+    overlays, record = [camera.overlay for camera, _ in chosen if camera.overlay != "window"], settings.output.record
+    for name in filter(None, [*overlays, record]):
         if real_path(name) in films:
             raise EdgeposeError(f"{name} is the film that is read, and would be replaced; write to another file")
+    for name in filter(None, overlays):
+        if record and real_path(name) == real_path(record):
+            raise EdgeposeError(f"{name} is to be overlay and recording at once; give each a file of its own")
 
 
 def _sinks(settings: Settings, extra: tuple[Sink, ...], stack: ExitStack) -> list[Sink]:

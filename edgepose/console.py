@@ -13,8 +13,8 @@ from edgepose.errors import EdgeposeError, missing
 
 
 def say(sentence: str) -> None:
-    """Tell whoever runs us, on stderr; a full disk or a reader that has gone there is no reason to stop."""
-    with suppress(OSError, ValueError):
+    """Tell whoever runs us, on stderr; a full disk there, or nobody who reads it, is no reason to stop."""
+    with suppress(OSError, ValueError, AttributeError):  # the last: it was closed before we began
         sys.stderr.write(sentence + "\n")
         sys.stderr.flush()
 
@@ -39,8 +39,11 @@ def run(app: Any, extras: str = "") -> None:
             sys.stdout.flush()
         say(f"error: {error}")
         sys.exit(error.exit_code)
+    except SystemExit as end:
+        # The reader of our output (head, say) has gone; that is its right, but typer makes a failure of it.
+        gone = end.code == 1 and type(sys.stdout).__name__.endswith("PacifyFlushWrapper")
+        sys.exit(0 if gone else end.code)
     except BrokenPipeError:
-        # The reader of our output (head, say) has gone; that is its right.
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:

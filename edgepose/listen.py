@@ -43,6 +43,8 @@ def listen(
     ``interrupted``: by Ctrl-C; ``closed``: nobody reads ``out`` any more. A lost connection is taken up again;
     EdgeposeError when the broker refuses us, or cannot be reached at the start.
     """
+    if out is None and sys.stdout is None:  # it was closed before we began
+        raise EdgeposeError("standard output is closed; nothing can be printed")
     levels = (
         check_level("device", device) if device else "+",
         check_level("camera", sanitise(camera) or camera) if camera else "+",
@@ -65,9 +67,8 @@ def listen(
             finally:
                 session.disconnect()
                 session.close()
-            time.sleep(delay)
-            if listener.ending:
-                return listener.ending
+            if listener.ends_within(delay):
+                return listener.ending or "silence"
     except KeyboardInterrupt:
         return "interrupted"
     except BrokenPipeError:
@@ -132,6 +133,12 @@ class _Listener:
         if self._timeout_s is not None and time.monotonic() - self._last_pose > self._timeout_s:
             return "silence"
         return None
+
+    def ends_within(self, seconds: float) -> bool:
+        """Sleep for so long, or until it is over without any message; whether it is."""
+        left = seconds if self._timeout_s is None else self._last_pose + self._timeout_s - time.monotonic()
+        time.sleep(max(0.0, min(seconds, left)))
+        return self.ending is not None or left < seconds
 
     def show(self, arrived: MQTTMessage) -> None:
         """Print one message, or why it is none."""

@@ -358,7 +358,7 @@ def _ellipses(manual: Manual) -> dict[str, list[float]]:
 
 
 def encode(message: Message, encoding: Encoding = "json") -> bytes:
-    """The message as compact UTF-8 JSON, or as CBOR with every float as short as its rounding allows."""
+    """The message as compact UTF-8 JSON, or as CBOR with every joint's floats as short as their rounding allows."""
     if encoding == "json":
         return message.model_dump_json(by_alias=True, exclude_none=isinstance(message, PoseMessage)).encode()
     if encoding != "cbor":
@@ -377,6 +377,8 @@ def _short(joints: list[Any]) -> list[Any]:
     with np.errstate(over="ignore"):
         half, single = (exact.astype(kind).astype(np.float64) for kind in (np.float16, np.float32))
     short = np.where(abs(half - exact) < room, half, np.where(abs(single - exact) < room, single, exact))
+    xx, xy, yy = short[:, 3:6].T
+    short[xx * yy < xy * xy, 3:6] = exact[xx * yy < xy * xy, 3:6]  # else that joint's covariance were indefinite
     return list(short.tolist())
 
 

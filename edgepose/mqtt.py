@@ -49,6 +49,10 @@ class RefusedError(EdgeposeError):
     """The broker, or our side of TLS, said no: trying again will not help until somebody acts."""
 
 
+class TooLargeError(EdgeposeError):
+    """A packet is larger than the broker takes; it was not sent."""
+
+
 class LostError(EdgeposeError):
     """No connection, or none any more: it may come back by itself."""
 
@@ -108,8 +112,8 @@ def parse_broker(
 ) -> Broker:
     """``mqtt://[user@]host[:port]/[prefix][?version=3.1.1]``, or ``mqtts://`` with cafile, certfile, keyfile, insecure.
 
-    The options may stand in the URL or be given as arguments, which win. The password comes from ``password_file``
-    or EDGEPOSE_MQTT_PASSWORD, the user from the URL or EDGEPOSE_MQTT_USER.
+    The options may stand in the URL or be given as arguments, but not in both ways unless alike. The password comes
+    from ``password_file`` or EDGEPOSE_MQTT_PASSWORD, the user from the URL or EDGEPOSE_MQTT_USER.
     """
     shown = redact(url)
     try:
@@ -135,6 +139,12 @@ def parse_broker(
         raise EdgeposeError(f"broker '{shown}' has an @ behind its port; the password belongs into "
                             "EDGEPOSE_MQTT_PASSWORD or a password file, an @ in topics is %40")  # fmt: skip
     options = _options(shown, parts.query)
+    given = {"version": version, "cafile": cafile, "certfile": certfile, "keyfile": keyfile,
+             "insecure": "true" if insecure else None}  # fmt: skip
+    for name, value in options.items():
+        if given[name] is not None and str(given[name]) != value:
+            raise EdgeposeError(f"broker '{shown}' says {name}={value}, and mqtt.{name} among the settings is "
+                                f"{given[name]}; leave one of them out")  # fmt: skip
     broker = Broker(
         host=parts.hostname,
         port=port or (8883 if tls else 1883),
@@ -186,7 +196,8 @@ def _check(broker: Broker, shown: str, fragment: str) -> None:
     if broker.version not in ("5", "3.1.1"):
         raise unknown("MQTT version", broker.version, ("5", "3.1.1"), f"broker '{shown}'")
     if not broker.tls and (broker.cafile or broker.certfile or broker.keyfile or broker.insecure):
-        raise EdgeposeError(f"broker '{shown}' has TLS options but no TLS; write mqtts:// or leave them out")
+        raise EdgeposeError(f"broker '{shown}' has TLS options but no TLS; write mqtts:// or leave them out, in the "
+                            "URL and among the settings (mqtt.cafile, certfile, keyfile, insecure)")  # fmt: skip
     if bool(broker.certfile) != bool(broker.keyfile):
         raise EdgeposeError(f"broker '{shown}': certfile and keyfile belong together; give both or neither")
     for name, text in (("user", broker.user), ("password", broker.password)):
@@ -240,6 +251,7 @@ class Session:
     ) -> None:
         self.connected = False
         self.receive_maximum = 65535  # QoS 1 publications that the broker takes before it acknowledges (MQTT 5)
+        self._largest: int | None = None  # packet that the broker takes, bytes; None: any (MQTT 5)
         self._broker = broker
         self._keepalive_s = keepalive_s
         self._v5 = broker.version == "5"
@@ -342,8 +354,14 @@ class Session:
             )
 
     def publish(self, packet: Packet) -> int:
-        """Send ``packet``; returns its message id. Raises RefusedError or LostError."""
+        """Send ``packet``; returns its message id. Raises RefusedError, LostError, or TooLargeError."""
         properties = packet.properties(PacketTypes.PUBLISH) if self._v5 else None
+        if self._largest is not None and properties is not None:
+            # Fixed header, the topic with its length, the message id, the properties with theirs, the payload.
+            size = 5 + 2 + len(packet.topic.encode()) + 2 + len(properties.pack()) + len(packet.payload)  # type: ignore[no-untyped-call]
+            if size > self._largest:
+                raise TooLargeError(f"{self._broker} takes packets of {self._largest} bytes at most, and one on "
+                                    f"{packet.topic} has {size}; let it take larger ones")  # fmt: skip
         info = self._client.publish(packet.topic, packet.payload, packet.qos, packet.retain, properties)
         if self._client.socket() is None:
             raise self._ended()
@@ -376,6 +394,7 @@ class Session:
         if not code.is_failure:
             self.connected = True
             self.receive_maximum = getattr(properties, "ReceiveMaximum", self.receive_maximum)
+            self._largest = getattr(properties, "MaximumPacketSize", None)
             return
         name = str(code)
         kind = LostError if name in TRANSIENT else RefusedError

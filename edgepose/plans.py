@@ -10,7 +10,6 @@ import hashlib
 import platform
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,6 +17,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgepose.bundle import Bundle
+from edgepose.console import say
 from edgepose.engines import Precision
 from edgepose.engines.device_memory import GPU
 from edgepose.errors import EdgeposeError
@@ -178,17 +178,12 @@ def cached(bundle: Bundle, wanted: Wanted, machine: Machine) -> Path:
     return cache_dir() / "plans" / f"{bundle.manual.name}-{key}.plan"
 
 
-def _tell(sentence: str) -> None:
-    sys.stderr.write(sentence + "\n")
-    sys.stderr.flush()
-
-
 def obtain(
     bundle: Bundle,
     wanted: Wanted,
     here: Machine,
     build: Callable[[Path], Manifest] | None,
-    tell: Callable[[str], None] = _tell,
+    tell: Callable[[str], None] = say,
 ) -> tuple[Path, Manifest]:
     """The plan to run: beside the bundle, else in the cache, else built into the cache, which ``tell`` announces.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from io import StringIO
 from types import TracebackType
 
 from rich.console import Console
@@ -22,7 +23,7 @@ class StatusLine:
     """A context manager; ``attach`` says whose state to show."""
 
     def __init__(self) -> None:
-        self._console = Console(file=sys.stderr)
+        self._console = Console(file=sys.stderr or StringIO())  # None where it was closed before we began
         self._parts: Parts | None = None
         self._live: Live | None = None
         self._next = time.monotonic() + EVERY
@@ -34,7 +35,8 @@ class StatusLine:
                 get_renderable=self._text,
                 refresh_per_second=4,
                 transient=True,
-                redirect_stdout=sys.stdout.isatty(),  # else rich would send JSON lines to the terminal
+                # Else rich would send JSON lines to the terminal.
+                redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
             )
             self._live.start()
         return self

@@ -22,12 +22,12 @@ M = TypeVar("M", bound=BaseModel)
 def read_toml(path: Path) -> dict[str, Any]:
     """The parsed file; EdgeposeError where it is absent, unreadable or not TOML."""
     try:
-        parsed: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        parsed: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise EdgeposeError(f"{path} does not exist; check the path") from None
     except (OSError, UnicodeDecodeError) as error:
         raise EdgeposeError(f"{path} cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise EdgeposeError(f"{path} is not valid TOML: {error}") from error
     return parsed
 

@@ -89,7 +89,9 @@ class Mosquitto:
         acl: str = "",
         tls: Certificates | None = None,
         client_certificates: bool = False,
+        more: str = "",
     ) -> None:
+        """``more``: lines of its configuration."""
         self.port = free_port()
         self.folder = folder
         self._process: subprocess.Popen[bytes] | None = None
@@ -106,6 +108,7 @@ class Mosquitto:
         if tls:
             lines += [f"cafile {tls.ca_pem}", f"certfile {tls.server_pem}", f"keyfile {tls.server_key}"]
             lines.append(f"require_certificate {'true' if client_certificates else 'false'}")
+        lines.append(more)
         self._config = folder / "mosquitto.conf"
         self._config.write_text("\n".join(lines) + "\n")
 

@@ -55,6 +55,7 @@ def test_without_a_file_the_defaults_hold():
         ("[mqtt]\nqos = 3", r"edgepose.toml: key 'mqtt.qos' \(it is 3\)"),
         ("[engine]\nthreads = 'many'", "key 'engine.threads'"),
         ("[engine\n", "edgepose.toml is not valid TOML"),
+        ("x = " + "[" * 3000, "edgepose.toml is not valid TOML"),
         ("device = 'a/b'", "key 'device'"),
     ],
 )
@@ -90,6 +91,11 @@ def test_what_the_file_gets_wrong_as_a_whole_others_may_put_right():
         config.load(path=file, environ={})
     assert config.load({"people.most": 16}, file, environ={}).settings.people.most == 16
     assert config.load(path=file, environ={"EDGEPOSE_PEOPLE_MOST": "16"}).settings.regions.most == 10
+
+
+def test_a_byte_order_mark_is_no_fault():
+    Path("edgepose.toml").write_bytes(b"\xef\xbb\xbfmax_frames = 3\n")
+    assert config.load({}, environ={}).settings.max_frames == 3
 
 
 def test_a_missing_file_is_named():

@@ -84,6 +84,23 @@ def test_what_is_built_survives_both_encodings_and_fits_the_schema(people: int, 
             assert cov**2 <= var_x * var_y * (1 + 1e-12)  # rounding left it a covariance
 
 
+def test_covariances_stay_such_in_short_floats() -> None:
+    """At a correlation of nearly 1 each of the three numbers, shortened by itself, can leave none."""
+    rng = np.random.default_rng(0)
+    message = example(4)
+    joints = []
+    for xx, yy in rng.uniform(1, 40, (64, 2)).round(2):
+        xy = np.floor(np.sqrt(xx * yy) * 100) / 100
+        joints.append((1.0, 2.0, 0.5, float(xx), float(xy), float(yy)))
+    people = [
+        person.model_copy(update={"joints": joints[16 * i : 16 * i + 16]}) for i, person in enumerate(message.people)
+    ]
+    told = cbor2.loads(encode(message.model_copy(update={"people": people}), "cbor"))
+    for person in told["people"]:
+        for _, _, _, xx, xy, yy in person["joints"]:
+            assert xx * yy >= xy * xy
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.floats(-1e6, 1e6), st.floats(0, 1), st.floats(0, 1e6), st.text(min_size=1), st.integers(0, 2**63 - 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -43,6 +44,7 @@ BAD = [
     (("run", "--source", "videotest://", "--overlay", "x.txt"), "must be 'window' or a file that ends in"),
     (("run", "--source", "videotest://", "--overlay", "/nowhere/x.mp4"), "/nowhere does not exist"),
     (("run", "--source", "videotest://", "--record", "/nowhere/x.jsonl"), "/nowhere"),
+    (("run", "--source", "videotest://", "--overlay", "x.mkv", "--record", "./x.mkv"), "overlay and recording at once"),
     (("run", "--config", "/nowhere.toml"), "error: /nowhere.toml does not exist"),
     (("run", "--sorce", "x"), "No such option"),
     (("models", "show", "nothing"), "unknown model 'nothing'"),
@@ -62,6 +64,26 @@ def test_bad_input_gets_one_sentence_and_exit_2(arguments, sentence, tmp_path, m
     said = refused(*arguments)
     assert sentence in said
     assert "secret" not in said
+
+
+def test_a_closed_stderr_changes_nothing(tiny):
+    """As some supervisors start programs."""
+
+    def code(*arguments):
+        words = shlex.join([*EDGEPOSE, *map(str, arguments)])
+        done = subprocess.run(["bash", "-c", f"{words} 2>&-"], check=False, capture_output=True, timeout=100)
+        return done.returncode
+
+    assert code("run", "--stdout", "--source", "/nowhere/x.mp4") == 2
+    assert code("run", "--stdout", "--source", "videotest://?frames=4&live=false", "--model", tiny.path) == 0
+
+
+def test_a_reader_that_has_gone_is_no_failure():
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([*EDGEPOSE, "config", "show"], stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_refused_connection_is_an_error(tiny, tmp_path):

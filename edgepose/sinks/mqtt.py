@@ -31,7 +31,7 @@ from edgepose.messages import (
     encode,
     topics,
 )
-from edgepose.mqtt import TRANSIENT, Broker, LostError, Packet, RefusedError, Session
+from edgepose.mqtt import TRANSIENT, Broker, LostError, Packet, RefusedError, Session, TooLargeError
 from edgepose.redact import without_secrets
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ State = Literal["connecting", "online", "refused", "lost", "stopped"]
 MAX_INFLIGHT = 10  # QoS 1 publications that wait for the broker's word
 STABLE_S = 5.0  # a connection that held this long starts the back-off anew
 CLOCK_SET_NS = 5_000_000_000  # by which a clock moves that was set, and no other
+_LAST_TRIES_S = 0.1  # between tries to connect when it is to end
 FAREWELL_S = 0.3  # for the last status, after the queue was drained
 
 
@@ -218,7 +219,7 @@ class MQTTSink:
         """Say anew since when the state is what it is, where the clock was set: a board may learn the time late."""
         with self._lock:
             state, told_ns, begun_ns = self._since
-            since_ns = self._clock() - (_running_ns() - begun_ns)
+            since_ns = max(0, self._clock() - (_running_ns() - begun_ns))
             if abs(since_ns - told_ns) > CLOCK_SET_NS:
                 self._since = state, since_ns, begun_ns
                 self._set_due(self._status(state, self._status_reason, since_ns), retained=True)
@@ -264,13 +265,20 @@ class MQTTSink:
 
     def _run(self) -> None:
         failures = 0
-        while not self._stop.is_set():
+        while not self._done():
             held = self._one_connection()
             self._take_back()
             failures = 1 if held else failures + 1
             self._stop.wait(self._backoff.delay(failures))
+            if self._stop.is_set():  # it ends the wait at once
+                time.sleep(_LAST_TRIES_S)
         self._wake_read.close()
         self._wake_write.close()
+
+    def _done(self) -> bool:
+        """Whether to try no more: it is to end, and there is nothing to send or no time left."""
+        waits = self._queue or self._connections  # who was online once is to be told that we stopped
+        return self._stop.is_set() and (not waits or time.monotonic() >= self._drain_until)
 
     def _one_connection(self) -> bool:
         """From connecting to the end of the connection; whether it held for a while."""
@@ -285,8 +293,8 @@ class MQTTSink:
                 on_acknowledged=self._acknowledged,
             )
             session.open()
-            while not session.connected and not self._stop.is_set():
-                session.step(0.5, self._wake_read)
+            while not session.connected and not self._done():
+                session.step(0.5 if not self._stop.is_set() else 0.05, self._wake_read)
             if session.connected:
                 opened = time.monotonic()
                 self._connections += 1
@@ -323,6 +331,7 @@ class MQTTSink:
             self.dropped += len(self._queue)
             self._queue.clear()
         deadline = max(self._drain_until, time.monotonic()) + FAREWELL_S  # on a slow link what was left of the time
+        self._drain_until = 0.0  # whatever becomes of the farewell: it is said once
         while self._busy(session) and time.monotonic() < deadline:
             self._flush(session)
             session.step(0.05)
@@ -343,11 +352,23 @@ class MQTTSink:
                 return
             try:
                 mid = session.publish(entry[1])
+            except TooLargeError as error:
+                self._too_large(entry[1], str(error))
+                continue
             except LostError:
                 self._not_sent(entry)
                 raise
             if entry[1].qos:
                 self._inflight[mid] = entry
+
+    def _too_large(self, packet: Packet, reason: str) -> None:
+        """The broker does not take it: as if it had denied it."""
+        if packet.topic == self.topics.poses:
+            with self._lock:
+                self.dropped += 1
+        if not self._denied:
+            self._show("refused", reason)
+        self._denied.add(packet.topic)
 
     def _not_sent(self, entry: tuple[float, Packet]) -> None:
         """The connection broke over it: a pose message with QoS 1 waits for the next one, another is lost."""

@@ -37,9 +37,16 @@ def test_user_and_password_from_the_environment_and_from_a_file(tmp_path: Path) 
     assert (broker.user, broker.password) == ("eve", "from file")
 
 
-def test_arguments_win_over_the_url() -> None:
-    broker = parse_broker("mqtts://hub?cafile=a&version=5", cafile=Path("b"), version="3.1.1", environ={})
-    assert (broker.cafile, broker.version) == (Path("b"), "3.1.1")
+def test_options_stand_in_the_url_or_among_the_settings() -> None:
+    broker = parse_broker("mqtts://hub?cafile=a", cafile=Path("a"), version="3.1.1", environ={})
+    assert (broker.cafile, broker.version) == (Path("a"), "3.1.1")
+    for url, given in (
+        ("mqtts://hub?cafile=a", {"cafile": Path("b")}),
+        ("mqtts://hub?version=5", {"version": "3.1.1"}),
+        ("mqtts://hub?insecure=false", {"insecure": True}),
+    ):
+        with pytest.raises(EdgeposeError, match=r"among the settings is .*; leave one of them out"):
+            parse_broker(url, **given, environ={})
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,61 @@ def test_a_closed_sink_says_stopped_and_sends_what_was_queued(
         assert sink.dropped == 1
 
 
+def test_a_closed_sink_that_is_not_connected_tries_while_it_may(
+    mosquitto: Mosquitto, make: Callable[..., MQTTSink]
+) -> None:
+    mosquitto.kill()
+    slow = make(backoff=Backoff(first_s=5, most_s=5))
+    wait_for(lambda: slow.reason)
+    for seq in range(5):
+        slow.publish(example(1, seq=seq))
+    mosquitto.start()
+    with watch(mosquitto.port) as seen:
+        slow.close(PATIENCE_S)
+        wait_for(lambda: states(seen.on("status"))[-1:] == ["stopped"])
+        assert len(seen.on("poses")) == 5
+    assert slow.dropped == 0
+    mosquitto.kill()
+    idle = make()
+    wait_for(lambda: idle.reason)
+    start = time.monotonic()
+    idle.close(PATIENCE_S)
+    assert time.monotonic() - start < PATIENCE_S / 2  # it has nothing to send, and nobody knows of it
+
+
+def test_a_broker_that_takes_small_packets_alone(tmp_path: Path) -> None:
+    """What is too large is told and left out; the connection holds, and the others arrive."""
+    with Mosquitto(tmp_path, more="max_packet_size 900") as broker, watch(broker.port) as seen:
+        sink = MQTTSink(parse_broker(broker.url), "bench", "front", backoff=QUICK, qos=1)
+        assert sink.connect(PATIENCE_S)
+        sink.set_info(info())
+        wait_for(lambda: sink.state == "refused")
+        assert "takes packets of 900 bytes at most, and one on edgepose/bench/front/info has " in sink.reason
+        for seq, people in enumerate((0, 8, 0)):
+            sink.publish(example(people, seq=seq))
+        wait_for(lambda: len(seen.on("poses")) == 2)
+        assert [decode(m.payload).seq for m in seen.on("poses")] == [0, 2]  # type: ignore[union-attr]
+        assert (sink.dropped, sink.reconnects) == (1, 0)
+        sink.close()
+        wait_for(lambda: states(seen.on("status"))[-1:] == ["stopped"])
+        assert not seen.on("info")
+
+
+def test_a_clock_that_is_set_to_before_we_began_is_survived(
+    mosquitto: Mosquitto, make: Callable[..., MQTTSink]
+) -> None:
+    clock = {"at": 1_800_000_000 * 10**9}
+    with watch(mosquitto.port) as seen:
+        sink = make(clock=lambda: clock["at"])
+        assert sink.connect(PATIENCE_S)
+        wait_for(lambda: seen.on("status"))
+        time.sleep(0.2)
+        clock["at"] = 1000  # ns after 1970
+        wait_for(lambda: len(seen.on("status")) == 2)
+        assert decode(seen.on("status")[-1].payload).since_ns == 0  # type: ignore[union-attr]
+        assert (sink.state, sink.reconnects) == ("online", 0)
+
+
 def test_a_process_that_dies_is_offline(mosquitto: Mosquitto) -> None:
     script = (
         "import os, sys; from edgepose.mqtt import parse_broker; from edgepose.sinks.mqtt import MQTTSink\n"
