@@ -84,9 +84,9 @@ def assembled(
         links: dict[str, MQTTSink] = {}
         faults: dict[str, str] = {}  # of cameras that ended by one
         if settings.mqtt.url:
+            stack.push(partial(_say_goodbye, links, faults))
             for name, (_, spec) in chosen.items():
                 links[name] = _mqtt(settings, spec)
-                stack.push(partial(_say_goodbye, links[name], name, faults))
             _connect(broker_of(settings), links.values(), check)
         overlays: dict[str, Overlay] = {}
         for name, (camera, _) in chosen.items():
@@ -212,13 +212,16 @@ def _open(camera: CameraSettings, spec: SourceSpec, mqtt: MQTTSink | None) -> So
 
 
 def _say_goodbye(
-    link: MQTTSink, camera: str, faults: dict[str, str], _kind: object, error: BaseException | None, _trace: object
+    links: dict[str, MQTTSink], faults: dict[str, str], _kind: object, error: BaseException | None, _trace: object
 ) -> None:
     """The last status: stopped, and by which fault where there was one: the camera's own, else the run's."""
     reason = ""
     if isinstance(error, Exception):
         reason = str(error) if isinstance(error, EdgeposeError) else f"unexpected fault: {type(error).__name__}"
-    link.close(reason=faults.get(camera, reason))
+    for camera, link in links.items():
+        link.begin_close(reason=faults.get(camera, reason))
+    for link in links.values():
+        link.close()
 
 
 def _ended(mqtt: MQTTSink | None, camera: str, fault: EdgeposeError | None, faults: dict[str, str]) -> None:

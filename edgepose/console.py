@@ -39,11 +39,8 @@ def run(app: Any, extras: str = "") -> None:
             sys.stdout.flush()
         say(f"error: {error}")
         sys.exit(error.exit_code)
-    except SystemExit as end:
-        # The reader of our output (head, say) has gone; that is its right, but typer makes a failure of it.
-        gone = end.code == 1 and type(sys.stdout).__name__.endswith("PacifyFlushWrapper")
-        sys.exit(0 if gone else end.code)
     except BrokenPipeError:
+        # The reader of our output (head, say) has gone; that is its right. What typer prints itself it makes a 1 of.
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:

@@ -142,9 +142,10 @@ def parse_broker(
     given = {"version": version, "cafile": cafile, "certfile": certfile, "keyfile": keyfile,
              "insecure": "true" if insecure else None}  # fmt: skip
     for name, value in options.items():
-        if given[name] is not None and str(given[name]) != value:
+        ours = given[name]
+        if ours is not None and ours != (Path(value) if isinstance(ours, Path) else value):
             raise EdgeposeError(f"broker '{shown}' says {name}={value}, and mqtt.{name} among the settings is "
-                                f"{given[name]}; leave one of them out")  # fmt: skip
+                                f"{ours}; leave one of them out")  # fmt: skip
     broker = Broker(
         host=parts.hostname,
         port=port or (8883 if tls else 1883),
@@ -357,8 +358,7 @@ class Session:
         """Send ``packet``; returns its message id. Raises RefusedError, LostError, or TooLargeError."""
         properties = packet.properties(PacketTypes.PUBLISH) if self._v5 else None
         if self._largest is not None and properties is not None:
-            # Fixed header, the topic with its length, the message id, the properties with theirs, the payload.
-            size = 5 + 2 + len(packet.topic.encode()) + 2 + len(properties.pack()) + len(packet.payload)  # type: ignore[no-untyped-call]
+            size = _size(packet, len(properties.pack()))  # type: ignore[no-untyped-call]
             if size > self._largest:
                 raise TooLargeError(f"{self._broker} takes packets of {self._largest} bytes at most, and one on "
                                     f"{packet.topic} has {size}; let it take larger ones")  # fmt: skip
@@ -431,6 +431,14 @@ class Session:
         tls = "check that its CA signed our certificate, if it wants one (certfile, keyfile)"
         advice = tls if self._broker.tls else "if it speaks TLS there, use mqtts://"
         return LostError(f"{self._broker} closed the connection without an answer; {advice}")
+
+
+def _size(packet: Packet, properties: int) -> int:
+    """Bytes of the whole PUBLISH, whose ``properties`` take so many (MQTT 5.0, 2.1 and 3.3)."""
+    topic = 2 + len(packet.topic.encode())
+    rest = topic + (2 if packet.qos else 0) + properties + len(packet.payload)
+    length = next(count for count in (1, 2, 3, 4) if count == 4 or rest < 1 << 7 * count)
+    return 1 + length + rest
 
 
 def _certificate_fault(broker: Broker, error: ssl.SSLCertVerificationError) -> str:

@@ -78,14 +78,6 @@ def test_a_closed_stderr_changes_nothing(tiny):
     assert code("run", "--stdout", "--source", "videotest://?frames=4&live=false", "--model", tiny.path) == 0
 
 
-def test_a_reader_that_has_gone_is_no_failure():
-    reading, writing = os.pipe()
-    os.close(reading)
-    done = subprocess.run([*EDGEPOSE, "config", "show"], stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
-    os.close(writing)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
 def test_a_refused_connection_is_an_error(tiny, tmp_path):
     with Mosquitto(tmp_path, users={"me": "right"}) as broker:
         said = refused("run", "--source", "videotest://", "--mqtt", broker.url, "--model", tiny.path,

@@ -12,6 +12,7 @@ import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +94,10 @@ def build(
             raise EdgeposeError(f"TensorRT has no plans for several GPUs ({wanted.hardware}) on a Jetson; "
                                 "leave out --hardware, and build on each of them")  # fmt: skip
         cache = calibration_cache or _calibration_cache(bundle, ours)
-        calibrating = _calibrator(trt, memory, bundle, calibration, cache) if mode.calibrate else None
+        images = _images(bundle, calibration) if mode.calibrate else None
+        calibrating = None if images is None else calibrator(trt, memory, images, cache, partial(_keep, ours))
         job = _Job(trt, bundle, content, wanted, mode, calibrating, timing_cache or _timing_cache(here))
         plan, flags = _serialised(job)
-    if calibrating is not None and calibration is not None:
-        with write_beside(_beside(cache)) as beside:
-            beside.write_text(ours.model_dump_json(indent=2) + "\n", encoding="utf-8")
     manifest = Manifest(
         bundle=bundle.manual.name,
         bundle_sha256=bundle.sha256,
@@ -265,6 +264,7 @@ class Origin(BaseModel):
     bundle_sha256: str
     crops_sha256: str
     set_sha256: str = ""
+    cache_sha256: str = ""  # of the cache's own bytes, which others may write over
 
 
 def _beside(cache: Path) -> Path:
@@ -278,10 +278,10 @@ def _of_cache(cache: Path, ours: Origin) -> Origin:
     """
     if kind(cache) != "file":
         return ours
-    try:
-        theirs = Origin.model_validate_json(_beside(cache).read_bytes())
-    except (OSError, ValidationError):
-        theirs = None
+    theirs: Origin | None = None
+    with suppress(OSError, ValidationError):
+        told = Origin.model_validate_json(_beside(cache).read_bytes())
+        theirs = told if told.cache_sha256 == hashlib.sha256(cache.read_bytes()).hexdigest() else None
     if theirs is not None and theirs.bundle_sha256 != ours.bundle_sha256:
         raise EdgeposeError(f"the calibration cache {cache} was made with another model; name another file")
     if ours.crops_sha256 and (theirs is None or theirs.crops_sha256 != ours.crops_sha256):
@@ -290,18 +290,27 @@ def _of_cache(cache: Path, ours: Origin) -> Origin:
     return theirs or ours
 
 
-def _calibrator(trt: Any, memory: Memory | None, bundle: Bundle, crops: NDArray[np.uint8] | None, cache: Path) -> Any:
-    """TensorRT's own, over ``crops`` or from what it found before in ``cache``."""
+def _keep(ours: Origin, cache: Path, content: bytes) -> None:
+    """Write what TensorRT found, and beside it of which model and set it is."""
+    about = ours.model_copy(update={"cache_sha256": hashlib.sha256(content).hexdigest()})
+    with write_beside(cache) as beside:
+        beside.write_bytes(content)
+    with write_beside(_beside(cache)) as beside:
+        beside.write_text(about.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def _images(bundle: Bundle, crops: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    """The ``crops`` that TensorRT's calibrator is given; none where a cache is enough."""
     width, height = bundle.manual.input_size
     if crops is None:
-        memory, crops = None, np.zeros((0, 3, height, width), np.uint8)
-    elif crops.shape[1:] != (3, height, width):
+        return np.zeros((0, 3, height, width), np.uint8)
+    if crops.shape[1:] != (3, height, width):
         raise EdgeposeError(f"the crops of the set are {crops.shape[3]} x {crops.shape[2]} pixels and {bundle.path} "
                             f"takes {width} x {height}; select a set with this model")  # fmt: skip
-    elif len(crops) < CALIBRATION_BATCH:
+    if len(crops) < CALIBRATION_BATCH:
         raise EdgeposeError(f"calibration by TensorRT needs {CALIBRATION_BATCH} crops or more, and the set has "
                             f"{len(crops)}; select more")  # fmt: skip
-    return calibrator(trt, memory, crops, cache)
+    return crops
 
 
 def _hash(crops: NDArray[np.uint8] | None) -> str:

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.engines.device_memory import Memory
-from edgepose.files import write_beside
 
 T = TypeVar("T")
 CALIBRATION_BATCH = 8  # crops that the calibrator is given at once
@@ -74,8 +73,10 @@ def _monitor(trt: Any, bars: Any) -> Any:
     return Monitor()
 
 
-def calibrator(trt: Any, memory: Memory | None, crops: NDArray[np.uint8], cache: Path) -> Any:
-    """An IInt8EntropyCalibrator2 over ``crops`` [N, 3, H, W] RGB; reads ``cache`` where it is, else writes it.
+def calibrator(
+    trt: Any, memory: Memory | None, crops: NDArray[np.uint8], cache: Path, keep: Callable[[Path, bytes], None]
+) -> Any:
+    """An IInt8EntropyCalibrator2 over ``crops`` [N, 3, H, W] RGB; reads ``cache`` where it is, else has it kept.
 
     ``memory`` may be None where the cache is there, for then no crop is asked for.
     """
@@ -86,7 +87,7 @@ def calibrator(trt: Any, memory: Memory | None, crops: NDArray[np.uint8], cache:
             whole = len(crops) // CALIBRATION_BATCH * CALIBRATION_BATCH
             self._starts = iter(range(0, whole, CALIBRATION_BATCH))
             self._pointer = 0
-            if memory is not None:
+            if memory is not None and len(crops):
                 with memory.active():
                     self._pointer = memory.device(CALIBRATION_BATCH * crops[0].size * 4)
 
@@ -111,7 +112,6 @@ def calibrator(trt: Any, memory: Memory | None, crops: NDArray[np.uint8], cache:
 
         def write_calibration_cache(self, found: Any) -> None:
             """Keep it for the next build."""
-            with write_beside(cache) as beside:
-                beside.write_bytes(bytes(found))
+            keep(cache, bytes(found))
 
     return Calibrator()

@@ -120,6 +120,8 @@ class MQTTSink:
         self._inflight: dict[int, tuple[float, Packet]] = {}  # message id -> sent with QoS 1, not yet acknowledged
         self._stop = threading.Event()
         self._drain_until = 0.0
+        self._give_up = 0.0  # when the thread is not waited for any more, monotonic s
+        self._ended = False
         self._farewell = ""  # the reason of 'stopped'
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
@@ -200,20 +202,29 @@ class MQTTSink:
     def close(self, drain_s: float = 1.0, *, reason: str = "") -> None:
         """Send what is queued for up to ``drain_s``, then ``stopped``, and disconnect; gives up after 0.5 s more.
 
-        ``reason``: the fault for which it ends, if it is one.
+        ``reason``: the fault for which it ends, if it is one. Of several sinks each is to ``begin_close`` before one is
+        waited for.
         """
+        self.begin_close(drain_s, reason=reason)
+        self._thread.join(max(0.0, self._give_up - time.monotonic()))
+        with self._lock:
+            if self._ended:
+                return
+            self._ended = True
+            self.dropped += len(self._queue)
+            self._queue.clear()
+        self._show("stopped", "")
+
+    def begin_close(self, drain_s: float = 1.0, *, reason: str = "") -> None:
+        """As ``close``, but nothing is waited for."""
         with self._lock:
             if self._stop.is_set():
                 return
             self._farewell = without_secrets(reason)
             self._drain_until = time.monotonic() + drain_s
+            self._give_up = self._drain_until + 0.5
             self._stop.set()
         self._wake()
-        self._thread.join(drain_s + 0.5)
-        with self._lock:
-            self.dropped += len(self._queue)
-            self._queue.clear()
-        self._show("stopped", "")
 
     def _put_right(self) -> None:
         """Say anew since when the state is what it is, where the clock was set: a board may learn the time late."""
@@ -270,19 +281,20 @@ class MQTTSink:
             self._take_back()
             failures = 1 if held else failures + 1
             self._stop.wait(self._backoff.delay(failures))
-            if self._stop.is_set():  # it ends the wait at once
+            if self._stop.is_set() and not self._done():  # that ended the wait at once
                 time.sleep(_LAST_TRIES_S)
         self._wake_read.close()
         self._wake_write.close()
 
     def _done(self) -> bool:
-        """Whether to try no more: it is to end, and there is nothing to send or no time left."""
-        waits = self._queue or self._connections  # who was online once is to be told that we stopped
-        return self._stop.is_set() and (not waits or time.monotonic() >= self._drain_until)
+        """Whether to try no more: it is to end, and there is nothing to send, nobody who takes it, or no time left."""
+        waits = self._queue or self._connections  # who knows that we were online is to hear that we stopped
+        vain = not waits or self._state == "refused"
+        return self._stop.is_set() and (vain or time.monotonic() >= self._drain_until)
 
     def _one_connection(self) -> bool:
         """From connecting to the end of the connection; whether it held for a while."""
-        self._denied, self._not_taken = set[str](), set[str]()
+        self._denied, self._not_taken, self._large = set[str](), set[str](), False
         session, opened = None, time.monotonic()
         try:
             session = Session(
@@ -335,7 +347,7 @@ class MQTTSink:
         while self._busy(session) and time.monotonic() < deadline:
             self._flush(session)
             session.step(0.05)
-        if self._busy(session):
+        if self._busy(session) or self.topics.status in self._denied:
             return  # 'stopped' did not get through: no goodbye either, so that the last will says 'offline'
         session.disconnect()
         while time.monotonic() < deadline:  # the broker closes when it has read our goodbye: LostError
@@ -362,10 +374,14 @@ class MQTTSink:
                 self._inflight[mid] = entry
 
     def _too_large(self, packet: Packet, reason: str) -> None:
-        """The broker does not take it: as if it had denied it."""
+        """The broker does not take it: one pose message is lost, anything else is as if it had been denied."""
         if packet.topic == self.topics.poses:
             with self._lock:
                 self.dropped += 1
+            if not self._large:
+                log.warning("MQTT: a pose message is dropped: %s", reason)
+            self._large = True
+            return
         if not self._denied:
             self._show("refused", reason)
         self._denied.add(packet.topic)

@@ -145,6 +145,10 @@ def test_a_calibration_cache_of_another_set_or_model_is_refused(name, tmp_path):
     for calibration in (crops, None):
         with pytest.raises(EdgeposeError, match="ranges.cache was made with another model"):
             Done(name, other, Wanted(), calibration=calibration, calibration_cache=cache)
+    cache.write_bytes(b"other ranges")  # by somebody else, under the same name
+    with pytest.raises(EdgeposeError, match="not of this set"):
+        Done(name, bundle, Wanted(), calibration=crops, calibration_cache=cache)
+    assert Done(name, bundle, Wanted(), calibration_cache=cache).manifest.calibration_sha256 == ""
     foreign = tmp_path / "foreign.cache"
     foreign.write_bytes(b"ranges")
     with pytest.raises(EdgeposeError, match="not of this set"):

@@ -221,6 +221,33 @@ def test_a_newcomer_of_the_next_frame_is_not_judged_by_this_one():
     assert len(tracker.boxes(after)) == 2  # seen once, and followed on
 
 
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_joint_that_is_sure_in_every_second_frame_is_carried(overlap):
+    """Also where it becomes known between a frame's boxes and its poses."""
+    world = World([stands(600)], **QUIET, noise=0.0)
+    view, tracker, begun, known = world.view(0), new(), None, []
+
+    def finish(number, now, crops):
+        poses = world.estimate(view, crops)
+        poses.scores[:] = 0.9
+        if number % 2:
+            poses.scores[:, [0, 5]] = 0.1  # the ankles
+        tracker.update(poses, now)
+        known.append([np.isfinite(t.joints[[0, 5], 0]).all() for t in tracker._tracks])
+
+    tracker.found(view.boxes, np.ones(1))
+    for number, now in enumerate(regular(20)):
+        if begun is not None and not (overlap and tracker.calm):
+            finish(*begun)
+            begun = None
+        following = (number, now, tracker.boxes(now))
+        if begun is not None:
+            finish(*begun)
+        begun = following
+    finish(*begun)
+    assert known == [[True]] * 20
+
+
 def test_what_the_finder_adds_to_a_crop_stays_although_poses_came_since():
     world = World([stands(600)], **QUIET)
     view = world.view(0)

@@ -161,6 +161,36 @@ def test_a_broker_that_takes_small_packets_alone(tmp_path: Path) -> None:
         assert not seen.on("info")
 
 
+@pytest.mark.parametrize("qos", [0, 1])
+def test_a_pose_message_that_is_too_large_is_one_that_is_lost(tmp_path: Path, qos: Any) -> None:
+    with Mosquitto(tmp_path, more="max_packet_size 900") as broker, watch(broker.port) as seen:
+        sink = MQTTSink(parse_broker(broker.url), "bench", "front", backoff=QUICK, qos=qos)
+        assert sink.connect(PATIENCE_S)
+        for seq, people in enumerate((0, 8, 8, 0)):
+            sink.publish(example(people, seq=seq))
+        wait_for(lambda: len(seen.on("poses")) == 2)
+        assert (sink.state, sink.dropped) == ("online", 2)
+        sink.set_status("camera-lost", "x" * 960)  # too large as well
+        wait_for(lambda: sink.state == "refused")
+        sink.close(reason="x" * 960)
+        wait_for(lambda: states(seen.on("status"))[-1:] == ["offline"])  # no goodbye, where 'stopped' cannot be said
+
+
+def test_several_sinks_close_together(mosquitto: Mosquitto) -> None:
+    mosquitto.kill()
+    sinks = [MQTTSink(parse_broker(mosquitto.url), "bench", f"c{n}", backoff=QUICK) for n in range(4)]
+    wait_for(lambda: all(sink.reason for sink in sinks))
+    for sink in sinks:
+        sink.publish(example(1))
+    start = time.monotonic()
+    for sink in sinks:
+        sink.begin_close(1.0)
+    for sink in sinks:
+        sink.close(30.0)  # the first word holds
+    assert 0.9 < time.monotonic() - start < 3
+    assert [sink.dropped for sink in sinks] == [1] * 4
+
+
 def test_a_clock_that_is_set_to_before_we_began_is_survived(
     mosquitto: Mosquitto, make: Callable[..., MQTTSink]
 ) -> None:
