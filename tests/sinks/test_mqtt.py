@@ -226,6 +226,7 @@ def test_a_new_reason_leaves_since_when_a_camera_is_lost(mosquitto: Mosquitto, m
     with watch(mosquitto.port) as seen:
         sink = make()
         assert sink.connect(PATIENCE_S)
+        wait_for(lambda: seen.on("status"))
         for state, reason in (("camera-lost", "ended"), ("camera-lost", "Unauthorized"), ("online", "")):
             before = len(seen.on("status"))
             sink.set_status(state, reason)
