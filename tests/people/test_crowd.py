@@ -1,7 +1,6 @@
 """Everybody of several cameras: in a world whose truth is known, and with real bundles whose maps are exact."""
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from edgepose.crops import box_of_joints
 from edgepose.engines import Options
 from edgepose.estimator import Estimator, Poses
 from edgepose.frame import Frame
-from edgepose.loop import Loop
 from edgepose.people.association import iou
 from edgepose.people.crowd import Everybody, OneEach
 from edgepose.people.finder import Finder, Found
@@ -22,8 +20,6 @@ from edgepose.people.regions import Regions
 from edgepose.people.smooth import KINDS
 from edgepose.people.tracker import Following
 from edgepose.skeletons import MPII16
-from edgepose.sources.base import Base
-from edgepose.sources.several import Several
 from tests.conftest import tiny_graph, tiny_manual
 from tests.people.world import STANDING
 
@@ -468,122 +464,6 @@ def test_all_of_several_images_are_what_each_is_alone(tmp_path):
     assert [len(p) for p in estimator.estimate_all(images, [np.zeros((0, 4))] * 4)] == [0] * 4
     assert estimator.estimate_all([], []) == []
     assert engine.batches == [6, 3, 1, 2]
-
-
-@pytest.mark.parametrize("second_look", [False, True])
-def test_several_batches_may_be_begun(tmp_path, second_look):
-    """The same joints as one after the other; the second look at who leans is run between them."""
-    bundle = bundles.save(tiny_graph(), tiny_manual(), tmp_path / "tiny.onnx")
-    engine = engines.load(bundle, "openvino", Options(threads=1, batches=(1, 2)))
-    estimator = Estimator(engine, bundle.manual, second_look=second_look)
-    rng = np.random.default_rng(3)
-    images = [rng.integers(0, 256, (120, 160, 3), np.uint8) for _ in range(4)]
-    boxes = [np.array([0, 0, 30, 60]) + rng.uniform(0, 50, (n, 1)) for n in (3, 0, 1, 2)]
-    expected = [estimator.estimate(image, own) for image, own in zip(images, boxes, strict=True)]
-    answers = [estimator.begin_all([image], [own]) for image, own in zip(images, boxes, strict=True)]
-    for answer, wanted in zip(answers, expected, strict=True):
-        (found,) = answer()
-        for field in ("joints", "scores", "covariance"):
-            np.testing.assert_allclose(getattr(found, field), getattr(wanted, field), atol=1e-3)
-    engine.close()
-
-
-def test_a_frame_may_be_begun_while_everybody_is_calm():
-    seeing = Seeing([stands(100), stands(540)])
-    crowd = everybody(seeing, {"door": Regions()})
-
-    def leave(number):
-        if number == 25:
-            seeing.scenes[0] = [stands(100)]
-
-    seen, overlapped = through_the_loop(crowd, [frame(0, number, "door") for number in range(70)], leave)
-    assert [len(people) for people in seen] == [0, 0, *[2] * 23, *[1] * 45]
-    assert ids(seen) == {"run-1", "run-2"}
-    # Not before both are known, nor while one of them is lost, for a second; again when he is gone.
-    assert overlapped == [*range(3, 27), *range(52, 70)]
-    assert not crowd.calm([])
-
-
-class Reel(Base):
-    """A film of these frames."""
-
-    live, reopens, description, dropped = False, False, "a reel", 0
-
-    def __init__(self, frames, each):
-        self.camera, self._frames, self._each = frames[0].camera, list(frames), each
-
-    def read(self, timeout=None):
-        if not self._frames:
-            return None
-        self._each(self._frames[0].seq)
-        return self._frames.pop(0)
-
-    def close(self):
-        pass
-
-
-class Screen:
-    """Keeps what is published."""
-
-    def __init__(self):
-        self.seen = []
-
-    def publish(self, frame, people):
-        self.seen.append(people)
-
-    def show(self, frame, people):
-        pass
-
-    def snapshot(self):
-        return None
-
-
-def through_the_loop(crowd, frames, each=lambda number: None, *, overlap=True):
-    """The people of every frame, and which frames were begun before the last one's people were known."""
-    screen, overlapped, begin = Screen(), [], crowd.begin
-
-    def noted(frames, timer):
-        if frames[0].seq > len(screen.seen):
-            overlapped.append(frames[0].seq)
-        return begin(frames, timer)
-
-    crowd.begin = noted
-    source = Reel(frames, each)
-    Loop(Several({source.camera: source}), crowd, {source.camera: screen}, overlap=overlap).run()
-    return screen.seen, overlapped
-
-
-@pytest.mark.parametrize("break_", ["an outage", "a pause", "the same time", "back in time", "another size"])
-def test_a_break_in_a_film_costs_the_frame_before_it_nobody(break_):
-    """It is seen only when the next frame is there."""
-    shown = [frame(0, number, "door") for number in range(40)]
-    for number in range(20, 40):
-        if break_ == "another size":
-            image = np.zeros((HEIGHT + 10, WIDTH, 3), np.uint8)
-            shown[number] = replace(shown[number], image=image)
-        shift = {"an outage": 3 * 10**9, "a pause": 10**9 // 2, "the same time": -STEP, "back in time": -(10**10)}
-        shown[number] = replace(shown[number], acquired_ns=shown[number].acquired_ns + shift.get(break_, 0))
-    runs = []
-    for overlap in (False, True):
-        crowd = everybody(Seeing([stands(100), stands(540)]), {"door": Regions()})
-        seen, overlapped = through_the_loop(crowd, shown, overlap=overlap)
-        runs.append([(people.ids, people.boxes.round(3).tolist()) for people in seen])
-        assert (15 in overlapped) == overlap
-        assert 20 not in overlapped
-    assert runs[0] == runs[1]
-    assert len(runs[0][19][0]) == 2
-
-
-def test_cameras_overlap_each_by_itself():
-    """While one of two is restless neither is begun ahead of itself; of the other's frames no matter."""
-    seeing = Seeing([stands(100)], [])
-    crowd = everybody(seeing, {"door": Regions(), "hall": Regions()})
-    film(crowd, ["door", "hall"], 10)
-    door, hall, later = frame(0, 9, "door"), frame(1, 9, "hall"), frame(0, 10, "door")
-    assert crowd.calm([door])
-    assert not crowd.calm([door, hall])  # nobody is there: whoever comes is to be seen at once
-    assert crowd.calm([door], [later, hall])
-    assert not crowd.calm([door], [frame(0, 20, "door")])
 
 
 def test_finder_and_network_together(tmp_path):

@@ -24,30 +24,10 @@ from edgepose.mqtt import Broker, LostError, parse_broker
 from edgepose.sinks.mqtt import Backoff, MQTTSink, client_id
 from tests.broker import PATIENCE_S, Mosquitto, free_port, wait_for, watch
 from tests.conftest import tiny_manual
+from tests.sinks.conftest import QUICK
 from tests.test_messages import check_schema, example
 
-QUICK = Backoff(0.05, 0.2)
 AT_ONCE_S = 0.25  # publish takes a tenth of a millisecond; the rest is for a machine with other things to do
-
-
-@pytest.fixture
-def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
-    with Mosquitto(tmp_path) as broker:
-        yield broker
-
-
-@pytest.fixture
-def make(mosquitto: Mosquitto) -> Iterator[Callable[..., MQTTSink]]:
-    """Makes sinks for device bench, camera front, and closes them at the end."""
-    sinks: list[MQTTSink] = []
-
-    def one(url: str = "", **options: Any) -> MQTTSink:
-        sinks.append(MQTTSink(parse_broker(url or mosquitto.url), "bench", "front", **{"backoff": QUICK} | options))
-        return sinks[-1]
-
-    yield one
-    for sink in sinks:
-        sink.close(0.1)
 
 
 def stats(people: int = 0) -> Stats:
@@ -99,96 +79,6 @@ def test_with_qos_1_every_message_arrives(mosquitto: Mosquitto, make: Callable[.
         wait_for(lambda: len(seen.on("poses")) == 200)
         assert [decode(m.payload).seq for m in seen.on("poses")] == list(range(200))  # type: ignore[union-attr]
         assert {m.qos for m in seen.on("poses")} == {1}
-
-
-def test_a_closed_sink_says_stopped_and_sends_what_was_queued(
-    mosquitto: Mosquitto, make: Callable[..., MQTTSink]
-) -> None:
-    with watch(mosquitto.port) as seen:
-        sink = make()
-        sink.connect(PATIENCE_S)
-        for seq in range(50):
-            sink.publish(example(1, seq=seq))
-        sink.close()
-        wait_for(lambda: states(seen.on("status"))[-1:] == ["stopped"])
-        time.sleep(0.2)  # for a will that must not come
-        assert states(seen.on("status")) == ["online", "stopped"]
-        assert seen.messages[-1].topic.endswith("/status")
-        assert len(seen.on("poses")) == 50
-        assert (sink.state, sink.dropped) == ("stopped", 0)
-        sink.publish(example(1))
-        sink.close()
-        assert sink.dropped == 1
-
-
-def test_a_closed_sink_that_is_not_connected_tries_while_it_may(
-    mosquitto: Mosquitto, make: Callable[..., MQTTSink]
-) -> None:
-    mosquitto.kill()
-    slow = make(backoff=Backoff(first_s=5, most_s=5))
-    wait_for(lambda: slow.reason)
-    for seq in range(5):
-        slow.publish(example(1, seq=seq))
-    mosquitto.start()
-    with watch(mosquitto.port) as seen:
-        slow.close(PATIENCE_S)
-        wait_for(lambda: states(seen.on("status"))[-1:] == ["stopped"])
-        assert len(seen.on("poses")) == 5
-    assert slow.dropped == 0
-    mosquitto.kill()
-    idle = make()
-    wait_for(lambda: idle.reason)
-    start = time.monotonic()
-    idle.close(PATIENCE_S)
-    assert time.monotonic() - start < PATIENCE_S / 2  # it has nothing to send, and nobody knows of it
-
-
-def test_a_broker_that_takes_small_packets_alone(tmp_path: Path) -> None:
-    """What is too large is told and left out; the connection holds, and the others arrive."""
-    with Mosquitto(tmp_path, more="max_packet_size 900") as broker, watch(broker.port) as seen:
-        sink = MQTTSink(parse_broker(broker.url), "bench", "front", backoff=QUICK, qos=1)
-        assert sink.connect(PATIENCE_S)
-        sink.set_info(info())
-        wait_for(lambda: sink.state == "refused")
-        assert "takes packets of 900 bytes at most, and one on edgepose/bench/front/info has " in sink.reason
-        for seq, people in enumerate((0, 8, 0)):
-            sink.publish(example(people, seq=seq))
-        wait_for(lambda: len(seen.on("poses")) == 2)
-        assert [decode(m.payload).seq for m in seen.on("poses")] == [0, 2]  # type: ignore[union-attr]
-        assert (sink.dropped, sink.reconnects) == (1, 0)
-        sink.close()
-        wait_for(lambda: states(seen.on("status"))[-1:] == ["stopped"])
-        assert not seen.on("info")
-
-
-@pytest.mark.parametrize("qos", [0, 1])
-def test_a_pose_message_that_is_too_large_is_one_that_is_lost(tmp_path: Path, qos: Any) -> None:
-    with Mosquitto(tmp_path, more="max_packet_size 900") as broker, watch(broker.port) as seen:
-        sink = MQTTSink(parse_broker(broker.url), "bench", "front", backoff=QUICK, qos=qos)
-        assert sink.connect(PATIENCE_S)
-        for seq, people in enumerate((0, 8, 8, 0)):
-            sink.publish(example(people, seq=seq))
-        wait_for(lambda: len(seen.on("poses")) == 2)
-        assert (sink.state, sink.dropped) == ("online", 2)
-        sink.set_status("camera-lost", "x" * 960)  # too large as well
-        wait_for(lambda: sink.state == "refused")
-        sink.close(reason="x" * 960)
-        wait_for(lambda: states(seen.on("status"))[-1:] == ["offline"])  # no goodbye, where 'stopped' cannot be said
-
-
-def test_several_sinks_close_together(mosquitto: Mosquitto) -> None:
-    mosquitto.kill()
-    sinks = [MQTTSink(parse_broker(mosquitto.url), "bench", f"c{n}", backoff=QUICK) for n in range(4)]
-    wait_for(lambda: all(sink.reason for sink in sinks))
-    for sink in sinks:
-        sink.publish(example(1))
-    start = time.monotonic()
-    for sink in sinks:
-        sink.begin_close(1.0)
-    for sink in sinks:
-        sink.close(30.0)  # the first word holds
-    assert 0.9 < time.monotonic() - start < 3
-    assert [sink.dropped for sink in sinks] == [1] * 4
 
 
 def test_a_clock_that_is_set_to_before_we_began_is_survived(
