@@ -199,8 +199,6 @@ class Tracker:
             crop, ahead = predicted.get(track, (track.crop, track.ahead))
             # A joint that is not known yet may be so by then.
             changes.append((track, track.crop - crop, np.nan_to_num(track.ahead - ahead)))
-        if self._asked and self._asked[-1].acquired_ns == acquired_ns:
-            self._asked.pop()  # asked again
         self._asked.append(_Asked(acquired_ns, now_ns, changes))
         return self._crops()
 

@@ -204,7 +204,7 @@ def test_the_finder_is_wanted_when_it_is_time():
 def test_a_full_house_wants_no_finder():
     world, tracker = World([stands(500)], **QUIET), new(every=1, most=1)
     for now in regular(5):
-        if not len(tracker.boxes(now)):
+        if tracker.empty:
             assert tracker.wants_finder()
             tracker.found(*world.find(world.view(0)))
         tracker.update(world.estimate(world.view(0), tracker.boxes(now)), now)
