@@ -92,10 +92,9 @@ class Camera:
 
     def publish(self, frame: Frame, people: People) -> None:
         """Send what is due: the pose message, and before it what readers must know, after it how we do."""
-        size = (frame.image.shape[1], frame.image.shape[0])
-        if size != self._size:
-            self._size = size
-            self._say_info(frame, size)
+        if frame.size != self._size:
+            self._size = frame.size
+            self._say_info(frame, frame.size)
         now = self._speaking.clock()
         if self._gatekeeper is None or self._gatekeeper.passes(people, frame.acquired_ns):
             self._say_poses(frame, people, now)

@@ -9,10 +9,13 @@ column (x, y, 1) from image pixels to network-input pixels.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from edgepose.picture import YUV, Picture, as_bgr
 
 Floats = NDArray[np.floating]
 BORDER = (114, 114, 114)  # what lies outside the image: mid grey, near the mean of photographs
@@ -87,22 +90,42 @@ def apply_covariance(affine: Floats, covariance: Floats) -> NDArray[np.float64]:
 
 
 def warp(
-    image: NDArray[np.uint8],
+    picture: Picture,
     affine: Floats,
     input_size: tuple[int, int],
     out: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
-    """Resample ``image`` [H, W, 3] to ``input_size`` (width, height) by ``affine``; grey outside.
+    """Resample ``picture`` [H, W, 3] to BGR of ``input_size`` (width, height) by ``affine``; grey outside.
 
     Shrinking by more than two would alias under bilinear sampling, so the region is first
     averaged down by a whole factor.
     """
+    if isinstance(picture, YUV):
+        (across, down), (x, y) = picture.steps, picture.origin
+        to_luma = np.array([[across, 0.0, x], [0.0, down, y]])
+        grey = np.linalg.solve(picture.to_bgr[:, :3], np.array(BORDER) - picture.to_bgr[:, 3]).round().tolist()
+        luma = _resample(picture.luma, affine, input_size, grey[:1])
+        beside = compose(affine, to_luma)
+        return picture.bgr((luma, *(_resample(plane, beside, input_size, grey[1:]) for plane in picture.chroma)), out)
+    if picture.shape[2] != 3:
+        return as_bgr(_resample(picture, affine, input_size, BORDER), out)
+    return _resample(picture, affine, input_size, BORDER, out)
+
+
+def _resample(
+    image: NDArray[np.uint8],
+    affine: Floats,
+    input_size: tuple[int, int],
+    border: Sequence[float],
+    out: NDArray[np.uint8] | None = None,
+) -> NDArray[np.uint8]:
+    """``image`` [H, W] or [H, W, C] as :func:`warp` does, channel by channel; ``border`` outside."""
     zoom = math.sqrt(abs(float(np.linalg.det(affine[:, :2]))))
     factor = int(1 / zoom) if zoom > 0 else 1
     if factor >= 2:
         image, affine = _shrink(image, affine, input_size, factor)
     result = cv2.warpAffine(
-        image, affine, input_size, dst=out, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=BORDER
+        image, affine, input_size, dst=out, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=border
     )
     return np.asarray(result, dtype=np.uint8)
 

@@ -23,9 +23,10 @@ from edgepose.engines import Engine
 from edgepose.engines.pipelined import Begun
 from edgepose.errors import EdgeposeError
 from edgepose.heatmaps import Decoder, cells_to_input
+from edgepose.picture import Picture
 from edgepose.upright import LEAN, SOMEBODY, box_upright, lean, second_counts
 
-Crop = tuple[NDArray[np.uint8], NDArray[np.floating]]  # an image [H, W, 3], BGR, and a person's box [4] in it
+Crop = tuple[Picture, NDArray[np.floating]]  # a picture [H, W, 3] and a person's box [4] in it
 
 
 @dataclass(frozen=True)
@@ -97,22 +98,22 @@ class Estimator:
         self._crop = np.zeros((height, width, 3), dtype=np.uint8)
         self._spread = np.asarray(manual.covariance_scale, dtype=np.float64)
 
-    def estimate(self, image: NDArray[np.uint8], boxes: NDArray[np.floating], timer: StageTimer = untimed) -> Poses:
-        """Joints of the persons in ``boxes`` [N, 4] of a BGR ``image`` [H, W, 3]; one batch."""
-        return self.estimate_all([image], [boxes], timer)[0]
+    def estimate(self, picture: Picture, boxes: NDArray[np.floating], timer: StageTimer = untimed) -> Poses:
+        """Joints of the persons in ``boxes`` [N, 4] of a ``picture`` [H, W, 3], such as a BGR array; one batch."""
+        return self.estimate_all([picture], [boxes], timer)[0]
 
     def estimate_all(
         self,
-        images: Sequence[NDArray[np.uint8]],
+        pictures: Sequence[Picture],
         boxes: Sequence[NDArray[np.floating]],
         timer: StageTimer = untimed,
     ) -> list[Poses]:
-        """Joints of the persons in the boxes [N_i, 4] of each image; all of them are one batch."""
-        return self._finish(self._cut(images, boxes, timer, ahead=False), boxes, timer)
+        """Joints of the persons in the boxes [N_i, 4] of each picture; all of them are one batch."""
+        return self._finish(self._cut(pictures, boxes, timer, ahead=False), boxes, timer)
 
     def begin_all(
         self,
-        images: Sequence[NDArray[np.uint8]],
+        pictures: Sequence[Picture],
         boxes: Sequence[NDArray[np.floating]],
         timer: StageTimer = untimed,
     ) -> Callable[[], list[Poses]]:
@@ -120,21 +121,21 @@ class Estimator:
 
         Others may be begun, or estimated, before that.
         """
-        return partial(self._finish, self._cut(images, boxes, timer, ahead=True), boxes, timer)
+        return partial(self._finish, self._cut(pictures, boxes, timer, ahead=True), boxes, timer)
 
     def _cut(
         self,
-        images: Sequence[NDArray[np.uint8]],
+        pictures: Sequence[Picture],
         boxes: Sequence[NDArray[np.floating]],
         timer: StageTimer,
         *,
         ahead: bool,
     ) -> _Batch | None:
-        crops = [(image, box) for image, own in zip(images, boxes, strict=True) for box in own]
+        crops = [(picture, box) for picture, own in zip(pictures, boxes, strict=True) for box in own]
         return self._batch(crops, np.zeros(len(crops)), timer, ahead=ahead)
 
     def _finish(self, batch: _Batch | None, boxes: Sequence[NDArray[np.floating]], timer: StageTimer) -> list[Poses]:
-        """The poses in each image, whose ``boxes`` [N_i, 4] the batch was cut by."""
+        """The poses in each picture, whose ``boxes`` [N_i, 4] the batch was cut by."""
         found = self._poses(batch, timer)
         if batch is not None and self._second_look:
             self._look_again(batch.crops, found, timer)
@@ -172,8 +173,8 @@ class Estimator:
                 crop_affine(box, self.manual.input_size, self.manual.padding, rotation=turn)
                 for (_, box), turn in zip(crops, turns.tolist(), strict=True)
             ]
-            for i, ((image, _), affine) in enumerate(zip(crops, affines, strict=True)):
-                warp(image, affine, self.manual.input_size, out=self._crop)
+            for i, ((picture, _), affine) in enumerate(zip(crops, affines, strict=True)):
+                warp(picture, affine, self.manual.input_size, out=self._crop)
                 to_input(self._crop, self._inputs[i])
         inputs = self._inputs[:n]
         with timer("infer"):

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edgepose.picture import YUV, Picture, to_bgr
 
 
 @dataclass(frozen=True)
 class Frame:
     """One camera image.
 
-    ``image`` [H, W, 3] is BGR uint8 and may be a read-only view of the pipeline's memory: it stays valid
-    as long as the Frame is referenced, and whoever draws must copy. ``acquired_ns`` is the UTC time of
-    acquisition in nanoseconds, from the pipeline's clock, not from when Python saw it.
+    ``picture`` [H, W, 3] is as the decoder left it, in BGR, BGRx or YUV, and may be a read-only view of the pipeline's
+    memory: it stays valid as long as the Frame is referenced, and whoever draws must copy. ``acquired_ns`` is the UTC
+    time of acquisition in nanoseconds, from the pipeline's clock, not from when Python saw it.
     """
 
-    image: NDArray[np.uint8]
+    picture: Picture
     acquired_ns: int
     seq: int  # counts what the source produced, dropped frames included, from 0
     camera: str
+
+    @cached_property
+    def image(self) -> NDArray[np.uint8]:
+        """The picture [H, W, 3] in BGR uint8, converted when it is first asked for; it may be read-only, too."""
+        plain = not isinstance(self.picture, YUV) and self.picture.shape[2] == 3
+        image = self.picture if plain else to_bgr(self.picture)
+        return np.asarray(image)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, pixels."""
+        return self.picture.shape[1], self.picture.shape[0]

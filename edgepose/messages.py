@@ -284,14 +284,13 @@ def pose_message(
             strict=True,
         )
     ]
-    height, width = frame.image.shape[:2]
     return PoseMessage.model_construct(
         device=device,
         camera=frame.camera,
         seq=frame.seq,
         acquired_ns=frame.acquired_ns,
         published_ns=published_ns,
-        image=(width, height),
+        image=frame.size,
         model=model,
         skeleton=skeleton,
         people=people,

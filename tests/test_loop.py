@@ -127,7 +127,7 @@ def test_no_frame_is_kept_until_the_next_one_is_begun():
         def read(self, timeout=None):
             alive.append([n for n, picture in enumerate(kept) if picture() is not None and n < 8 - len(self.steps)])
             frame = super().read()
-            return frame and replace(frame, image=pictures.pop(0))
+            return frame and replace(frame, picture=pictures.pop(0))
 
     loop(Shown(*range(8)), Watching()).run()
     assert all(len(each) <= 2 for each in alive)

@@ -26,6 +26,7 @@ from edgepose.people.sides import Sides
 from edgepose.people.smooth import smoother
 from edgepose.people.steady import Pace, Steady
 from edgepose.people.tracker import Following, Tracker
+from edgepose.picture import Picture
 from edgepose.skeletons import Skeleton
 
 IDLE_S = 0.09  # between looks of the finder while nobody is there: every third frame of 30 a second
@@ -112,13 +113,11 @@ class Everybody:
         return (
             bool(frames)
             and all(self._trackers[frame.camera].calm for frame in frames)
-            and all(size_of(a) == size_of(b) and 0 < b.acquired_ns - a.acquired_ns <= CALM_S * 1e9 for a, b in pairs)
+            and all(a.size == b.size and 0 < b.acquired_ns - a.acquired_ns <= CALM_S * 1e9 for a, b in pairs)
         )
 
-    def _crops(
-        self, frames: Sequence[Frame], timer: StageTimer
-    ) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.float64]]]:
-        """The images of ``frames``, and the boxes to estimate in each.
+    def _crops(self, frames: Sequence[Frame], timer: StageTimer) -> tuple[list[Picture], list[NDArray[np.float64]]]:
+        """The pictures of ``frames``, and the boxes to estimate in each.
 
         Where nobody is lost the finder looks beside the pose network, and what it sees counts for the camera's next
         frame: with a core of its own, or on a GPU, looking costs the loop next to no time. One look at a time: of
@@ -129,7 +128,7 @@ class Everybody:
         if waiting:
             self._beside = self._begin(min(waiting, key=lambda frame: self._looked[frame.camera]), timer)
         with timer("follow"):
-            return [f.image for f in frames], [self._trackers[f.camera].boxes(f.acquired_ns) for f in frames]
+            return [f.picture for f in frames], [self._trackers[f.camera].boxes(f.acquired_ns) for f in frames]
 
     def _people(self, frames: Sequence[Frame], poses: Sequence[Poses], timer: StageTimer) -> list[People]:
         with timer("follow"):
@@ -143,7 +142,7 @@ class Everybody:
 
     def _inform(self, frame: Frame, timer: StageTimer) -> bool:
         """Tell the frame's tracker what the finder saw in the last one, or sees now; whether it should look beside."""
-        tracker, size = self._trackers[frame.camera], size_of(frame)
+        tracker, size = self._trackers[frame.camera], frame.size
         if self._sizes.setdefault(frame.camera, size) != size:  # where people were tells nothing of where they are
             self._sizes[frame.camera] = size
             self._before.pop(frame.camera, None)
@@ -182,8 +181,8 @@ class Everybody:
         self._looked_ns[camera] = frame.acquired_ns
         self._looked[camera] = sum(self._count.values())
         turned = self._lying and self._count[camera] % TURNED == 0
-        running = self._finder.begin(frame.image, timer, turned=turned)
-        return camera, frame.acquired_ns, partial(self._answer, running, camera, size_of(frame))
+        running = self._finder.begin(frame.picture, timer, turned=turned)
+        return camera, frame.acquired_ns, partial(self._answer, running, camera, frame.size)
 
     def _answer(self, running: Callable[[], Found], camera: str, size: tuple[int, int]) -> Found:
         # Whoever does not count costs no crop. How many count is seen when the pose network has had its word.
@@ -195,9 +194,9 @@ class Everybody:
         tracker = self._trackers[frame.camera]
         worn = None
         if tracker.wants_looks(frame.acquired_ns):
-            worn = looks(frame.image, poses, self._estimator.skeleton, self._confident)
+            worn = looks(frame.picture, poses, self._estimator.skeleton, self._confident)
         people = tracker.update(poses, frame.acquired_ns, worn)
-        counts = keep(self._regions[frame.camera], people.boxes, size_of(frame))
+        counts = keep(self._regions[frame.camera], people.boxes, frame.size)
         tracker.forget(self._long_outside(frame, people, counts))
         people = select(people, counts)
         return self._motions[frame.camera].follow(people, frame.acquired_ns)
@@ -247,24 +246,19 @@ class OneEach:
         found = []
         for frame in frames:
             now_ns = self._steady[frame.camera](frame.acquired_ns)
-            size = size_of(frame)
+            size = frame.size
             resized = self._sizes.get(frame.camera, size) != size
             if self._pace[frame.camera].away(now_ns, Following.patience) or resized:
                 self._single[frame.camera].forget()
             self._sizes[frame.camera] = size
             counts = partial(_counts, self._regions[frame.camera], size)
-            people = self._single[frame.camera].update(frame.image, timer, counts)
+            people = self._single[frame.camera].update(frame.picture, timer, counts)
             found.append(self._motions[frame.camera].follow(people, frame.acquired_ns))
         return found
 
 
 def _counts(regions: Regions, size: tuple[int, int], box: NDArray[np.float64]) -> bool:
     return bool(keep(regions, box[None], size)[0])
-
-
-def size_of(frame: Frame) -> tuple[int, int]:
-    """Width and height of a frame, pixels."""
-    return frame.image.shape[1], frame.image.shape[0]
 
 
 class Motion:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgepose.crops import box_of_joints
 from edgepose.estimator import Estimator, Poses, StageTimer, untimed
+from edgepose.picture import Picture
 
 # Window sides as shares of the frame's shorter side, largest first: most cameras see people that
 # fill a good part of the frame. The last is for someone at the back of the room.
@@ -77,10 +78,10 @@ class Search:
         self._looks = 0
 
     def look(
-        self, image: NDArray[np.uint8], timer: StageTimer = untimed, counts: Counts = anywhere
+        self, picture: Picture, timer: StageTimer = untimed, counts: Counts = anywhere
     ) -> NDArray[np.float64] | None:
-        """The box [4] of a person in ``image`` [H, W, 3] who ``counts``, or None if none was found this time."""
-        poses = self._estimator.estimate(image, self._next(image.shape[1], image.shape[0]), timer)
+        """The box [4] of a person in ``picture`` [H, W, 3] who ``counts``, or None if none was found this time."""
+        poses = self._estimator.estimate(picture, self._next(picture.shape[1], picture.shape[0]), timer)
         scores = poses.person_scores
         boxes = [joints_box(poses, i, self._confident) for i in range(len(poses))]
         # A window cuts the person loosely; the closer look decides, so the first bar is lower.
@@ -90,7 +91,7 @@ class Search:
         best = boxes[max(there, key=lambda i: scores[i])] if there else None
         if best is None:
             return None
-        closer = self._estimator.estimate(image, best[None], timer)
+        closer = self._estimator.estimate(picture, best[None], timer)
         if closer.person_scores[0] < self._accept:
             return None
         return joints_box(closer, 0, self._confident)

@@ -22,6 +22,7 @@ from edgepose.errors import EdgeposeError
 from edgepose.estimator import StageTimer, untimed
 from edgepose.heatmaps import cells_to_input
 from edgepose.people.association import areas, iou
+from edgepose.picture import Picture
 
 _AROUND = 1  # cells either side that a peak must not be exceeded in
 _LARGEST = 6.0  # ln cells: no box is larger, whatever the network says
@@ -72,26 +73,24 @@ class Finder:
         self._inputs = np.zeros((1, 3, height, width), dtype=np.float32)
         self._crop = np.zeros((height, width, 3), dtype=np.uint8)
 
-    def find(self, image: NDArray[np.uint8], timer: StageTimer = untimed, *, turned: bool = False) -> Found:
-        """The people in a BGR ``image`` [H, W, 3]; what lies beside the image is nobody.
+    def find(self, picture: Picture, timer: StageTimer = untimed, *, turned: bool = False) -> Found:
+        """The people in a ``picture`` [H, W, 3]; what lies beside it is nobody.
 
-        ``turned``: the network is shown the image turned by a quarter, for people who lie: then they stand, or stand on
-        their head. EdgeposeError where the engine gives no numbers.
+        ``turned``: the network is shown the picture turned by a quarter, for people who lie: then they stand, or stand
+        on their head. EdgeposeError where the engine gives no numbers.
         """
-        return self.begin(image, timer, turned=turned)()
+        return self.begin(picture, timer, turned=turned)()
 
-    def begin(
-        self, image: NDArray[np.uint8], timer: StageTimer = untimed, *, turned: bool = False
-    ) -> Callable[[], Found]:
+    def begin(self, picture: Picture, timer: StageTimer = untimed, *, turned: bool = False) -> Callable[[], Found]:
         """As ``find``, but what it returns waits for the answer; the engine runs meanwhile where it can do that.
 
         One look at a time: the answer is taken before the next one begins.
         """
         with timer("look for people"):
-            height, width = image.shape[:2]
+            height, width = picture.shape[:2]
             whole = np.array([-0.5, -0.5, width - 0.5, height - 0.5])
             affine = self._letterbox(whole, turned)
-            warp(image, affine, self.manual.input_size, out=self._crop)
+            warp(picture, affine, self.manual.input_size, out=self._crop)
             to_input(self._crop, self._inputs[0])
             start = getattr(self.engine, "start", None)
             running = start(self._inputs) if start is not None else lambda: self.engine.infer(self._inputs)

@@ -9,6 +9,7 @@ from edgepose.crops import box_of_joints
 from edgepose.estimator import Estimator, Poses, StageTimer, untimed
 from edgepose.people import People
 from edgepose.people.find import Counts, Search, anywhere
+from edgepose.picture import Picture
 
 # Of furniture the network says 0.65 at most, of people 0.8 to 0.97; who was accepted has more room than who is new.
 ACCEPT = 0.7  # person score from which a found person counts
@@ -37,15 +38,15 @@ class SinglePerson:
         self._box = None
         self._search.restart()
 
-    def update(self, image: NDArray[np.uint8], timer: StageTimer = untimed, counts: Counts = anywhere) -> People:
-        """The person in the next frame ``image`` [H, W, 3] BGR, if there is one who ``counts``."""
+    def update(self, picture: Picture, timer: StageTimer = untimed, counts: Counts = anywhere) -> People:
+        """The person in the next frame's ``picture`` [H, W, 3], if there is one who ``counts``."""
         if self._box is None:
-            self._box = self._search.look(image, timer, counts)
+            self._box = self._search.look(picture, timer, counts)
             if self._box is None:
                 return self._nobody()
             self._count += 1
             self._unseen = 0
-        poses = self._estimator.estimate(image, self._box[None], timer)
+        poses = self._estimator.estimate(picture, self._box[None], timer)
         seen = poses.person_scores[0] >= KEEP
         if seen:
             self._box = self._next_box(poses, self._box)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.estimator import Poses
+from edgepose.picture import Picture, colours
 from edgepose.skeletons import Skeleton
 
 # From one pair of joints to another, and between which shares of the way a region lies. A thigh is a line: both joints
@@ -40,21 +41,21 @@ def _corners(skeleton: Skeleton) -> NDArray[np.intp]:
     return np.array([[skeleton.index(joint) for pair in pairs for joint in pair] for pairs, _, _ in REGIONS])
 
 
-def looks(image: NDArray[np.uint8], poses: Poses, skeleton: Skeleton, confident: float) -> NDArray[np.float64]:
-    """The look [N, R, 3] of each of ``poses`` in ``image`` [H, W, 3], BGR; joints of a lower score are not sure."""
+def looks(picture: Picture, poses: Poses, skeleton: Skeleton, confident: float) -> NDArray[np.float64]:
+    """The look [N, R, 3] of each of ``poses`` in ``picture`` [H, W, 3]; joints of a lower score are not sure."""
     corners = _corners(skeleton)
     joints = poses.joints[:, corners]  # [N, R, 4, 2]
     sure = (poses.scores[:, corners] >= confident) & np.isfinite(joints[..., 0])
     known: NDArray[np.bool_] = np.asarray(sure.all(axis=2))  # [N, R]
     points = np.einsum("rpc,nrcd->nrpd", _WEIGHTS, np.where(known[..., None, None], joints, 0.0))
     x, y = np.moveaxis(np.rint(points).astype(int), -1, 0)  # [N, R, P]
-    height, width = image.shape[:2]
+    height, width = picture.shape[:2]
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     known &= inside.mean(axis=2) >= 0.5
     found = np.full((*known.shape, 3), np.nan)
     if known.any():
-        colours = image[y[known].clip(0, height - 1), x[known].clip(0, width - 1)].astype(np.float32) / 255
-        lab = cv2.cvtColor(colours, cv2.COLOR_BGR2LAB)
+        worn = colours(picture, x[known].clip(0, width - 1), y[known].clip(0, height - 1)).astype(np.float32) / 255
+        lab = cv2.cvtColor(worn, cv2.COLOR_BGR2LAB)
         found[known] = _median(np.where(inside[known][..., None], lab, np.nan))
     return found
 

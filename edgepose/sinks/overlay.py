@@ -19,6 +19,7 @@ from edgepose.frame import Frame
 from edgepose.gst import gst
 from edgepose.people import People
 from edgepose.people.steady import Steady
+from edgepose.picture import to_bgr
 from edgepose.skeletons import Skeleton
 
 VISIBLE = 0.4  # joint score from which a joint is drawn
@@ -39,7 +40,7 @@ class Overlay(Protocol):
 
 def annotate(frame: Frame, people: People, skeleton: Skeleton) -> NDArray[np.uint8]:
     """A copy of the frame's image [H, W, 3] with skeletons, ids and scores."""
-    image: NDArray[np.uint8] = frame.image.copy()
+    image = to_bgr(frame.picture)
     thickness = max(2, round(min(image.shape[:2]) / 240))
     for i, name in enumerate(people.ids):
         draw_pose(image, people.poses.joints[i], people.poses.scores[i] >= VISIBLE, skeleton, thickness)

@@ -1,7 +1,6 @@
 """Frames from a GStreamer pipeline: zero-copy views, times from the pipeline's clock.
 
-*Image.* A numpy view of the mapped buffer, rows padded to 4 bytes skipped by stride; the buffer goes back
-to its pool when the last view of it is gone, even after ``close``.
+*Picture.* See :mod:`edgepose.sources.views`.
 
 *Time.* Live: base time + running time of the PTS is when the picture was taken on the pipeline's clock; the
 difference between that clock and UTC is measured every second. For network sources "taken" means that the
@@ -15,17 +14,12 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from edgepose.errors import EdgeposeError
 from edgepose.files import kind
@@ -42,6 +36,7 @@ from edgepose.sources.base import (
 from edgepose.sources.pace import Pace
 from edgepose.sources.pipelines import Has, pipeline
 from edgepose.sources.uri import SourceSpec
+from edgepose.sources.views import Views
 
 _SLICE_NS = 50_000_000  # how long one wait inside GStreamer may last before bus and close are looked at
 _CLOCK_NS = 1_000_000_000  # how often the pipeline clock is compared with UTC
@@ -124,6 +119,7 @@ class GStreamerSource(Base):
         self._stall = stall_timeout or stall_timeout_of(spec)
         self._pipeline = build(pipeline(spec, has), spec)
         self._sink = self._pipeline.get_by_name("sink")
+        self._views = Views(self._gst)
         self._bus = self._pipeline.get_bus()
         self._counter = _Counter(self._gst, self._pipeline) if spec.live else None
         _leave_out(self._gst, self._pipeline, spec)
@@ -189,7 +185,7 @@ class GStreamerSource(Base):
         self._last_seq = max(seq, self._last_seq + 1)
         self._delivered += 1
         return Frame(
-            image=_view(self._gst, sample),
+            picture=self._views(sample),
             acquired_ns=self._times.utc_ns(sample),
             seq=self._last_seq,
             camera=self.camera,
@@ -368,39 +364,3 @@ class _FileTimes:
 
     def rewind(self) -> None:
         self._again = True
-
-
-class _Mapped:
-    """A mapped buffer that numpy sees as an array; unmapped when the last array over it is gone."""
-
-    def __init__(self, module: Any, buffer: Any, size: tuple[int, int], stride: int, offset: int) -> None:
-        height, width = size
-        self._buffer = buffer
-        mapped = buffer.map(module.MapFlags.READ)
-        self._info = mapped[1] if isinstance(mapped, tuple) else mapped  # a tuple where the overrides are absent
-        data = self._data = self._info.data
-        if data is None or len(data) < offset + stride * (height - 1) + 3 * width:
-            raise SourceLost("the pipeline handed out a frame that is shorter than its caps say; update GStreamer")
-        self.__array_interface__ = {
-            "data": (np.frombuffer(data, np.uint8).ctypes.data + offset, True),
-            "shape": (height, width, 3),
-            "strides": (stride, 3, 1),
-            "typestr": "|u1",
-            "version": 3,
-        }
-
-    def __del__(self, exiting: Callable[[], bool] = sys.is_finalizing) -> None:
-        # PyGObject is taken down before the last frames are; calling it then crashes, and memory is free anyway.
-        if getattr(self, "_info", None) and not exiting():
-            self._buffer.unmap(self._info)
-
-
-def _view(module: Any, sample: Any) -> NDArray[np.uint8]:
-    """The picture in ``sample``, [H, W, 3] BGR, read-only, not copied."""
-    from gi.repository import GstVideo
-
-    buffer = sample.get_buffer()
-    caps = GstVideo.VideoInfo.new_from_caps(sample.get_caps())
-    meta = GstVideo.buffer_get_video_meta(buffer)
-    stride, offset = (meta.stride[0], meta.offset[0]) if meta else (caps.stride[0], caps.offset[0])
-    return np.asarray(_Mapped(module, buffer, (caps.height, caps.width), stride, offset))

@@ -1,6 +1,6 @@
 """SourceSpec -> the GStreamer launch string. Pure text; nothing is imported or opened.
 
-Every string ends in ``appsink name=sink`` with BGR. Live sources keep one frame and throw older ones away
+Every string ends in ``appsink name=sink`` with one of LAYOUTS. Live sources keep one frame and throw older ones away
 at a leaky queue called ``newest``, which stands before the most costly step that may skip frames.
 Elements are chosen by ``has``: it answers for an element (``nvvidconv``) and for a property of one
 (``appsink.leaky-type``), so that versions are never compared.
@@ -15,6 +15,9 @@ from typing import TypeAlias
 from edgepose.sources.uri import SourceSpec
 
 Has: TypeAlias = Callable[[str], bool]
+
+# What decoders and cameras give, as it is; colours are converted where a network looks (edgepose.picture).
+LAYOUTS = "video/x-raw,format={I420,NV12,Y42B,Y444,BGRx,BGR,GRAY8}"
 
 _NEWEST = "queue name=newest leaky=downstream max-size-buffers=1 max-size-bytes=0 max-size-time=0"
 _EVERY = "queue max-size-buffers=2 max-size-bytes=0 max-size-time=0"
@@ -42,7 +45,7 @@ def pipeline(spec: SourceSpec, has: Has) -> str:
         "http": _http,
         "videotest": _videotest,
     }[spec.kind](spec, has)
-    return " ! ".join([*head, "video/x-raw,format=BGR", _appsink(spec, has)])
+    return " ! ".join([*head, LAYOUTS, _appsink(spec, has)])
 
 
 # --- per kind: the elements up to the BGR caps -----------------------------------------------------
@@ -162,12 +165,12 @@ def _hardware(spec: SourceSpec, has: Has) -> list[str]:
 
 
 def _software(spec: SourceSpec, has: Has, *, scale: bool) -> list[str]:
-    parts = []
+    parts, convert = [], _videoconvert(has)  # videoflip does not take every layout, such as 4:2:2 in 8 bits
     if spec.number("rotate"):
-        parts.append(f"videoflip video-direction={_DIRECTION[spec.number('rotate')]}")
+        parts = [convert, f"videoflip video-direction={_DIRECTION[spec.number('rotate')]}"]
     elif spec.kind == "file" and "rotate" not in spec.options:
-        parts.append("videoflip video-direction=auto")  # as the phone that filmed it was held
-    return [*parts, *(_scale(spec) if scale else []), _videoconvert(has)]
+        parts = [convert, "videoflip video-direction=auto"]  # as the phone that filmed it was held
+    return [*parts, *(_scale(spec) if scale else []), convert]
 
 
 def _jpeg(spec: SourceSpec, has: Has, *, scale: bool) -> list[str]:

@@ -93,7 +93,7 @@ def test_a_break_in_a_film_costs_the_frame_before_it_nobody(break_):
     for number in range(20, 40):
         if break_ == "another size":
             image = np.zeros((HEIGHT + 10, WIDTH, 3), np.uint8)
-            shown[number] = replace(shown[number], image=image)
+            shown[number] = replace(shown[number], picture=image)
         shift = {"an outage": 3 * 10**9, "a pause": 10**9 // 2, "the same time": -STEP, "back in time": -(10**10)}
         shown[number] = replace(shown[number], acquired_ns=shown[number].acquired_ns + shift.get(break_, 0))
     runs = []

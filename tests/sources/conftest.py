@@ -53,18 +53,20 @@ def write_clip(tmp_path_factory: pytest.TempPathFactory) -> Writer:
     """Write a lossless clip (FFV1 in Matroska) of ``frames`` known pictures, with a sound track if wanted."""
     av = pytest.importorskip("av")
 
-    def write(*, frames: int = 20, width: int = 64, height: int = 48, fps: int = 25, sound: bool = False) -> Path:
+    def write(
+        *, frames: int = 20, width: int = 64, height: int = 48, fps: int = 25, sound: bool = False, layout: str = "bgr0"
+    ) -> Path:
         path = tmp_path_factory.mktemp("clip") / "known clip.mkv"
         with av.open(str(path), "w") as container:
             video = container.add_stream("ffv1", rate=fps)
-            video.width, video.height, video.pix_fmt = width, height, "bgr0"
+            video.width, video.height, video.pix_fmt = width, height, layout
             audio = container.add_stream("pcm_s16le", rate=8000, layout="mono") if sound else None
             for index in range(frames):
                 if audio is not None:
                     samples = av.AudioFrame.from_ndarray(np.zeros((1, 8000 // fps), np.int16), "s16", "mono")
                     samples.sample_rate, samples.pts = 8000, index * (8000 // fps)
                     container.mux(audio.encode(samples))
-                frame = av.VideoFrame.from_ndarray(picture(index, width, height), "bgr24").reformat(format="bgr0")
+                frame = av.VideoFrame.from_ndarray(picture(index, width, height), "bgr24").reformat(format=layout)
                 frame.pts, frame.time_base = index, Fraction(1, fps)
                 container.mux(video.encode(frame))
             container.mux(video.encode(None))

@@ -12,9 +12,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from edgepose.errors import EdgeposeError
 from edgepose.frame import Frame
+from edgepose.picture import YUV
 from edgepose.redact import without_secrets
 from edgepose.sources import SourceLost, base, open_source
 from edgepose.sources.images import ImagesSource, read_picture
@@ -58,15 +60,16 @@ def test_a_slow_reader_loses_nothing(write_clip: Writer, backend: str) -> None:
     assert seen == list(range(12))
 
 
-def test_images_are_views_that_outlive_the_source(write_clip: Writer, backend: str) -> None:
+def test_pictures_are_views_that_outlive_the_source(write_clip: Writer, backend: str) -> None:
     source = open_source(str(write_clip(frames=30, width=61)), backend=backend)
     kept = []
     first_row = None
     while (frame := source.read()) is not None:
-        assert not frame.image.flags.owndata
+        assert isinstance(frame.picture, np.ndarray)
+        assert not frame.picture.flags.owndata
         if frame.seq == 3:
-            first_row = frame.image[:1]  # a view of the view keeps the memory, too
-            address = frame.image.ctypes.data
+            first_row = frame.picture[:1, :, :3]  # a view of the view keeps the memory, too
+            address = frame.picture.ctypes.data
         if frame.seq % 5 == 0:
             kept.append(frame)
     source.close()
@@ -80,22 +83,53 @@ def test_images_are_views_that_outlive_the_source(write_clip: Writer, backend: s
     np.testing.assert_array_equal(first_row, picture(3, 61, 48)[:1])
 
 
-def test_gstreamer_copies_nothing_and_gives_buffers_back(write_clip: Writer) -> None:
-    pytest.importorskip("gi")
-    from edgepose.sources.gstreamer import _Mapped
+def planes_of(frame: Frame) -> list[NDArray[np.uint8]]:
+    """What a frame's picture consists of."""
+    return [frame.picture.luma, *frame.picture.chroma] if isinstance(frame.picture, YUV) else [frame.picture]
 
-    with open_source(str(write_clip(frames=60, width=61)), backend="gstreamer") as source:
+
+@pytest.mark.parametrize(
+    ("layout", "sizes"),
+    [
+        ("bgr0", [(48, 61, 4)]),
+        ("yuv420p", [(48, 61), (24, 31), (24, 31)]),
+        ("yuv422p", [(48, 61), (48, 31), (48, 31)]),
+        ("yuv444p", [(48, 61)] * 3),
+    ],
+)
+def test_gstreamer_copies_nothing_and_gives_buffers_back(
+    write_clip: Writer, layout: str, sizes: list[tuple[int, ...]]
+) -> None:
+    pytest.importorskip("gi")
+    from edgepose.sources.views import _Mapped
+
+    with open_source(str(write_clip(frames=60, width=61, layout=layout)), backend="gstreamer") as source:
         addresses = set()
         for frame in source:
-            base = frame.image.base
-            assert isinstance(base, _Mapped)
-            raw = np.frombuffer(base._data, np.uint8)
-            assert np.shares_memory(frame.image, raw)
-            assert not frame.image.flags.writeable
-            assert frame.image.strides == (184, 3, 1)  # 61 * 3 = 183, padded to 4
-            addresses.add(frame.image.ctypes.data)
-            del raw, base
-    assert len(addresses) < 30  # the pool's memory comes round again, so nothing is leaked
+            assert [plane.shape for plane in planes_of(frame)] == sizes
+            assert frame.size == (61, 48)
+            for plane in planes_of(frame):
+                base = plane.base
+                while not isinstance(base, _Mapped):
+                    base = base.base
+                raw = np.frombuffer(base._data, np.uint8)
+                assert np.shares_memory(plane, raw)
+                assert not plane.flags.writeable
+                assert plane.strides[0] % 4 == 0  # rows are padded
+                addresses.add(plane.ctypes.data)
+                del raw, base, plane
+    assert len(addresses) < 30 * len(sizes)  # the pool's memory comes round again, so nothing is leaked
+
+
+@pytest.mark.parametrize("layout", ["yuv420p", "yuv422p", "yuv444p"])
+def test_colours_are_as_libav_has_them(write_clip: Writer, layout: str) -> None:
+    for why in filter(None, map(absent, ("gstreamer", "pyav"))):
+        pytest.skip(why)
+    path = str(write_clip(frames=3, width=61, layout=layout))
+    for ours, theirs in zip(read_all(path, "gstreamer"), read_all(path, "pyav"), strict=True):
+        assert isinstance(ours.picture, YUV)
+        apart = ours.image.astype(int) - theirs.image
+        assert np.abs(apart).mean() < 2  # libav rounds off, and smooths chroma
 
 
 def test_memory_does_not_grow(backend: str) -> None:
@@ -159,6 +193,17 @@ def test_size_and_rotation(write_clip: Writer, backend: str) -> None:
     turned = read_all(f"file://{path}?rotate=90", backend)[1].image
     np.testing.assert_array_equal(turned, np.rot90(picture(1, 64, 48), -1))
     assert read_all(f"file://{path}?rotate=270&width=24&height=32", backend)[0].image.shape == (32, 24, 3)
+
+
+@pytest.mark.parametrize("layout", ["yuv422p", "yuv410p", "gray", "yuv420p10le"])
+def test_layouts_that_cannot_be_turned_as_they_are(write_clip: Writer, layout: str) -> None:
+    for why in filter(None, map(absent, ("gstreamer", "pyav"))):
+        pytest.skip(why)
+    path = str(write_clip(frames=2, width=64, layout=layout)).replace(" ", "%20")
+    for options in ("", "?rotate=90"):
+        ours, theirs = (read_all(f"file://{path}{options}", backend)[1].image for backend in ("gstreamer", "pyav"))
+        assert ours.shape == theirs.shape
+        assert np.abs(ours.astype(int) - theirs).mean() < 4
 
 
 def test_a_phone_clip_stands_upright(tmp_path: Path, backend: str) -> None:

@@ -19,7 +19,8 @@ JETSON = DESKTOP | {
 NEW = DESKTOP | {"appsink.leaky-type"}
 
 NEWEST = "queue name=newest leaky=downstream max-size-buffers=1 max-size-bytes=0 max-size-time=0"
-LIVE = "video/x-raw,format=BGR ! appsink name=sink sync=false max-buffers=1 drop=true"
+TAKES = "video/x-raw,format={I420,NV12,Y42B,Y444,BGRx,BGR,GRAY8}"
+LIVE = f"{TAKES} ! appsink name=sink sync=false max-buffers=1 drop=true"
 CONVERT = f"videoconvert n-threads=2 ! {LIVE}"
 TAKEN = (
     'videoconvert n-threads=2 ! capsfilter caps="video/x-raw(memory:NVMM);'
@@ -61,7 +62,8 @@ TEXTS = [
     (
         "v4l2:///dev/video0?format=raw&fps=15&rotate=90",
         JETSON,
-        f"{V4L2} ! video/x-raw,framerate=15/1 ! {NEWEST} ! videoflip video-direction=90r ! {CONVERT}",
+        f"{V4L2} ! video/x-raw,framerate=15/1 ! {NEWEST}"
+        f" ! videoconvert n-threads=2 ! videoflip video-direction=90r ! {CONVERT}",
     ),
     (
         "v4l2:///dev/video0?width=640&height=480",
@@ -100,13 +102,13 @@ TEXTS = [
         "http://h/x",
         NEW - {"jpegdec", "videoconvert.n-threads"},
         f"{HTTP} ! multipartdemux single-stream=true ! image/jpeg ! {NEWEST} ! avdec_mjpeg ! videoconvert"
-        " ! video/x-raw,format=BGR ! appsink name=sink sync=false max-buffers=1 leaky-type=downstream",
+        f" ! {TAKES} ! appsink name=sink sync=false max-buffers=1 leaky-type=downstream",
     ),
     (
         "file:///a.mp4?realtime=1",
         DESKTOP,
         f'filesrc location="/a.mp4" ! {DECODE} ! queue max-size-buffers=2 max-size-bytes=0 max-size-time=0'
-        " ! videoflip video-direction=auto ! videoconvert n-threads=2 ! video/x-raw,format=BGR"
+        f" ! videoconvert n-threads=2 ! videoflip video-direction=auto ! videoconvert n-threads=2 ! {TAKES}"
         " ! appsink name=sink sync=true max-buffers=1 drop=true",
     ),
     (
@@ -115,7 +117,7 @@ TEXTS = [
         f'filesrc location="/a.mp4" ! {DECODE} force-sw-decoders=true ! identity name=pace'
         " ! queue max-size-buffers=2 max-size-bytes=0 max-size-time=0"
         f" ! {TAKEN} ! nvvidconv flip-method=0 ! video/x-raw,format=BGRx"
-        " ! videoconvert n-threads=2 ! video/x-raw,format=BGR ! appsink name=sink sync=false max-buffers=2",
+        f" ! videoconvert n-threads=2 ! {TAKES} ! appsink name=sink sync=false max-buffers=2",
     ),
     (
         "v4l2:///dev/video0?width=640&height=480",
@@ -134,7 +136,7 @@ TEXTS = [
         JETSON,
         f'filesrc location="/a.mp4" ! {DECODE} ! queue max-size-buffers=2 max-size-bytes=0 max-size-time=0 ! {TAKEN}'
         " ! nvvidconv ! video/x-raw,format=BGRx ! videoflip video-direction=auto ! videoscale"
-        " ! video/x-raw,width=360,height=640 ! videoconvert n-threads=2 ! video/x-raw,format=BGR"
+        f" ! video/x-raw,width=360,height=640 ! videoconvert n-threads=2 ! {TAKES}"
         " ! appsink name=sink sync=false max-buffers=2",
     ),
     (
