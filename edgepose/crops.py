@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepose.picture import YUV, Picture, as_bgr
+from edgepose.picture import COLOURLESS, YUV, Picture, as_bgr
 
 Floats = NDArray[np.floating]
 BORDER = (114, 114, 114)  # what lies outside the image: mid grey, near the mean of photographs
@@ -103,10 +103,9 @@ def warp(
     if isinstance(picture, YUV):
         (across, down), (x, y) = picture.steps, picture.origin
         to_luma = np.array([[across, 0.0, x], [0.0, down, y]])
-        grey = np.linalg.solve(picture.to_bgr[:, :3], np.array(BORDER) - picture.to_bgr[:, 3]).round().tolist()
-        luma = _resample(picture.luma, affine, input_size, grey[:1])
+        luma = _resample(picture.luma, affine, input_size, (picture.grey(BORDER[0]),))
         beside = compose(affine, to_luma)
-        return picture.bgr((luma, *(_resample(plane, beside, input_size, grey[1:]) for plane in picture.chroma)), out)
+        return picture.bgr((luma, *(_resample(plane, beside, input_size, COLOURLESS) for plane in picture.chroma)), out)
     if picture.shape[2] != 3:
         return as_bgr(_resample(picture, affine, input_size, BORDER), out)
     return _resample(picture, affine, input_size, BORDER, out)
@@ -120,7 +119,8 @@ def _resample(
     out: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
     """``image`` [H, W] or [H, W, C] as :func:`warp` does, channel by channel; ``border`` outside."""
-    zoom = math.sqrt(abs(float(np.linalg.det(affine[:, :2]))))
+    (a, b, _), (c, d, _) = affine.tolist()
+    zoom = math.sqrt(abs(a * d - b * c))
     factor = int(1 / zoom) if zoom > 0 else 1
     if factor >= 2:
         image, affine = _shrink(image, affine, input_size, factor)

@@ -59,7 +59,7 @@ class Loop:
                 return
             frames = frames[: max_frames - count] if max_frames else frames
             count += len(frames)
-            if ahead and self._crowd.calm(last, frames):
+            if ahead and self._crowd.soon(last, frames):
                 self._begin(frames, timer, on_frame)
             else:
                 self._finish(timer, on_frame)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Bytes: TypeAlias = NDArray[np.uint8]
+COLOURLESS = (128, 128)  # U and V of greys
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,11 @@ class YUV:
         """How many pixels of luma there are to one of chroma, across and down: 1 or 2."""
         height, width = self.chroma[0].shape[:2]
         return round(self.luma.shape[1] / width), round(self.luma.shape[0] / height)
+
+    def grey(self, value: float) -> int:
+        """The luma of a grey whose B, G and R are ``value``; its U and V are COLOURLESS."""
+        y, u, v, offset = (float(weight) for weight in self.to_bgr[0])
+        return round((value - offset - u * COLOURLESS[0] - v * COLOURLESS[1]) / y)
 
     def bgr(self, planes: tuple[Bytes, ...], out: Bytes | None = None) -> Bytes:
         """BGR [h, w, 3] of luma and chroma of one size: of a part of this picture, or of all of it."""

@@ -47,8 +47,11 @@ class Heard:
         self.other = set(other)  # frames that may not be begun before the last ones are done
         self.events = []
 
-    def calm(self, frames, following=()):
-        return bool(frames) and not self.restless & {f.seq for f in frames} | self.other & {f.seq for f in following}
+    def calm(self, frames):
+        return bool(frames) and not self.restless & {f.seq for f in frames}
+
+    def soon(self, frames, following):
+        return not self.other & {f.seq for f in following}
 
     def update(self, frames, timer=None):
         self.events += [f"update {f.seq}" for f in frames]
@@ -116,8 +119,8 @@ def test_no_frame_is_kept_until_the_next_one_is_begun():
     """Of a camera's pipeline it is a buffer that others need."""
 
     class Watching(Heard):
-        def calm(self, frames, following=()):
-            return super().calm(frames, following) and frames[0].seq < 3
+        def calm(self, frames):
+            return super().calm(frames) and frames[0].seq < 3
 
     pictures = [np.zeros((2, 2, 3), np.uint8) for _ in range(8)]
     kept = [weakref.ref(picture) for picture in pictures]

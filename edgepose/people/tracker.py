@@ -101,8 +101,8 @@ class _Asked:
 
     acquired_ns: int
     now_ns: int  # steady
-    # Each track, and by what the finder's boxes changed its crop [4] and where its joints are looked for [K, 2].
-    tracks: list[tuple[Track, NDArray[np.float64], NDArray[np.float64]]]
+    # Each track, and by what the finder's boxes changed its crop [4] and its predicted joints [K, 2], if they did.
+    tracks: list[tuple[Track, tuple[NDArray[np.float64], NDArray[np.float64]] | None]]
 
 
 @dataclass
@@ -194,13 +194,20 @@ class Tracker:
         if self._found is not None:
             self._place_found(*self._found, now_ns)
             self._found = None
-        changes = []
-        for track in self._tracks:
-            crop, ahead = predicted.get(track, (track.crop, track.ahead))
-            # A joint that is not known yet may be so by then.
-            changes.append((track, track.crop - crop, np.nan_to_num(track.ahead - ahead)))
+        changes = [
+            (track, self._change(track, *predicted.get(track, (track.crop, track.ahead)))) for track in self._tracks
+        ]
         self._asked.append(_Asked(acquired_ns, now_ns, changes))
         return self._crops()
+
+    @staticmethod
+    def _change(
+        track: Track, crop: NDArray[np.float64], ahead: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """By what ``track`` differs from its predicted ``crop`` [4] and joints ``ahead`` [K, 2], if it does."""
+        if track.crop is crop and track.ahead is ahead:
+            return None
+        return track.crop - crop, np.nan_to_num(track.ahead - ahead)  # a joint that is not known yet may be so by then
 
     def wants_looks(self, acquired_ns: int) -> bool:
         """Whether ``update`` should be given looks for this frame, after ``boxes``.
@@ -261,11 +268,12 @@ class Tracker:
     def _back_in(self, asked: _Asked) -> list[Track]:
         """The tracks that ``asked`` and are still there, predicted for its frame by what is known now."""
         present = []
-        for track, crop, ahead in asked.tracks:
+        for track, change in asked.tracks:
             if track in self._tracks:
                 present.append(track)
                 track.predict(asked.now_ns)
-                track.crop, track.ahead = track.crop + crop, track.ahead + ahead
+                if change is not None:
+                    track.crop, track.ahead = track.crop + change[0], track.ahead + change[1]
         return present
 
     @property
