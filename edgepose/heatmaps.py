@@ -17,6 +17,7 @@ Decode methods:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -82,9 +83,8 @@ class Decoder:
         self.method = method
         self.joints = joints
         self.width, self.height = size
-        self._pairs = (
-            [(k, int(j)) for k, j in enumerate(mirror) if k < j] if mirror is not None and mirror_ratio else []
-        )
+        pairs = [(k, int(j)) for k, j in enumerate(mirror) if k < j] if mirror is not None and mirror_ratio else []
+        self._pairs = np.array(pairs, dtype=np.intp).reshape(-1, 2)
         self._mirror_ratio = mirror_ratio
         self._radius = moment_radius
         kernel_radius = max(moment_radius - _SMOOTHED, 1)
@@ -137,9 +137,8 @@ class Decoder:
         np.argmax(flat, axis=1, out=self._best[:m])
         np.floor_divide(self._best[:m], self.width, out=self._y[:m])
         np.remainder(self._best[:m], self.width, out=self._x[:m])
-        for first in range(0, m, self.joints):
-            for a, b in self._pairs:
-                self._separate(flat, first + a, first + b)
+        for a, b in self._together(n):
+            self._separate(flat, a, b)
         xy[:, 0], xy[:, 1] = self._x[:m], self._y[:m]
         patch = self._gather(flat, m)
         centre = self._radius
@@ -151,16 +150,22 @@ class Decoder:
         self._spread(patch, xy, result.covariance.reshape(m, 3), m)
         return result
 
+    def _together(self, n: int) -> Iterator[tuple[int, int]]:
+        """The left-right pairs of the first ``n`` crops whose maps peak at one place, as rows."""
+        if len(self._pairs):
+            a, b = np.moveaxis(self._pairs + np.arange(n)[:, None, None] * self.joints, -1, 0)
+            x, y = self._x, self._y
+            same = (np.abs(x[a] - x[b]) <= _SAME) & (np.abs(y[a] - y[b]) <= _SAME)
+            yield from zip(a[same].tolist(), b[same].tolist(), strict=True)
+
     def _separate(self, flat: NDArray[np.float32], a: int, b: int) -> None:
-        """Where maps ``a`` and ``b`` of a left-right pair peak at one place, let one of them take its second peak.
+        """Let one of the maps ``a`` and ``b`` of a left-right pair that peak at one place take its second peak.
 
         In views from behind each map often peaks at both joints and both pick the same one. The pair with the
         larger sum of peaks wins, provided that the second peak is nearly as high as the first; joints that
         really lie on each other have no such second peak and stay.
         """
         x, y = self._x, self._y
-        if abs(x[a] - x[b]) > _SAME or abs(y[a] - y[b]) > _SAME:
-            return
         peak_a, peak_b = flat[a, self._best[a]], flat[b, self._best[b]]
         at_a, second_a = self._second(flat, a)
         at_b, second_b = self._second(flat, b)

@@ -12,6 +12,7 @@ from edgepose import console
 from edgepose.errors import EdgeposeError, unknown
 
 if TYPE_CHECKING:
+    from edgepose.bundle import Bundle
     from trainer.data.check import Findings
 
 app = typer.Typer(
@@ -243,8 +244,43 @@ def export(
         if not fit_on:
             typer.echo(f"note: without --fit-on the scores in {out} are heatmaps' peaks, and ellipses promise nothing; "
                        "'edgepose run' takes scores for probabilities, and may see nobody", err=True)  # fmt: skip
-    size = out.stat().st_size / 1e6
-    typer.echo(f"wrote {out}: {bundle.manual.name}, {size:.2f} MB, sha256 {bundle.sha256[:12]}")
+    _say_written(bundle)
+
+
+@app.command()
+def refit(
+    model: Annotated[str, typer.Argument(help="A pose bundle's name or .onnx file.")],
+    out: Annotated[Path, typer.Argument(help="The bundle to write, NAME.onnx.")],
+    fit_on: Annotated[
+        list[str], typer.Option(help="DATA@SPLIT on which scores and covariances are fitted; may be repeated.")
+    ],
+    data_root: Root = None,
+    measure_on: Annotated[
+        list[str] | None, typer.Option(help="DATA@SPLIT whose accuracy goes into the manual; may be repeated.")
+    ] = None,
+    mirror_ratio: Annotated[
+        float | None,
+        typer.Option(help="Share of the first peak from which a second one keeps left and right apart; 0: none does.  "
+                     "[default: as the bundle has it]", min=0, max=1),
+    ] = None,
+) -> None:  # fmt: skip
+    """Fit a bundle's scores and covariances to your own labelled persons; its weights stay as they are."""
+    from trainer import export as poses
+    from trainer.data.splits import say_without_split
+
+    if out.suffix != ".onnx":
+        raise EdgeposeError(f"{out}: a bundle's file name ends in .onnx")
+    say_without_split("--fit-on", fit_on)
+    say_without_split("--measure-on", measure_on)
+    bundle = poses.refit(
+        model, out, _sets(fit_on), root=data_root, measure_on=_sets(measure_on), mirror_ratio=mirror_ratio
+    )
+    _say_written(bundle)
+
+
+def _say_written(bundle: Bundle) -> None:
+    size = bundle.path.stat().st_size / 1e6
+    typer.echo(f"wrote {bundle.path}: {bundle.manual.name}, {size:.2f} MB, sha256 {bundle.sha256[:12]}")
     for row in bundle.manual.accuracy:
         typer.echo(f"  {row.data} ({row.split}, {row.persons} persons): {row.figures}")
 

@@ -1,4 +1,5 @@
-"""Checkpoint -> bundle: ONNX with its manual, checked against the network that it was made from."""
+"""Checkpoint -> bundle: ONNX with its manual, checked against the network that it was made from. And a bundle's scores
+and covariances fitted anew, to other persons."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from edgepose import bundle as bundles
 from edgepose import engines
 from edgepose.bundle import Accuracy, Bundle, Manual, ScoreMap, save
 from edgepose.errors import EdgeposeError
@@ -23,10 +25,11 @@ from trainer.engine import TorchEngine, manual_of
 from trainer.evaluate import figures, predict
 from trainer.models.compact import fold
 from trainer.models.hourglass import Final
-from trainer.recipe import DataSet, Recipe
+from trainer.recipe import DataSet
 from trainer.uncertainty import ellipses, score_map
 
 OPSET = 17
+_FITTED = ("score", "covariance_scale", "ellipses")  # of a manual
 TOLERANCE = 1e-3  # largest heatmap difference between torch and the exported graph
 
 
@@ -87,7 +90,7 @@ def export(
     )
     proto = to_onnx(model, manual)
     if fit_on:
-        manual = _fit_uncertainty(model, manual, recipe, fit_on, root)
+        manual = _fit_uncertainty(Estimator(TorchEngine(model), manual), fit_on, root)
     with tempfile.TemporaryDirectory() as folder:  # nothing is installed before it has passed
         bundle = save(proto, manual, Path(folder) / path.name)
         compare(model, bundle)
@@ -96,17 +99,49 @@ def export(
     return save(proto, manual, path)
 
 
-def _fit_uncertainty(
-    model: nn.Module, manual: Manual, recipe: Recipe, sets: list[DataSet], root: Path | None
-) -> Manual:
-    estimator = Estimator(TorchEngine(model), manual)
+def refit(
+    model: str,
+    path: Path,
+    fit_on: list[DataSet],
+    *,
+    root: Path | None = None,
+    measure_on: list[DataSet] | None = None,
+    mirror_ratio: float | None = None,
+) -> Bundle:
+    """Write the bundle ``model`` to ``path`` with score map, covariance scale and ellipses fitted to ``fit_on``.
+
+    ``measure_on``: as :func:`export`; without, no accuracy is known any more. ``mirror_ratio``: how it is decoded from
+    now on, see :class:`edgepose.heatmaps.Decoder`; None: as before.
+    """
+    import onnx
+
+    before = bundles.load(model, role="pose")
+    decode = before.manual.decode
+    if mirror_ratio is not None:
+        decode = decode.model_copy(update={"mirror_ratio": mirror_ratio})
+    made_from = {**before.manual.made_from, "refitted": before.sha256}
+    plain = {name: Manual.model_fields[name].get_default(call_default_factory=True) for name in _FITTED}
+    manual = before.manual.model_copy(update={"decode": decode, "made_from": made_from, "accuracy": [], **plain})
+    engine = engines.load(before)
+    manual = _fit_uncertainty(Estimator(engine, manual), fit_on, root)
+    engine.close()
+    proto = onnx.load(before.path)
+    if measure_on:
+        with tempfile.TemporaryDirectory() as folder:
+            rows = measure(save(proto, manual, Path(folder) / path.name), measure_on, root)
+        manual = manual.model_copy(update={"accuracy": rows})
+    return save(proto, manual, path)
+
+
+def _fit_uncertainty(estimator: Estimator, sets: list[DataSet], root: Path | None) -> Manual:
+    """The estimator's manual with what is fitted to the persons of ``sets``."""
     persons = [p for spec in sets for p in select(spec, estimator.skeleton, root).persons]
     predictions = predict(estimator, persons, "fitting scores")
     names = ", ".join(f"{s.data} ({s.split})" for s in sets)
     fitted_on = f"{len(persons)} persons: {names}"
     score: ScoreMap = score_map(predictions, estimator.skeleton, fitted_on)
     scale, held = ellipses(predictions, estimator.skeleton, fitted_on)
-    return manual.model_copy(update={"score": score, "covariance_scale": scale, "ellipses": held})
+    return estimator.manual.model_copy(update={"score": score, "covariance_scale": scale, "ellipses": held})
 
 
 def measure(bundle: Bundle, sets: list[DataSet], root: Path | None) -> list[Accuracy]:

@@ -55,6 +55,42 @@ def test_the_exported_graph_is_the_network(tmp_path, block, order):
     json.dumps(bundle.manual.recipe)
 
 
+def test_a_bundles_scores_are_fitted_anew_to_ones_own_persons(tmp_path):
+    """Of drawn people edgepose-s is less sure than it says."""
+    out = tmp_path / "mine.onnx"
+    options = ["--fit-on", "synth:80:1", "--measure-on", "synth:20:2", "--mirror-ratio", "0.7"]
+    result = CliRunner().invoke(app, ["refit", "edgepose-s", str(out), *options])
+    assert result.exit_code == 0, result.output
+    assert "(all, 20 persons)" in result.output
+    before, after = bundles.load("edgepose-s"), bundles.load(out)
+    assert after.manual.made_from == {**before.manual.made_from, "refitted": before.sha256}
+    assert after.manual.decode == before.manual.decode.model_copy(update={"mirror_ratio": 0.7})
+    assert after.manual.score.fitted_on == "80 persons: synth:80:1 (all)"
+    assert [(row.data, row.persons) for row in after.manual.accuracy] == [("synth:20:2", 20)]
+    weights = [[i.raw_data for i in onnx.load(bundle.path).graph.initializer] for bundle in (before, after)]
+    assert weights[0] == weights[1]
+    errors = []
+    for model in ("edgepose-s", str(out)):
+        found = CliRunner().invoke(app, ["evaluate", model, "--data", "synth:80:3", "--json"])
+        errors.append(json.loads(found.stdout)["reliability"]["ece"])
+    assert errors[1] < 0.6 * errors[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["edgepose-s", "out.txt", "--fit-on", "synth:2:1"], "ends in .onnx"),
+        (["edgepose-finder", "out.onnx", "--fit-on", "synth:2:1"], "person finder"),
+        (["nothing", "out.onnx", "--fit-on", "synth:2:1"], "nothing"),
+    ],
+)
+def test_what_cannot_be_fitted_anew_is_refused(tmp_path, monkeypatch, arguments, why):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EdgeposeError, match=why):
+        CliRunner().invoke(app, ["refit", *arguments], catch_exceptions=False)
+    assert not list(tmp_path.iterdir())
+
+
 def _predictions(n, seed=0):
     """Persons whose joints err by a Gaussian that the covariance understates fourfold, with honest raw peaks."""
     rng = np.random.default_rng(seed)
