@@ -23,6 +23,7 @@ from edgepose.skeletons import Skeleton
 from edgepose.toml import first_fault
 
 KEY = "edgepose"
+NAME = r"^[a-z0-9][a-z0-9._-]*$"  # of a model
 SCHEMA: Literal["edgepose.bundle/1"] = "edgepose.bundle/1"
 FINDER_MAPS = 5
 MODELS = Path(__file__).parent / "models"
@@ -104,7 +105,7 @@ class Manual(_Strict):
     """All that one must know to run the model."""
 
     schema_: Annotated[Literal["edgepose.bundle/1"], Field(alias="schema")] = SCHEMA
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=NAME)]
     role: Literal["pose", "person"] = "pose"
     skeleton: str = ""  # of role pose
     input_size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]  # width, height in pixels

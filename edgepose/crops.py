@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -95,37 +96,64 @@ def warp(
     input_size: tuple[int, int],
     out: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
-    """Resample ``picture`` [H, W, 3] to BGR of ``input_size`` (width, height) by ``affine``; grey outside.
+    """Resample ``picture`` to BGR [h, w, 3] of ``input_size`` (width, height) by ``affine``; grey outside.
 
     Shrinking by more than two would alias under bilinear sampling, so the region is first
     averaged down by a whole factor.
     """
     if isinstance(picture, YUV):
-        (across, down), (x, y) = picture.steps, picture.origin
-        to_luma = np.array([[across, 0.0, x], [0.0, down, y]])
         luma = _resample(picture.luma, affine, input_size, (picture.grey(BORDER[0]),))
-        beside = compose(affine, to_luma)
-        return picture.bgr((luma, *(_resample(plane, beside, input_size, COLOURLESS) for plane in picture.chroma)), out)
+        return picture.bgr((luma, *_chroma(picture, affine, input_size)), out)
     if picture.shape[2] != 3:
         return as_bgr(_resample(picture, affine, input_size, BORDER), out)
     return _resample(picture, affine, input_size, BORDER, out)
+
+
+def _chroma(picture: YUV, affine: Floats, input_size: tuple[int, int]) -> list[NDArray[np.uint8]]:
+    """The picture's chroma, resampled to ``input_size``; colourless outside, from where its luma ends."""
+    (across, down), (x, y) = picture.steps, picture.origin
+    beside = compose(affine, np.array([[across, 0.0, x], [0.0, down, y]]))
+    planes = [_resample(plane, beside, input_size, None) for plane in picture.chroma]
+    width, height = input_size
+    back = invert(affine)
+    ends = apply(back, np.array([[0, 0], [width, 0], [0, height], [width, height]]))
+    rim = np.abs(back[:, :2]).sum(
+        axis=1
+    )  # pixels of the picture to one of the crop: what shrinking leaves out at its end
+    if (ends >= rim).all() and (ends <= np.array(picture.luma.shape[::-1]) - 1 - rim).all():
+        return planes
+    rows, columns = picture.luma.shape
+    inside = _resample(_ones(rows, columns), affine, input_size, (0,))
+    return [_faded(plane, inside) for plane in planes]
+
+
+@lru_cache(maxsize=4)
+def _ones(rows: int, columns: int) -> NDArray[np.uint8]:
+    return np.full((rows, columns), 255, np.uint8)
+
+
+def _faded(plane: NDArray[np.uint8], inside: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Chroma [h, w] or [h, w, 2], of which each pixel keeps as much as it lies ``inside`` [h, w], 0..255."""
+    share = inside.astype(np.float32).reshape(*inside.shape, *[1] * (plane.ndim - 2)) / 255
+    return np.asarray(np.rint(COLOURLESS + (plane - np.float32(COLOURLESS)) * share).astype(np.uint8))
 
 
 def _resample(
     image: NDArray[np.uint8],
     affine: Floats,
     input_size: tuple[int, int],
-    border: Sequence[float],
+    border: Sequence[float] | None,
     out: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
-    """``image`` [H, W] or [H, W, C] as :func:`warp` does, channel by channel; ``border`` outside."""
+    """``image`` [H, W] or [H, W, C] as :func:`warp` does, by channels; outside ``border``, or what is nearest."""
     (a, b, _), (c, d, _) = affine.tolist()
     zoom = math.sqrt(abs(a * d - b * c))
     factor = int(1 / zoom) if zoom > 0 else 1
     if factor >= 2:
         image, affine = _shrink(image, affine, input_size, factor)
+    mode, value = (cv2.BORDER_REPLICATE, ()) if border is None else (cv2.BORDER_CONSTANT, border)
     result = cv2.warpAffine(
-        image, affine, input_size, dst=out, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=border
+        image, affine, input_size, dst=out, flags=cv2.INTER_LINEAR, borderMode=mode, borderValue=value
     )
     return np.asarray(result, dtype=np.uint8)
 

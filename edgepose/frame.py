@@ -15,8 +15,9 @@ from edgepose.picture import YUV, Picture, to_bgr
 class Frame:
     """One camera image.
 
-    ``picture`` [H, W, 3] is as the decoder left it, in BGR, BGRx or YUV, and may be a read-only view of the pipeline's
-    memory: it stays valid as long as the Frame is referenced, and whoever draws must copy. ``acquired_ns`` is the UTC
+    ``picture`` is as the decoder left it, and may be a read-only view of the pipeline's memory: it stays valid as long
+    as the Frame is referenced, and whoever draws must copy. So must who keeps many of them: a camera's driver has few
+    buffers, and waits for one to come back. ``acquired_ns`` is the UTC
     time of acquisition in nanoseconds, from the pipeline's clock, not from when Python saw it.
     """
 
@@ -27,7 +28,7 @@ class Frame:
 
     @cached_property
     def image(self) -> NDArray[np.uint8]:
-        """The picture [H, W, 3] in BGR uint8, converted when it is first asked for; it may be read-only, too."""
+        """The picture [H, W, 3] in BGR uint8, converted when it is first asked for; read-only where it came so."""
         plain = not isinstance(self.picture, YUV) and self.picture.shape[2] == 3
         image = self.picture if plain else to_bgr(self.picture)
         return np.asarray(image)

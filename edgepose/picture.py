@@ -14,20 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 Bytes: TypeAlias = NDArray[np.uint8]
-COLOURLESS = (128, 128)  # U and V of greys
+COLOURLESS = 128  # U and V of greys
 
 
 @dataclass(frozen=True, eq=False)
 class YUV:
     """Luma [H, W], and chroma of the same size or of less: two planes [h, w], or one [h, w, 2] that holds both.
 
-    ``to_bgr`` [3, 4] takes the column (Y, U, V, 1) to B, G, R, all 0..255; see :func:`yuv_to_bgr`. ``origin``: where in
-    the luma, in pixels (x, y), the centre of the first chroma sample lies.
+    ``to_bgr`` [3, 4] takes the column (Y, U, V, 1) to B, G, R, all 0..255; see :func:`yuv_to_bgr`. ``steps``: how many
+    pixels of luma there are to one of chroma, across and down. ``origin``: where in the luma, in pixels (x, y), the
+    centre of the first chroma sample lies.
     """
 
     luma: Bytes
     chroma: tuple[Bytes, ...]
     to_bgr: NDArray[np.float64]
+    steps: tuple[int, int] = (1, 1)
     origin: tuple[float, float] = (0.0, 0.0)
 
     @property
@@ -35,16 +37,10 @@ class YUV:
         """As of the BGR image: [H, W, 3]."""
         return (*self.luma.shape[:2], 3)
 
-    @property
-    def steps(self) -> tuple[int, int]:
-        """How many pixels of luma there are to one of chroma, across and down: 1 or 2."""
-        height, width = self.chroma[0].shape[:2]
-        return round(self.luma.shape[1] / width), round(self.luma.shape[0] / height)
-
     def grey(self, value: float) -> int:
         """The luma of a grey whose B, G and R are ``value``; its U and V are COLOURLESS."""
         y, u, v, offset = (float(weight) for weight in self.to_bgr[0])
-        return round((value - offset - u * COLOURLESS[0] - v * COLOURLESS[1]) / y)
+        return round((value - offset - (u + v) * COLOURLESS) / y)
 
     def bgr(self, planes: tuple[Bytes, ...], out: Bytes | None = None) -> Bytes:
         """BGR [h, w, 3] of luma and chroma of one size: of a part of this picture, or of all of it."""
@@ -71,7 +67,7 @@ def yuv_to_bgr(kr: float, kb: float, *, full_range: bool) -> NDArray[np.float64]
 
 
 def to_bgr(picture: Picture) -> Bytes:
-    """The whole picture [H, W, 3] in BGR, in memory of its own."""
+    """The whole picture [H, W, 3] in BGR, in memory of its own; each sample of chroma stands for its pixels."""
     if isinstance(picture, YUV):
         height, width = picture.luma.shape
         whole = [cv2.resize(plane, (width, height), interpolation=cv2.INTER_NEAREST) for plane in picture.chroma]

@@ -1,12 +1,16 @@
-"""Checkpoint -> bundle: ONNX with its manual, checked against the network that it was made from. And a bundle's scores
-and covariances fitted anew, to other persons."""
+"""Checkpoint -> bundle: ONNX with its manual, checked against the network that it was made from.
+
+``refit``: a bundle's scores and covariances, fitted to other persons.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import re
 import tempfile
 import warnings
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ from edgepose import engines
 from edgepose.bundle import Accuracy, Bundle, Manual, ScoreMap, save
 from edgepose.errors import EdgeposeError
 from edgepose.estimator import Estimator
+from edgepose.files import kind
 from trainer import fit
 from trainer.data.module import select
 from trainer.engine import TorchEngine, manual_of
@@ -110,21 +115,31 @@ def refit(
 ) -> Bundle:
     """Write the bundle ``model`` to ``path`` with score map, covariance scale and ellipses fitted to ``fit_on``.
 
-    ``measure_on``: as :func:`export`; without, no accuracy is known any more. ``mirror_ratio``: how it is decoded from
-    now on, see :class:`edgepose.heatmaps.Decoder`; None: as before.
+    It takes the file's name where that can be a bundle's. ``measure_on``: as :func:`export`; without, no accuracy is
+    known any more. ``mirror_ratio``: how it is decoded from now on, see :class:`edgepose.heatmaps.Decoder`; None: as
+    before. EdgeposeError: no pose bundle, or nothing can be fitted.
     """
     import onnx
 
-    before = bundles.load(model, role="pose")
+    if model.endswith(".ckpt"):
+        raise EdgeposeError(f"{model} is a checkpoint, not a bundle; 'edgepose-train export' fits it and makes one")
+    before = bundles.load(model)
+    if before.manual.role != "pose":
+        raise EdgeposeError(f"{before.path} is a person finder, which has no scores of joints; name a pose model")
+    if kind(path.absolute().parent) != "folder":
+        raise EdgeposeError(f"folder {path.parent} for {path.name} does not exist; make it first")
     decode = before.manual.decode
     if mirror_ratio is not None:
         decode = decode.model_copy(update={"mirror_ratio": mirror_ratio})
     made_from = {**before.manual.made_from, "refitted": before.sha256}
     plain = {name: Manual.model_fields[name].get_default(call_default_factory=True) for name in _FITTED}
     manual = before.manual.model_copy(update={"decode": decode, "made_from": made_from, "accuracy": [], **plain})
-    engine = engines.load(before)
-    manual = _fit_uncertainty(Estimator(engine, manual), fit_on, root)
-    engine.close()
+    if re.fullmatch(bundles.NAME, path.stem):
+        manual = manual.model_copy(update={"name": path.stem})
+    with closing(engines.load(before)) as engine:
+        manual = _fit_uncertainty(Estimator(engine, manual), fit_on, root)
+    if not manual.score.fitted_on:
+        raise EdgeposeError(f"{model} answers alike for all persons to fit it on; choose other data")
     proto = onnx.load(before.path)
     if measure_on:
         with tempfile.TemporaryDirectory() as folder:
@@ -146,18 +161,17 @@ def _fit_uncertainty(estimator: Estimator, sets: list[DataSet], root: Path | Non
 
 def measure(bundle: Bundle, sets: list[DataSet], root: Path | None) -> list[Accuracy]:
     """Accuracy of ``bundle`` on each set, on the default engine."""
-    engine = engines.load(bundle)
-    estimator = Estimator(engine, bundle.manual)
     rows = []
-    for spec in sets:
-        chosen = select(spec, estimator.skeleton, root)
-        found = figures(predict(estimator, chosen.persons, f"measuring {chosen.name}"), estimator.skeleton)
-        keys = ("pckh05", "pckh01", "pck02_torso", "pck02_torso_limbs")
-        rows.append(
-            Accuracy(data=spec.data, split=spec.split, persons=found["persons"], engine=engine.name,
-                     figures={k: found[k] for k in keys})
-        )  # fmt: skip
-    engine.close()
+    with closing(engines.load(bundle)) as engine:
+        estimator = Estimator(engine, bundle.manual)
+        for spec in sets:
+            chosen = select(spec, estimator.skeleton, root)
+            found = figures(predict(estimator, chosen.persons, f"measuring {chosen.name}"), estimator.skeleton)
+            keys = ("pckh05", "pckh01", "pck02_torso", "pck02_torso_limbs")
+            rows.append(
+                Accuracy(data=spec.data, split=spec.split, persons=found["persons"], engine=engine.name,
+                         figures={k: found[k] for k in keys})
+            )  # fmt: skip
     return rows
 
 

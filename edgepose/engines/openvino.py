@@ -135,12 +135,12 @@ class _Lane:
         self._models = models
         self._images = np.zeros(0, np.float32)
         self._idle: dict[int, list[Any]] = {size: [] for size in models}  # requests, by batch size
-        self._running: list[tuple[int, Any]] = []  # those of the batch, with their sizes
+        self._running: list[tuple[int, Any, NDArray[np.float32]]] = []  # size, request, images that it reads
 
     def begin(self, images: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
         """Begin to run a copy of ``images`` [N, 3, H, W]; what is returned waits for the heatmaps."""
         self.wait()  # for an answer that nobody took
-        for size, request in self._running:
+        for size, request, _ in self._running:
             self._idle[size].append(request)
         if images.size > self._images.size:
             self._images = np.empty(images.size, np.float32)
@@ -152,17 +152,17 @@ class _Lane:
             # As start_async([part], share_inputs=True) does, in a third of its time.
             request.set_input_tensor(self._tensor(part, shared_memory=True))
             request.start_async()
-            self._running.append((size, request))
+            self._running.append((size, request, part))
         return self._heatmaps
 
     def wait(self) -> None:
         """Until nothing runs."""
-        for _, request in self._running:
+        for _, request, _ in self._running:
             request.wait()
 
     def _heatmaps(self) -> NDArray[np.float32]:
         self.wait()
-        found = [request.get_output_tensor(0).data for _, request in self._running]
+        found = [request.get_output_tensor(0).data for _, request, _ in self._running]
         return found[0] if len(found) == 1 else np.concatenate(found)
 
 

@@ -32,7 +32,7 @@ from edgepose.skeletons import Skeleton
 IDLE_S = 0.09  # between looks of the finder while nobody is there: every third frame of 30 a second
 MOST_IDLE = 9  # frames without a look, whatever the camera's clock says
 BESIDE_S = 0.15  # how old an answer of the finder may be that counts for the next frame: people move
-AHEAD = 2  # frames after which it is taken where everybody is calm; each may then be as old as that
+AHEAD = 2  # frames after which the answer is taken where these are begun ahead; it may then be AHEAD * BESIDE_S old
 CALM_S = 0.15  # between frames, at most, of which one may be begun before the people in the other are known
 TURNED = 3  # one in so many looks of the finder is at the image turned by a quarter, for people who lie
 
@@ -44,7 +44,7 @@ class _Look:
     camera: str
     taken_ns: int
     answer: Callable[[], Found]  # waits for it
-    frames_ago: int = 1  # when the answer is taken
+    frames_ago: int = 1  # of that camera, when the answer is taken
 
 
 class Crowd(Protocol):
@@ -63,7 +63,7 @@ class Crowd(Protocol):
         ...
 
     def soon(self, frames: Sequence[Frame], following: Sequence[Frame]) -> bool:
-        """Whether ``following`` come so soon after ``frames``, in their size, that calm people are where they were."""
+        """Whether ``following`` are so soon after ``frames``, and of the same size, that people are where they were."""
         ...
 
 
@@ -135,11 +135,12 @@ class Everybody:
         """The pictures of ``frames``, and the boxes to estimate in each.
 
         Where nobody is lost the finder looks beside the pose network, and what it sees counts for the camera's next
-        frame: with a core of its own, or on a GPU, looking costs the loop next to no time. Where frames are begun
-        ``ahead``, for the next but one: the next one comes at once. One look at a time: of several cameras the one that
-        waited longest has it.
+        frame: with a core of its own, or on a GPU, looking costs the loop next to no time. Where one film's frames are
+        begun ``ahead`` it counts for the next but one, as the next is begun at once. One look at a time: of several
+        cameras the one that waited longest has it.
         """
-        if self._beside is not None and ahead and self._beside.frames_ago < AHEAD:
+        alone = len(self._trackers) == 1
+        if self._beside is not None and ahead and alone and self._beside.frames_ago < AHEAD:
             self._beside.frames_ago += 1
         else:
             self.settle()
@@ -154,13 +155,13 @@ class Everybody:
             return [self._in_one(frame, mine) for frame, mine in zip(frames, poses, strict=True)]
 
     def settle(self) -> None:
-        """Wait for the look that was begun beside the last frames; its camera's next frame will know what was seen."""
+        """Wait for the look that was begun beside frames before; its camera's next frame will know what was seen."""
         if self._beside is not None:
             look, self._beside = self._beside, None
             self._before[look.camera] = look.answer(), look
 
     def _inform(self, frame: Frame, timer: StageTimer) -> bool:
-        """Tell the frame's tracker what the finder saw in the last one, or sees now; whether it should look beside."""
+        """Tell the frame's tracker what the finder saw before, or sees now; whether it should look beside."""
         tracker, size = self._trackers[frame.camera], frame.size
         if self._sizes.setdefault(frame.camera, size) != size:  # where people were tells nothing of where they are
             self._sizes[frame.camera] = size
@@ -264,7 +265,7 @@ class OneEach:
         return False
 
     def soon(self, frames: Sequence[Frame], following: Sequence[Frame]) -> bool:
-        """See :class:`Crowd`."""
+        """See :class:`Crowd`: nothing is begun, as nobody is ever calm."""
         return False
 
     def update(self, frames: Sequence[Frame], timer: StageTimer = untimed) -> list[People]:

@@ -173,7 +173,7 @@ class Tracker:
     def found(self, boxes: NDArray[np.floating], scores: NDArray[np.floating], frames_ago: int = 0) -> None:
         """The finder's answer for this frame, before ``boxes``: ``boxes`` [M, 4] in pixels with ``scores`` [M].
 
-        ``frames_ago``: how old the answer is.
+        ``frames_ago``: how old the answer is; the next look is due ``Following.every`` frames after the looked-at one.
         """
         self._found = np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(scores, np.float64)
         self._since_look = frames_ago

@@ -48,7 +48,7 @@ def pipeline(spec: SourceSpec, has: Has) -> str:
     return " ! ".join([*head, LAYOUTS, _appsink(spec, has)])
 
 
-# --- per kind: the elements up to the BGR caps -----------------------------------------------------
+# --- per kind: the elements up to the layouts -------------------------------------------------------
 
 
 def _file(spec: SourceSpec, has: Has) -> list[str]:
@@ -74,7 +74,7 @@ def _csi(spec: SourceSpec, has: Has) -> list[str]:
         f"nvarguscamerasrc sensor-id={int(spec.location)}",
         f"video/x-raw(memory:NVMM),width={width},height={height},framerate={fps}/1,format=NV12",
         _queue(spec),
-        f"nvvidconv flip-method={_FLIP_METHOD[spec.number('rotate')]}",
+        f"{_nvvidconv(has)} flip-method={_FLIP_METHOD[spec.number('rotate')]}",
         "video/x-raw,format=BGRx",
         _videoconvert(has),
     ]
@@ -141,7 +141,7 @@ def _decodebin(spec: SourceSpec, has: Has) -> str:
 
 
 def _convert(spec: SourceSpec, has: Has) -> list[str]:
-    """Decoded video to something that BGR caps accept: on the hardware's converter where there is one.
+    """Decoded video to one of LAYOUTS: on the hardware's converter where there is one.
 
     Also where software is to decode: on a Jetson decodebin may take NVIDIA's decoder all the same, which does not say
     that it is hardware; and this converter takes frames from both memories.
@@ -154,13 +154,13 @@ def _convert(spec: SourceSpec, has: Has) -> list[str]:
 
 def _hardware(spec: SourceSpec, has: Has) -> list[str]:
     if spec.kind == "file" and "rotate" not in spec.options:  # its size is of the picture as it is turned
-        turned = ["nvvidconv", "video/x-raw,format=BGRx", "videoflip video-direction=auto"]
+        turned = [_nvvidconv(has), "video/x-raw,format=BGRx", "videoflip video-direction=auto"]
         return [*turned, *_scale(spec), _videoconvert(has)]
     # A V4L2 camera was asked for its size, which holds before it is turned.
     size = "" if spec.kind == "v4l2" else _size(spec)
     # Otherwise it takes the nearest pixel and leaves out the others.
     between = " interpolation-method=1" if size and has("nvvidconv.interpolation-method") else ""
-    turned = [f"nvvidconv flip-method={_FLIP_METHOD[spec.number('rotate')]}{between}"]
+    turned = [f"{_nvvidconv(has)} flip-method={_FLIP_METHOD[spec.number('rotate')]}{between}"]
     return [*turned, f"video/x-raw,format=BGRx{size}", _videoconvert(has)]
 
 
@@ -190,6 +190,11 @@ def _rate(spec: SourceSpec) -> list[str]:
 
 def _videoconvert(has: Has) -> str:
     return "videoconvert n-threads=2" if has("videoconvert.n-threads") else "videoconvert"
+
+
+def _nvvidconv(has: Has) -> str:
+    # Its pictures are handed out as they are, and four buffers are few where some are looked at.
+    return "nvvidconv output-buffers=8" if has("nvvidconv.output-buffers") else "nvvidconv"
 
 
 def _scale(spec: SourceSpec) -> list[str]:

@@ -24,7 +24,9 @@ class _Plane:
     """Some of a buffer's samples: those of one plane."""
 
     index: int  # of the plane, in its format
-    shape: tuple[int, ...]  # rows, columns, and how many samples alternate where that matters
+    shape: tuple[
+        int, ...
+    ]  # rows, columns, and samples per pixel where the plane holds more than one sort or is all there is
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,10 @@ class _Layout:
     planes: list[_Plane]
     strides: list[int]  # bytes from row to row, by plane; where the buffer itself does not say
     offsets: list[int]  # bytes before the plane, likewise
-    to_bgr: NDArray[np.float64] | None  # None: no YUV
+    to_bgr: NDArray[np.float64] | None = None  # None: no YUV
+    steps: tuple[int, int] = (1, 1)  # as the next one, of YUV
     origin: tuple[float, float] = (0.0, 0.0)
+    greys: NDArray[np.uint8] | None = None  # [256] what grey samples stand for, if not for themselves
 
 
 class Views:
@@ -60,7 +64,9 @@ class Views:
         places = [(plane, strides[plane.index], offsets[plane.index]) for plane in layout.planes]
         memory = np.asarray(_Mapped(self._gst, buffer, max(_end(*place) for place in places)))
         first, *others = (_view(memory, *place) for place in places)
-        return first if layout.to_bgr is None else YUV(first, tuple(others), layout.to_bgr, layout.origin)
+        if layout.to_bgr is not None:
+            return YUV(first, tuple(others), layout.to_bgr, layout.steps, layout.origin)
+        return first if layout.greys is None else layout.greys[first]
 
 
 def _layout(video: Any, caps: Any) -> _Layout:
@@ -68,10 +74,12 @@ def _layout(video: Any, caps: Any) -> _Layout:
     info = video.VideoInfo.new_from_caps(caps)
     form, strides, offsets = info.finfo, list(info.stride), list(info.offset)
     rows, columns = info.height, info.width
-    matrix = info.colorimetry.matrix
-    known, red, blue = video.video_color_matrix_get_Kr_Kb(matrix)
-    if not known or form.n_components == 1:  # BGR has no matrix, and grey needs none
-        return _Layout([_Plane(0, (rows, columns, form.pixel_stride[0]))], strides, offsets, None)
+    full = info.colorimetry.range == getattr(video.VideoColorRange, "0_255")
+    if not form.flags & video.VideoFormatFlags.YUV:  # BGR or grey
+        narrow = form.n_components == 1 and info.colorimetry.range == getattr(video.VideoColorRange, "16_235")
+        greys = ((np.arange(256) - 16) * 255 / 219).round().clip(0, 255).astype(np.uint8) if narrow else None
+        return _Layout([_Plane(0, (rows, columns, form.pixel_stride[0]))], strides, offsets, greys=greys)
+    _, red, blue = video.video_color_matrix_get_Kr_Kb(info.colorimetry.matrix)
     across, down = form.w_sub[1], form.h_sub[1]  # binary logarithms
     shape = (-(-rows >> down), -(-columns >> across), *((2,) if form.n_planes == 2 else ()))
     chroma = [_Plane(index, shape) for index in range(1, form.n_planes)]
@@ -81,9 +89,8 @@ def _layout(video: Any, caps: Any) -> _Layout:
         0.0 if site & cosited or not sub else 0.5
         for sub, cosited in ((across, flags.H_COSITED), (down, flags.V_COSITED))
     )
-    full = info.colorimetry.range == getattr(video.VideoColorRange, "0_255")
     to_bgr = yuv_to_bgr(red, blue, full_range=full)
-    return _Layout([_Plane(0, (rows, columns)), *chroma], strides, offsets, to_bgr, (x, y))
+    return _Layout([_Plane(0, (rows, columns)), *chroma], strides, offsets, to_bgr, (1 << across, 1 << down), (x, y))
 
 
 def _end(plane: _Plane, stride: int, offset: int) -> int:

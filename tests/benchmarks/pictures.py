@@ -1,6 +1,6 @@
 """What it costs to have all of a picture in BGR, against taking crops from the decoder's layout.
 
-    python tests/benchmarks/pictures.py FILM            # as often as --repeats, in turns
+    python tests/benchmarks/pictures.py FILM            # the median of --repeats passes, the two kinds in turns
 
 The film is read through GStreamer at several sizes, once with BGR asked of the pipeline and once as it comes, and two
 crops of a person and a fifth of the finder's look are cut from every picture: CPU time of the whole process per
