@@ -65,6 +65,7 @@ def test_a_bundles_scores_are_fitted_anew_to_ones_own_persons(tmp_path):
     before, after = bundles.load("edgepose-s"), bundles.load(out)
     assert after.manual.made_from == {**before.manual.made_from, "refitted": before.sha256}
     assert after.manual.decode == before.manual.decode.model_copy(update={"mirror_ratio": 0.7})
+    assert (before.manual.name, after.manual.name) == ("edgepose-s", "mine")
     assert after.manual.score.fitted_on == "80 persons: synth:80:1 (all)"
     assert [(row.data, row.persons) for row in after.manual.accuracy] == [("synth:20:2", 20)]
     weights = [[i.raw_data for i in onnx.load(bundle.path).graph.initializer] for bundle in (before, after)]
@@ -82,6 +83,9 @@ def test_a_bundles_scores_are_fitted_anew_to_ones_own_persons(tmp_path):
         (["edgepose-s", "out.txt", "--fit-on", "synth:2:1"], "ends in .onnx"),
         (["edgepose-finder", "out.onnx", "--fit-on", "synth:2:1"], "person finder"),
         (["nothing", "out.onnx", "--fit-on", "synth:2:1"], "nothing"),
+        (["last.ckpt", "out.onnx", "--fit-on", "synth:2:1"], "is a checkpoint"),
+        (["edgepose-s", "no/out.onnx", "--fit-on", "synth:2:1"], "folder no for out.onnx does not exist"),
+        (["edgepose-s", "out.onnx", "--fit-on", "synth:1:1"], "choose more persons"),
     ],
 )
 def test_what_cannot_be_fitted_anew_is_refused(tmp_path, monkeypatch, arguments, why):
