@@ -198,7 +198,7 @@ def wrong(tmp_path_factory):
     root = tmp_path_factory.mktemp("wrong")
     images, columns = clips_beside(8)
     first, last = columns[0]
-    estimator = open_estimator("edgepose-s", threads=1)
+    estimator = open_estimator("edgepose-l", threads=1)
     to_lsp = [MPII16.index(j) if j in MPII16.joints else MPII16.index("upper_neck") for j in LSP14.joints]
     persons = []
     for n, image in enumerate(images):
