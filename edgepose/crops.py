@@ -117,9 +117,7 @@ def _chroma(picture: YUV, affine: Floats, input_size: tuple[int, int]) -> list[N
     width, height = input_size
     back = invert(affine)
     ends = apply(back, np.array([[0, 0], [width, 0], [0, height], [width, height]]))
-    rim = np.abs(back[:, :2]).sum(
-        axis=1
-    )  # pixels of the picture to one of the crop: what shrinking leaves out at its end
+    rim = np.abs(back[:, :2]).sum(axis=1)  # a pixel of the crop in the picture: shrinking may leave that out at its end
     if (ends >= rim).all() and (ends <= np.array(picture.luma.shape[::-1]) - 1 - rim).all():
         return planes
     rows, columns = picture.luma.shape

@@ -17,8 +17,8 @@ class Frame:
 
     ``picture`` is as the decoder left it, and may be a read-only view of the pipeline's memory: it stays valid as long
     as the Frame is referenced, and whoever draws must copy. So must who keeps many of them: a camera's driver has few
-    buffers, and waits for one to come back. ``acquired_ns`` is the UTC
-    time of acquisition in nanoseconds, from the pipeline's clock, not from when Python saw it.
+    buffers, and waits for one to come back. ``acquired_ns`` is the UTC time of acquisition in nanoseconds, from the
+    pipeline's clock, not from when Python saw it.
     """
 
     picture: Picture

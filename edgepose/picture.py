@@ -47,9 +47,8 @@ class YUV:
         return np.asarray(cv2.transform(cv2.merge(planes), self.to_bgr, dst=out), np.uint8)
 
 
-Picture: TypeAlias = (
-    "Bytes | YUV"  # an array is BGR [H, W, 3], BGRx [H, W, 4] without a meaning of x, or grey [H, W, 1]
-)
+# An array is BGR [H, W, 3], BGRx [H, W, 4] without a meaning of x, or grey [H, W, 1].
+Picture: TypeAlias = "Bytes | YUV"
 
 
 def yuv_to_bgr(kr: float, kb: float, *, full_range: bool) -> NDArray[np.float64]:

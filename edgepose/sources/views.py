@@ -24,9 +24,7 @@ class _Plane:
     """Some of a buffer's samples: those of one plane."""
 
     index: int  # of the plane, in its format
-    shape: tuple[
-        int, ...
-    ]  # rows, columns, and samples per pixel where the plane holds more than one sort or is all there is
+    shape: tuple[int, ...]  # rows, columns, and samples per pixel where they are of several sorts or all there is
 
 
 @dataclass(frozen=True)
