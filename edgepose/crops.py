@@ -9,14 +9,12 @@ column (x, y, 1) from image pixels to network-input pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import lru_cache
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepose.picture import COLOURLESS, YUV, Picture, as_bgr
+from edgepose.picture import YUV, Bytes, Picture, part_in_bgr
 
 Floats = NDArray[np.floating]
 BORDER = (114, 114, 114)  # what lies outside the image: mid grey, near the mean of photographs
@@ -101,79 +99,41 @@ def warp(
     Shrinking by more than two would alias under bilinear sampling, so the region is first
     averaged down by a whole factor.
     """
-    if isinstance(picture, YUV):
-        luma = _resample(picture.luma, affine, input_size, (picture.grey(BORDER[0]),))
-        return picture.bgr((luma, *_chroma(picture, affine, input_size)), out)
-    if picture.shape[2] != 3:
-        return as_bgr(_resample(picture, affine, input_size, BORDER), out)
-    return _resample(picture, affine, input_size, BORDER, out)
-
-
-def _chroma(picture: YUV, affine: Floats, input_size: tuple[int, int]) -> list[NDArray[np.uint8]]:
-    """The picture's chroma, resampled to ``input_size``; colourless outside, from where its luma ends."""
-    (across, down), (x, y) = picture.steps, picture.origin
-    beside = compose(affine, np.array([[across, 0.0, x], [0.0, down, y]]))
-    planes = [_resample(plane, beside, input_size, None) for plane in picture.chroma]
-    width, height = input_size
-    back = invert(affine)
-    ends = apply(back, np.array([[0, 0], [width, 0], [0, height], [width, height]]))
-    rim = np.abs(back[:, :2]).sum(axis=1)  # a pixel of the crop in the picture: shrinking may leave that out at its end
-    if (ends >= rim).all() and (ends <= np.array(picture.luma.shape[::-1]) - 1 - rim).all():
-        return planes
-    rows, columns = picture.luma.shape
-    inside = _resample(_ones(rows, columns), affine, input_size, (0,))
-    return [_faded(plane, inside) for plane in planes]
-
-
-@lru_cache(maxsize=4)
-def _ones(rows: int, columns: int) -> NDArray[np.uint8]:
-    return np.full((rows, columns), 255, np.uint8)
-
-
-def _faded(plane: NDArray[np.uint8], inside: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Chroma [h, w] or [h, w, 2], of which each pixel keeps as much as it lies ``inside`` [h, w], 0..255."""
-    share = inside.astype(np.float32).reshape(*inside.shape, *[1] * (plane.ndim - 2)) / 255
-    return np.asarray(np.rint(COLOURLESS + (plane - np.float32(COLOURLESS)) * share).astype(np.uint8))
-
-
-def _resample(
-    image: NDArray[np.uint8],
-    affine: Floats,
-    input_size: tuple[int, int],
-    border: Sequence[float] | None,
-    out: NDArray[np.uint8] | None = None,
-) -> NDArray[np.uint8]:
-    """``image`` [H, W] or [H, W, C] as :func:`warp` does, by channels; outside ``border``, or what is nearest."""
     (a, b, _), (c, d, _) = affine.tolist()
     zoom = math.sqrt(abs(a * d - b * c))
     factor = int(1 / zoom) if zoom > 0 else 1
-    if factor >= 2:
-        image, affine = _shrink(image, affine, input_size, factor)
-    mode, value = (cv2.BORDER_REPLICATE, ()) if border is None else (cv2.BORDER_CONSTANT, border)
+    if factor >= 2 or isinstance(picture, YUV) or picture.shape[2] != 3:
+        picture, affine = _seen(picture, affine, input_size, max(factor, 1))
     result = cv2.warpAffine(
-        image, affine, input_size, dst=out, flags=cv2.INTER_LINEAR, borderMode=mode, borderValue=value
+        picture, affine, input_size, dst=out, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=BORDER
     )
     return np.asarray(result, dtype=np.uint8)
 
 
-def _shrink(
-    image: NDArray[np.uint8], affine: Floats, input_size: tuple[int, int], factor: int
-) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """The part of the image that the crop sees, averaged down by ``factor``, and the map from it."""
-    width, height = input_size
-    corners = np.array([[-1, -1], [width, -1], [-1, height], [width, height]], dtype=np.float64)
-    seen = apply(invert(affine), corners)
+def _seen(
+    picture: Picture, affine: Floats, input_size: tuple[int, int], factor: int
+) -> tuple[Bytes, NDArray[np.float64]]:
+    """BGR of the part of ``picture`` that the crop sees, averaged down by ``factor`` or a little less; the map from it.
+
+    Where it sees nothing that part is a pixel that lies beside the crop.
+    """
+    steps = picture.steps if isinstance(picture, YUV) else (1, 1)
+    factor = max(factor // max(steps) * max(steps), 1)
+    (width, height), starts, lengths = input_size, [], []
+    sides = zip(invert(affine).tolist(), picture.shape[1::-1], steps, strict=True)
+    for (across, down, start), side, step in sides:  # x of the picture, then y
+        low = math.floor(start + min(-across, across * width) + min(-down, down * height)) - factor
+        high = math.ceil(start + max(-across, across * width) + max(-down, down * height)) + factor
+        low = min(max(low, 0), side - 1) // step * step
+        starts.append(low)
+        lengths.append(max(min(high, side) - low, 1))
+    if min(lengths) < factor:
+        factor = 1
     # Whole blocks only, so that every averaged pixel has the same weight and an exact centre.
-    low = np.clip(np.floor(seen.min(axis=0)).astype(int) - factor, 0, None)
-    high = np.minimum(np.ceil(seen.max(axis=0)).astype(int) + factor, (image.shape[1], image.shape[0]))
-    blocks = (high - low) // factor
-    if np.any(blocks < 1):
-        return image, np.asarray(affine, dtype=np.float64)
-    part = image[low[1] : low[1] + blocks[1] * factor, low[0] : low[0] + blocks[0] * factor]
-    small = cv2.resize(part, (int(blocks[0]), int(blocks[1])), interpolation=cv2.INTER_AREA)
-    # small pixel u has its centre at image pixel low + factor * u + (factor - 1) / 2
-    back = np.array([[factor, 0, low[0] + (factor - 1) / 2], [0, factor, low[1] + (factor - 1) / 2]], dtype=np.float64)
-    return np.asarray(small, dtype=np.uint8), compose(affine, back)
+    (x, y), (columns, rows) = starts, (length // factor for length in lengths)
+    # Pixel u of the part has its centre at pixel x + factor * u + (factor - 1) / 2 of the picture.
+    back = np.array([[factor, 0, x + (factor - 1) / 2], [0, factor, y + (factor - 1) / 2]], dtype=np.float64)
+    return part_in_bgr(picture, (x, y), (columns, rows), factor), compose(affine, back)
 
 
 def to_input(crop: NDArray[np.uint8], out: NDArray[np.float32]) -> None:

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Protocol
 
 import numpy as np
@@ -40,7 +40,7 @@ class Poses:
     def __len__(self) -> int:
         return len(self.joints)
 
-    @property
+    @cached_property
     def person_scores(self) -> NDArray[np.float64]:
         """How surely each is a person [N], 0..1: the mean of the surer half of its joints' scores.
 
@@ -145,7 +145,10 @@ class Estimator:
     def _look_again(self, crops: Sequence[Crop], poses: Poses, timer: StageTimer) -> None:
         """Look a second time at whoever leans; where that counts ``poses`` are changed."""
         leaning = lean(poses.joints, self.skeleton)
-        again = np.flatnonzero((np.abs(leaning) > LEAN) & (poses.person_scores >= SOMEBODY))
+        far = np.abs(leaning) > LEAN
+        if not far.any():
+            return
+        again = np.flatnonzero(far & (poses.person_scores >= SOMEBODY))
         upright = [(crops[i][0], box_upright(poses.joints[i], -leaning[i], crops[i][1])) for i in again.tolist()]
         second = self._poses(self._batch(upright, -leaning[again], timer, ahead=False), timer)
         counts = second_counts(leaning[again], poses.scores[again], second.joints, second.scores, self.skeleton)

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Bytes: TypeAlias = NDArray[np.uint8]
-COLOURLESS = 128  # U and V of greys
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,29 +21,22 @@ class YUV:
     """Luma [H, W], and chroma of the same size or of less: two planes [h, w], or one [h, w, 2] that holds both.
 
     ``to_bgr`` [3, 4] takes the column (Y, U, V, 1) to B, G, R, all 0..255; see :func:`yuv_to_bgr`. ``steps``: how many
-    pixels of luma there are to one of chroma, across and down. ``origin``: where in the luma, in pixels (x, y), the
-    centre of the first chroma sample lies.
+    pixels of luma there are to one of chroma, across and down, 1 or 2; each sample of chroma is that of their middle.
     """
 
     luma: Bytes
     chroma: tuple[Bytes, ...]
     to_bgr: NDArray[np.float64]
     steps: tuple[int, int] = (1, 1)
-    origin: tuple[float, float] = (0.0, 0.0)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """As of the BGR image: [H, W, 3]."""
         return (*self.luma.shape[:2], 3)
 
-    def grey(self, value: float) -> int:
-        """The luma of a grey whose B, G and R are ``value``; its U and V are COLOURLESS."""
-        y, u, v, offset = (float(weight) for weight in self.to_bgr[0])
-        return round((value - offset - (u + v) * COLOURLESS) / y)
-
-    def bgr(self, planes: tuple[Bytes, ...], out: Bytes | None = None) -> Bytes:
+    def bgr(self, planes: tuple[Bytes, ...]) -> Bytes:
         """BGR [h, w, 3] of luma and chroma of one size: of a part of this picture, or of all of it."""
-        return np.asarray(cv2.transform(cv2.merge(planes), self.to_bgr, dst=out), np.uint8)
+        return np.asarray(cv2.transform(cv2.merge(planes), self.to_bgr), np.uint8)
 
 
 # An array is BGR [H, W, 3], BGRx [H, W, 4] without a meaning of x, or grey [H, W, 1].
@@ -66,18 +58,42 @@ def yuv_to_bgr(kr: float, kb: float, *, full_range: bool) -> NDArray[np.float64]
 
 
 def to_bgr(picture: Picture) -> Bytes:
-    """The whole picture [H, W, 3] in BGR, in memory of its own; each sample of chroma stands for its pixels."""
-    if isinstance(picture, YUV):
-        height, width = picture.luma.shape
-        whole = [cv2.resize(plane, (width, height), interpolation=cv2.INTER_NEAREST) for plane in picture.chroma]
-        return picture.bgr((picture.luma, *(np.asarray(plane, np.uint8) for plane in whole)))
-    return as_bgr(picture) if picture.shape[2] != 3 else np.array(picture, np.uint8)
+    """The whole picture [H, W, 3] in BGR, in memory of its own."""
+    bgr = part_in_bgr(picture, (0, 0), picture.shape[1::-1])
+    return bgr if bgr.flags.owndata else bgr.copy()
 
 
-def as_bgr(image: Bytes, out: Bytes | None = None) -> Bytes:
-    """``image`` [h, w, 4] in BGRx, or in grey [h, w] or [h, w, 1], as BGR [h, w, 3]; into ``out`` where given."""
-    code = cv2.COLOR_BGRA2BGR if image.shape[2:] == (4,) else cv2.COLOR_GRAY2BGR
-    return np.asarray(cv2.cvtColor(image, code, out), np.uint8)
+def part_in_bgr(picture: Picture, start: tuple[int, int], size: tuple[int, int], factor: int = 1) -> Bytes:
+    """BGR [h, w, 3] of a part of ``picture`` that has ``size`` (w, h) when averaged down by ``factor``.
+
+    It starts at pixel ``start`` (x, y), of YUV a multiple of ``steps``, as ``factor`` is if not 1.
+    """
+    (x, y), (columns, rows) = start, size
+    right, below, method = x + columns * factor, y + rows * factor, cv2.INTER_AREA if factor > 1 else cv2.INTER_LINEAR
+    if not isinstance(picture, YUV):
+        return _as_bgr(_resized(picture[y:below, x:right], size, method))
+    (across, down), planes = picture.steps, [_resized(picture.luma[y:below, x:right], size, method)]
+    for plane in picture.chroma:
+        samples = plane[y // down : -(-below // down), x // across : -(-right // across)]
+        height, width = samples.shape[:2]
+        planes.append(_resized(samples, (width * across // factor, height * down // factor), method)[:rows, :columns])
+    return picture.bgr(tuple(planes))
+
+
+def _resized(image: Bytes, size: tuple[int, int], method: int) -> Bytes:
+    """``image`` [H, W] or [H, W, C] in ``size`` (w, h)."""
+    if image.shape[1::-1] == size:
+        return image
+    small = cv2.resize(image, size, interpolation=method)
+    return np.asarray(small, np.uint8).reshape(*size[::-1], *image.shape[2:])  # OpenCV drops a channel that is alone
+
+
+def _as_bgr(image: Bytes) -> Bytes:
+    """``image`` [h, w, C] in BGRx or in grey as BGR [h, w, 3]."""
+    if image.shape[2] == 3:
+        return image
+    code = cv2.COLOR_BGRA2BGR if image.shape[2] == 4 else cv2.COLOR_GRAY2BGR
+    return np.asarray(cv2.cvtColor(image, code), np.uint8)
 
 
 def colours(picture: Picture, x: NDArray[np.intp], y: NDArray[np.intp]) -> Bytes:

@@ -22,8 +22,8 @@ def lean(joints: NDArray[np.floating], skeleton: Skeleton) -> NDArray[np.float64
 
     From the middle of the hips to the middle of the shoulders; 0 is upright, 180 upside down.
     """
-    shoulders, hips = ([skeleton.index(f"{side}_{end}") for side in ("left", "right")] for end in ("shoulder", "hip"))
-    up = joints[:, shoulders].mean(axis=1) - joints[:, hips].mean(axis=1)
+    a, b, c, d = (skeleton.index(joint) for joint in ("left_shoulder", "right_shoulder", "left_hip", "right_hip"))
+    up = (joints[:, a] + joints[:, b] - joints[:, c] - joints[:, d]) / 2
     return np.asarray(np.degrees(np.arctan2(up[:, 0], -up[:, 1])), dtype=np.float64)
 
 

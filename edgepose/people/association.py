@@ -120,5 +120,7 @@ def assign(similarity: Floats, least: float) -> list[tuple[int, int]]:
     from scipy.optimize import linear_sum_assignment
 
     allowed = similarity >= least
+    if not allowed.any():
+        return []
     rows, columns = linear_sum_assignment(np.where(allowed, similarity, 0.0), maximize=True)
     return [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if allowed[i, j]]

@@ -35,8 +35,7 @@ class _Layout:
     strides: list[int]  # bytes from row to row, by plane; where the buffer itself does not say
     offsets: list[int]  # bytes before the plane, likewise
     to_bgr: NDArray[np.float64] | None = None  # None: no YUV
-    steps: tuple[int, int] = (1, 1)  # as the next one, of YUV
-    origin: tuple[float, float] = (0.0, 0.0)
+    steps: tuple[int, int] = (1, 1)  # as of YUV
     greys: NDArray[np.uint8] | None = None  # [256] what grey samples stand for, if not for themselves
 
 
@@ -63,7 +62,7 @@ class Views:
         memory = np.asarray(_Mapped(self._gst, buffer, max(_end(*place) for place in places)))
         first, *others = (_view(memory, *place) for place in places)
         if layout.to_bgr is not None:
-            return YUV(first, tuple(others), layout.to_bgr, layout.steps, layout.origin)
+            return YUV(first, tuple(others), layout.to_bgr, layout.steps)
         return first if layout.greys is None else layout.greys[first]
 
 
@@ -81,14 +80,8 @@ def _layout(video: Any, caps: Any) -> _Layout:
     across, down = form.w_sub[1], form.h_sub[1]  # binary logarithms
     shape = (-(-rows >> down), -(-columns >> across), *((2,) if form.n_planes == 2 else ()))
     chroma = [_Plane(index, shape) for index in range(1, form.n_planes)]
-    # Samples that are not cosited with the first pixel lie in the middle of their pixels.
-    site, flags = info.chroma_site, video.VideoChromaSite
-    x, y = (
-        0.0 if site & cosited or not sub else 0.5
-        for sub, cosited in ((across, flags.H_COSITED), (down, flags.V_COSITED))
-    )
     to_bgr = yuv_to_bgr(red, blue, full_range=full)
-    return _Layout([_Plane(0, (rows, columns)), *chroma], strides, offsets, to_bgr, (1 << across, 1 << down), (x, y))
+    return _Layout([_Plane(0, (rows, columns)), *chroma], strides, offsets, to_bgr, (1 << across, 1 << down))
 
 
 def _end(plane: _Plane, stride: int, offset: int) -> int:

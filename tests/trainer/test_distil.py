@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from edgepose import EdgeposeError
+from edgepose import EdgeposeError, skeletons
 from tests.trainer.conftest import make_coco
 from trainer.data.module import PoseData, select
 from trainer.distil import Teacher
@@ -70,6 +70,23 @@ def test_a_student_learns_from_unlabelled_images_alone(drawn, teacher, tmp_path)
     data = PoseData(made, root, workers=0)
     data.setup("fit")
     assert not any(sample["labelled"].any() for sample in data.train_dataloader())
+
+
+def test_a_teacher_that_looks_at_the_mirror_image_too(drawn, teacher):
+    """What it says of a crop and of its mirror image is the same, but for the mirroring; alone it does not."""
+    spec, root = drawn
+    data = PoseData(recipe(spec), root, workers=0)
+    data.setup("fit")
+    image = next(iter(data.train_dataloader()))["image"].float()
+    order = torch.from_numpy(skeletons.get("mpii16").mirror)
+
+    def apart(*, mirrored: bool) -> float:
+        asked = Teacher(recipe(spec, distillation={"teacher": str(teacher), "mirrored": mirrored}), threads=1)
+        straight, turned = asked(image, 16), asked(image.flip(3), 16)
+        return float((straight - turned[:, order].flip(3)).abs().max())
+
+    assert apart(mirrored=True) < 1e-5
+    assert apart(mirrored=False) > 1e-2
 
 
 def test_the_teachers_heatmaps_follow_the_students_size(drawn, teacher):
