@@ -130,13 +130,19 @@ def _engine(settings: Settings, bundle: Bundle, stack: ExitStack) -> Engine:
         if of_dla and bundle.manual.precision == "float32":  # which a DLA does not have
             options = replace(options, precision="float16")
         if settings.people.every > 1:
-            # Beside the pose network: with as many threads each would hold the other up. Half of the CPUs that the
-            # system counts may be all that there are (two for each core).
-            threads = chosen.threads // 2 or len(os.sched_getaffinity(0)) // 4
-            options = replace(options, threads=max(threads, 1))
+            options = replace(options, threads=threads_beside(chosen.threads))
     engine = engines.load(bundle, chosen.name, options)
     stack.callback(engine.close)
     return engine
+
+
+def threads_beside(threads: int) -> int:
+    """The finder's threads beside a pose network that has ``threads``, 0: its engine's own choice.
+
+    With as many each would hold the other up.
+    """
+    # Half of the CPUs that the system counts may be all that there are (two for each core).
+    return max(threads // 2 if threads else len(os.sched_getaffinity(0)) // 4, 1)
 
 
 def finder_name(settings: Settings, engine: Engine) -> str:

@@ -35,7 +35,7 @@ def without_secrets(source: str) -> str:
     source = source.encode("utf-8", "backslashreplace").decode()
     # What stands before an @; where a password begins (:), a / in it may not have been escaped.
     source = re.sub(r'://(?:[^/\s"]*@|[^/\s":]+:[^"\s]*@)', "://", source)
-    return re.sub(rf"(?i)\b([\w-]*(?:user|loginuse|{_KEYS})[\w-]*)=[^\s&!]+", r"\1=...", source)
+    return re.sub(rf'(?i)\b([\w-]*(?:user|loginuse|{_KEYS})[\w-]*)=(?:"(?:[^"\\]|\\.)*"|[^\s&!]+)', r"\1=...", source)
 
 
 def is_utf8(text: str) -> bool:

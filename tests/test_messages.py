@@ -202,6 +202,7 @@ def test_the_info_message_names_joints_and_tells_what_the_score_means(tmp_path: 
         ("rtsp://cam/user=a_password=hush_channel=1", "rtsp://cam/user=..."),
         ("rtsp://me:12/hush@cam/s lost", "rtsp://cam/s lost"),
         ("rtsp://cam/a@b", "rtsp://cam/a@b"),
+        (r'rtspsrc user-id="cam \"the\" admin!" user-pw="a b" ! x', "rtspsrc user-id=... user-pw=... ! x"),
         ("images:///data/a@b", "images:///data/a@b"),
     ],
 )

@@ -18,7 +18,7 @@ import jsonschema
 import pytest
 
 from edgepose import app, bench, config, console, engines
-from edgepose.app import stopping_on_signals
+from edgepose.app import stopping_on_signals, threads_beside
 from edgepose.errors import EdgeposeError
 from edgepose.messages import schemas
 from edgepose.timing import STAGES
@@ -229,7 +229,7 @@ def test_a_signal_ends_a_run_that_waits_for_its_camera(tiny, tmp_path):
 def test_a_second_signal_a_while_later_kills(tiny):
     """As where the first waits for something that never ends."""
     script = (
-        "import time; from edgepose.app import stopping_on_signals\n"
+        "import time; from edgepose.app import stopping_on_signals, threads_beside\n"
         "with stopping_on_signals() as stopper:\n    print('ready', flush=True)\n    time.sleep(60); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as child:
@@ -244,7 +244,7 @@ def test_a_second_signal_a_while_later_kills(tiny):
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes process 1 of a container")
 def test_a_second_signal_ends_process_1_too():
     script = (
-        "import os, signal, time; from edgepose.app import stopping_on_signals\n"
+        "import os, signal, time; from edgepose.app import stopping_on_signals, threads_beside\n"
         "with stopping_on_signals():\n    os.kill(1, signal.SIGTERM); time.sleep(1); os.kill(1, signal.SIGTERM)\n"
         "    time.sleep(60)"
     )
@@ -471,3 +471,11 @@ def test_models_lists_and_shows():
 def test_sources_lists_without_a_camera():
     done = subprocess.run([*EDGEPOSE, "sources"], capture_output=True, text=True, check=True)
     assert done.stdout or "no camera found" in done.stderr
+
+
+@pytest.mark.parametrize(("threads", "beside"), [(0, 4), (1, 1), (2, 1), (8, 4)])
+def test_the_finder_has_fewer_threads_than_the_pose_network(
+    monkeypatch: pytest.MonkeyPatch, threads: int, beside: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
+    assert threads_beside(threads) == beside

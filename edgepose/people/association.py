@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment  # a quarter of a second that the first person must not wait for
 
 from edgepose.skeletons import Skeleton
 
@@ -117,8 +118,6 @@ def assign(similarity: Floats, least: float) -> list[tuple[int, int]]:
 
     A pair below ``least`` is never made, nor does it push another pair out.
     """
-    from scipy.optimize import linear_sum_assignment
-
     allowed = similarity >= least
     if not allowed.any():
         return []

@@ -347,7 +347,7 @@ class MQTTSink:
         while self._busy(session) and time.monotonic() < deadline:
             self._flush(session)
             session.step(0.05)
-        if self._busy(session) or self.topics.status in self._denied:
+        if self._busy(session) or self.topics.status in self._denied | self._not_taken:
             return  # 'stopped' did not get through: no goodbye either, so that the last will says 'offline'
         session.disconnect()
         while time.monotonic() < deadline:  # the broker closes when it has read our goodbye: LostError

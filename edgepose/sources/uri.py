@@ -94,7 +94,8 @@ class SourceSpec:
         if self.network:
             if not self.user:
                 return safe.location
-            return safe.location.replace("://", f"://{self.user}{':' + MASK if self.password else ''}@", 1)
+            user = quote(self.user, safe="")  # as it must be written, so that whoever takes it out knows its end
+            return safe.location.replace("://", f"://{user}{':' + MASK if self.password else ''}@", 1)
         if self.kind == "file":
             return self.location
         return {"v4l2": "v4l2://", "csi": "csi://", "videotest": "videotest://", "images": "images:"}[

@@ -1,7 +1,9 @@
-"""How a link to a broker ends, and what is too large for it: a real mosquitto."""
+"""How a link to a broker ends, and what is too large for it: a real mosquitto, but for what that never says."""
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -106,3 +108,43 @@ def test_several_sinks_close_together(mosquitto: Mosquitto) -> None:
         sink.close(30.0)  # the first word holds
     assert 0.9 < time.monotonic() - start < 3
     assert [sink.dropped for sink in sinks] == [1] * 4
+
+
+class Sated(threading.Thread):
+    """A broker of MQTT 5 whose quota is used up as soon as somebody says farewell."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        self.refused = self.goodbye = False
+        self.start()
+
+    def run(self) -> None:
+        with self._server, self._server.accept()[0] as client, client.makefile("rb") as stream:
+            while head := stream.read(1):
+                length = shift = 0
+                while (byte := stream.read(1)[0]) & 0x80:
+                    length, shift = length | (byte & 0x7F) << shift, shift + 7
+                body = stream.read(length | byte << shift)
+                if head[0] >> 4 == 1:  # CONNECT
+                    client.sendall(b"\x20\x03\x00\x00\x00")
+                elif head[0] >> 4 == 3 and head[0] & 0x06:  # PUBLISH that wants to be acknowledged
+                    topic_end = 2 + int.from_bytes(body[:2], "big")
+                    farewell = b'"stopped"' in body
+                    self.refused |= farewell
+                    reason = b"\x97" if farewell else b"\x00"  # Quota exceeded
+                    client.sendall(b"\x40\x03" + body[topic_end : topic_end + 2] + reason)
+                elif head[0] >> 4 == 14:  # DISCONNECT
+                    self.goodbye = True
+
+
+def test_a_farewell_that_is_refused_for_the_moment_is_no_goodbye() -> None:
+    """The broker keeps the last will for whoever goes without one: readers learn that we are gone."""
+    broker = Sated()
+    sink = MQTTSink(parse_broker(f"mqtt://127.0.0.1:{broker.port}"), "bench", "front", backoff=QUICK)
+    assert sink.connect(PATIENCE_S)
+    sink.close()
+    broker.join(PATIENCE_S)
+    assert broker.refused
+    assert not broker.goodbye

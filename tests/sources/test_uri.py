@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edgepose.errors import EdgeposeError
-from edgepose.redact import redact
+from edgepose.redact import redact, without_secrets
 from edgepose.sources.uri import parse, sanitise
 
 GOOD = [
@@ -139,6 +139,13 @@ def test_password_is_in_no_message(uri: str) -> None:
         assert spec.redacted() == "rtsp://me:***@h/x"
     assert "w0rd" not in text
     assert "***" in text
+
+
+@pytest.mark.parametrize("user", ["cam%20admin", "DOM%2Fjoe", "joe%22"])
+def test_whatever_a_user_is_called_readers_of_topics_do_not_learn_it(user: str) -> None:
+    spec = parse(f"rtsp://{user}:pw@h/s", environ={})
+    assert spec.redacted() == f"rtsp://{user}:***@h/s"
+    assert without_secrets(f"no frame from {spec.redacted()} for 5 s") == "no frame from rtsp://h/s for 5 s"
 
 
 def test_secrets_in_the_query_are_in_no_fault() -> None:
