@@ -125,13 +125,15 @@ class TensorRTEngine:
             context.set_device_memory(*self._scratch)
         else:
             context.device_memory = self._scratch[0]
-        accepted = (
-            # TensorRT 8.6 gives profile 0 by itself to the first context alone.
-            context.set_optimization_profile_async(0, self._memory.stream),
-            context.set_input_shape("image", (rows, *lane.images.array.shape[1:])),
-            context.set_tensor_address("image", lane.image_pointer),
-            context.set_tensor_address("heatmaps", lane.heatmap_pointer),
-        )
+        accepted: tuple[Any, ...] = (False,)
+        with suppress(RuntimeError):  # how its bindings say that the profile was refused
+            accepted = (
+                # TensorRT 8.6 gives profile 0 by itself to the first context alone.
+                context.set_optimization_profile_async(0, self._memory.stream),
+                context.set_input_shape("image", (rows, *lane.images.array.shape[1:])),
+                context.set_tensor_address("image", lane.image_pointer),
+                context.set_tensor_address("heatmaps", lane.heatmap_pointer),
+            )
         if not all(accepted):
             raise self._refused(f"take {rows} images for")
         return context

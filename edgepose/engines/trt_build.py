@@ -95,7 +95,8 @@ def build(
                                 "leave out --hardware, and build on each of them")  # fmt: skip
         cache = calibration_cache or _calibration_cache(bundle, ours)
         images = _images(bundle, calibration) if mode.calibrate else None
-        calibrating = None if images is None else calibrator(trt, memory, images, cache, partial(_keep, ours))
+        keep = partial(_keep if calibration_cache is not None else _keep_if_possible, ours)
+        calibrating = None if images is None else calibrator(trt, memory, images, cache, keep)
         job = _Job(trt, bundle, content, wanted, mode, calibrating, timing_cache or _timing_cache(here))
         plan, flags = _serialised(job)
     manifest = Manifest(
@@ -161,6 +162,8 @@ def _serialised(job: _Job) -> tuple[bytes, list[str]]:
     timing = _use_timing_cache(config, job.timing_cache)
     with shown(trt, config, f"building {bundle.manual.name}"):
         plan = builder.build_serialized_network(network, config)
+    if job.calibrator is not None and job.calibrator.fault is not None:
+        raise job.calibrator.fault
     if plan is None:
         raise refused("build")
     if timing:
@@ -297,6 +300,11 @@ def _keep(ours: Origin, cache: Path, content: bytes) -> None:
         beside.write_bytes(content)
     with write_beside(_beside(cache)) as beside:
         beside.write_text(about.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def _keep_if_possible(ours: Origin, cache: Path, content: bytes) -> None:
+    with suppress(EdgeposeError):  # without it the next build looks at the crops again
+        _keep(ours, cache, content)
 
 
 def _images(bundle: Bundle, crops: NDArray[np.uint8] | None) -> NDArray[np.uint8]:

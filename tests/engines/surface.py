@@ -105,10 +105,19 @@ def _build(builder, network, config):
         monitor.phase_finish("Building")
     if calibrator is not None and calibrator.read_calibration_cache() is None:
         builder._calls.append(("batch size", (calibrator.get_batch_size(),)))
-        while calibrator.get_batch(["image"]) is not None:
+        while _called(calibrator.get_batch, ["image"]) is not None:
             builder._calls.append(("calibration batch", ()))
-        calibrator.write_calibration_cache(b"ranges")
+        _called(calibrator.write_calibration_cache, b"ranges")
     return network.__dict__["content"]
+
+
+def _called(callback, *arguments):
+    """As NVIDIA's bindings call Python: what it raises is printed, and counts as None."""
+    try:
+        return callback(*arguments)
+    except Exception as swallowed:  # noqa: BLE001 - as they do
+        print(f"[ERROR] Exception caught in {callback.__name__}(): {swallowed}")
+        return None
 
 
 def _parse(parser, content):

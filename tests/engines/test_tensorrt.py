@@ -226,6 +226,16 @@ def test_devices_and_precisions(tiny):
     assert ("Runtime.DLA_core=", (1,)) in trt.calls
 
 
+def test_a_profile_that_is_refused_is_told_in_a_sentence(tiny, monkeypatch):
+    def refuse(context, index, stream):
+        raise RuntimeError("Error in set optimization profile async.")  # as its bindings do
+
+    engine = opened(tiny, Options(), surface.module("tensorrt-8.6.1"), surface.LazyMemory())
+    monkeypatch.setitem(surface.BEHAVIOUR, ("IExecutionContext", "set_optimization_profile_async"), refuse)
+    with pytest.raises(EdgeposeError, match="tensorrt 8.6.1 cannot take 2 images for "):
+        engine.infer(images(2)[0])
+
+
 def test_a_version_that_is_too_old_is_refused(tiny):
     with pytest.raises(EdgeposeError, match=r"tensorrt 8.5.3.1 is too old; TensorRT 8.6 \(JetPack 6\)"):
         opened(tiny, Options(), surface.module("tensorrt-8.5.3"), surface.LazyMemory())
