@@ -34,6 +34,8 @@ def write_beside(path: Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         beside.chmod(0o666 & ~umask)  # mkstemp's 0600 is for secrets, not for results
+        with beside.open("rb") as written:  # else a power cut may leave the new name with nothing behind it
+            os.fsync(written.fileno())
         beside.replace(path)
     except OSError as error:
         raise EdgeposeError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import signal
 import time
 from collections.abc import Iterator
@@ -20,13 +19,16 @@ from edgepose.toml import validate
 from trainer.recipe import Recipe
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+_NEXT = "next.ckpt"  # the last one to be; it stays where a run is killed between two renamings
 
 
 class Checkpoints(Callback):
     """Saves every ``minutes``, at the end, and when training is interrupted."""
 
-    def __init__(self, folder: Path, minutes: float) -> None:
+    def __init__(self, folder: Path, minutes: float, resumed: Path | None = None) -> None:
+        """``resumed``: the checkpoint from which the run goes on. If that is not the last one, that one is damaged."""
         self._folder, self._seconds = folder, minutes * 60
+        self._whole = resumed is None or resumed.name == LAST
         self._saved = time.monotonic()
         self._step = -1
         self._stop = False
@@ -51,13 +53,14 @@ class Checkpoints(Callback):
     def _save(self, trainer: lightning.Trainer) -> None:
         if trainer.global_step == self._step:
             return
-        last, following = self._folder / LAST, self._folder / "next.ckpt"
+        last, following = self._folder / LAST, self._folder / _NEXT
         if trainer.is_global_zero:
             with write_beside(following) as beside:
                 trainer.save_checkpoint(beside)
-            if last.exists():
+            if last.exists() and self._whole:
                 last.replace(self._folder / PREVIOUS)
             following.replace(last)
+            self._whole = True
         else:
             trainer.save_checkpoint(following)  # writes nothing here, but all processes must take part
         self._saved, self._step = time.monotonic(), trainer.global_step
@@ -96,7 +99,7 @@ def read(path: Path) -> dict[str, Any]:
         raise EdgeposeError(f"checkpoint {path} does not exist; check the path")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+    except Exception as error:  # whatever a foreign file leads torch's unpickler to
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise EdgeposeError(
             f"{path} is not a whole checkpoint ({reason}); use the one before it, {PREVIOUS}"
@@ -107,9 +110,9 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def newest(folder: Path) -> Path | None:
-    """The checkpoint to resume from: the last, or the one before where the last is damaged; None if none is."""
+    """The checkpoint to resume from: the last, or where that is damaged or absent another; None if there is none."""
     faults = []
-    for name in (LAST, PREVIOUS):
+    for name in (LAST, _NEXT, PREVIOUS):
         path = folder / name
         if path.exists():
             try:

@@ -334,7 +334,7 @@ def data_clean(
     split: Annotated[str, typer.Option(help="train | dev | val | all; leave alone what you measure on.")] = "train",
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of corrected persons to this PNG.")] = None,
     engine: Annotated[str, typer.Option(help="auto | openvino | onnxruntime | tensorrt")] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0: the engine's choice.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: the engine's choice.")] = 0,
 ) -> None:
     """Find labels that a trained network contradicts: sides exchanged, joints on another limb or another person."""
     from trainer import clean as cleaner

@@ -39,6 +39,11 @@ class Teacher:
         self._mirrored = recipe.distillation.mirrored
         self._order = torch.from_numpy(self._bundle.skeleton.mirror)
 
+    @property
+    def sha256(self) -> str:
+        """Of its file."""
+        return self._bundle.sha256
+
     @torch.no_grad()
     def __call__(self, image: Tensor, size: int) -> Tensor:
         """Heatmaps [N, K, size, size] for ``image`` [N, 3, S, S], RGB 0..255.

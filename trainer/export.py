@@ -177,9 +177,10 @@ def measure(bundle: Bundle, sets: list[DataSet], root: Path | None) -> list[Accu
 
 def compare(model: nn.Module, bundle: Bundle) -> None:
     """EdgeposeError where ``bundle`` on the default engine and ``model`` on torch differ by more than TOLERANCE."""
+    plain: engines.Precision = "float32" if bundle.manual.precision == "float32" else "auto"  # of a GPU: no TF32
     width, height = bundle.manual.input_size
     images = np.random.default_rng(0).uniform(0, 255, (2, 3, height, width)).astype(np.float32)
-    engine = engines.load(bundle)
+    engine = engines.load(bundle, options=engines.Options(precision=plain))
     difference = float(np.abs(engine.infer(images) - TorchEngine(model).infer(images)).max())
     engine.close()
     if not difference <= TOLERANCE:

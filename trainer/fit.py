@@ -95,6 +95,16 @@ class PoseModule(Learner):
         refuse_difference(ours, theirs, set(type(ours).model_fields) - free, path)
         return recipe
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.teacher is not None:
+            checkpoint["teacher"] = self.teacher.sha256
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.teacher is not None and checkpoint.get("teacher", self.teacher.sha256) != self.teacher.sha256:
+            raise EdgeposeError("distillation.teacher: it is not the file that the run began with; put that back, or "
+                                "choose another --out")  # fmt: skip
+
     def on_fit_start(self) -> None:
         # A cascade's image is normalised by a module of its regression, so look everywhere.
         for module in self.model.modules():

@@ -180,7 +180,7 @@ def train(
     total = sum(s.steps for s in steps(recipe))
     on_gpu = torch.cuda.is_available()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no tips, no list of absent hardware
-    saver = checkpoints.Checkpoints(folder, recipe.checkpoint_minutes)
+    saver = checkpoints.Checkpoints(folder, recipe.checkpoint_minutes, checkpoint)
     trainer = lightning.Trainer(
         max_steps=min(max_steps or total, total),
         max_epochs=-1,  # steps alone decide: to Lightning a resumed run is in a later epoch

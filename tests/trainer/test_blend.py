@@ -84,3 +84,15 @@ def test_different_networks_and_names_are_refused(runs, tmp_path):
     with pytest.raises(EdgeposeError, match=r"a checkpoint's file name ends in \.ckpt"):
         CliRunner().invoke(app, ["blend", str(first), str(other), str(tmp_path / "b.pt")], catch_exceptions=False)
     assert [p.name for p in tmp_path.iterdir()] == ["wider"]
+
+
+def test_a_run_is_not_written_over(runs, tmp_path):
+    _, first, second = runs
+    before = second.read_bytes()
+    (tmp_path / "link.ckpt").symlink_to(second)
+    for out in (second, tmp_path / "link.ckpt"):
+        with pytest.raises(EdgeposeError, match="would be written over"):
+            blend(first, second, 0.5, out)
+    with pytest.raises(EdgeposeError, match="share nan is no number"):
+        blend(first, second, float("nan"), tmp_path / "b.ckpt")
+    assert second.read_bytes() == before

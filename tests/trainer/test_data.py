@@ -297,12 +297,17 @@ def test_crops_that_nobody_opened_for_a_month_are_removed(coco, monkeypatch, tmp
     monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path / "cache"))
     persons = load(*coco)
     kept, old = open_cache(persons, 32, 1.25).path, open_cache(persons, 40, 1.25).path
-    for path, days in ((kept, 29), (old, 31)):
+    half, running = (kept.with_name(f".crops-{name}.npy") for name in ("half", "running"))  # as a killed run leaves
+    for path in (half, running):
+        path.write_bytes(b"")
+    for path, days in ((kept, 29), (old, 31), (half, 2), (running, 0)):
         os.utime(path, (time.time() - days * 86_400,) * 2)
     open_cache(persons, 48, 1.25)
     assert kept.exists()
     assert not old.exists()
     assert not old.with_suffix(".lock").exists()
+    assert not half.exists()
+    assert running.exists()
     open_cache(persons, 32, 1.25)  # opened: it is new again
     assert time.time() - kept.stat().st_mtime < 3600
 

@@ -2,12 +2,15 @@
 
 import os
 
+import onnx
 import pytest
 import torch
 from pydantic import ValidationError
 
 from edgepose import EdgeposeError, skeletons
+from edgepose import bundle as bundles
 from tests.trainer.conftest import make_coco
+from trainer import checkpoints
 from trainer.data.module import PoseData, select
 from trainer.distil import Teacher
 from trainer.evaluate import figures, open_estimator, predict
@@ -127,6 +130,21 @@ def test_the_loss_is_the_weighted_sum(drawn, teacher, tmp_path):
     assert first(distillation={"teacher": str(teacher), "weight": 0.25}) == pytest.approx(
         0.25 * taught + 0.75 * labels, rel=1e-5
     )
+
+
+def test_a_run_does_not_go_on_with_another_teacher(drawn, teacher, tmp_path):
+    spec, root = drawn
+    mine = tmp_path / "mine.onnx"
+    mine.write_bytes(teacher.read_bytes())
+    made = recipe(spec, images=32, distillation={"teacher": str(mine)})
+    run = {"root": root, "workers": 0, "threads": 1}
+    fit(made, tmp_path / "run", **run, max_steps=2)
+    bundle = bundles.load(mine, role="pose")
+    bundles.save(onnx.load(mine), bundle.manual.model_copy(update={"description": "another"}), mine)
+    with pytest.raises(EdgeposeError, match=r"^distillation.teacher: it is not the file that the run began with"):
+        fit(made, tmp_path / "run", **run, resume=True)
+    mine.write_bytes(teacher.read_bytes())
+    assert checkpoints.read(fit(made, tmp_path / "run", **run, resume=True))["global_step"] == 4
 
 
 def test_what_cannot_teach_is_refused(drawn, teacher):

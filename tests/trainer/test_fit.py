@@ -213,8 +213,21 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_used(drawn, tmp_path
     with pytest.raises(EdgeposeError, match="is not a whole checkpoint"):
         load_best(last)
     assert checkpoints.newest(tmp_path) == tmp_path / checkpoints.PREVIOUS
+    last = fit(recipe(spec), tmp_path, root=root, workers=0, threads=1, resume=True, max_steps=6)
+    before = tmp_path / checkpoints.PREVIOUS  # not the damaged one
+    assert [checkpoints.read(path)["global_step"] for path in (last, before)] == [6, 2]
+    last.replace(tmp_path / "next.ckpt")  # killed between two renamings, with nothing good before it
+    before.write_bytes(b"")
+    assert checkpoints.newest(tmp_path) == tmp_path / "next.ckpt"
     done = fit(recipe(spec), tmp_path, root=root, workers=0, threads=1, resume=True)
     assert checkpoints.read(done)["global_step"] == 16
+
+
+@pytest.mark.parametrize("text", ["test", "head", "a checkpoint", "h\x80", "}", ""])
+def test_files_of_any_kind_are_refused_in_a_sentence(tmp_path, text):
+    (tmp_path / "x.ckpt").write_text(text)
+    with pytest.raises(EdgeposeError, match="x.ckpt is not a whole checkpoint"):
+        checkpoints.read(tmp_path / "x.ckpt")
 
 
 def test_pickles_are_not_executed(tmp_path):

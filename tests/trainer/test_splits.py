@@ -90,6 +90,26 @@ def test_a_fixed_cameras_pictures_are_not_one_group(tmp_path, monkeypatch, capsy
     assert [p.group for p in grouped.persons] == [str(i // 10) for i in range(60)]
 
 
+def test_twins_are_joined_beside_a_large_group_that_the_file_gives(tmp_path, monkeypatch):
+    """A scene with a picture more is no fixed camera, and what is alike elsewhere stays on one side."""
+    monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path / "cache"))
+    _, content = fixed_camera(tmp_path, 60)
+    rng = np.random.default_rng(4)
+    for i in range(40, 60):  # 20 others, of which the last two are one picture
+        noise = rng.integers(0, 255, (8, 9, 3), dtype=np.uint8)
+        picture = cv2.resize(noise, (180, 160), interpolation=cv2.INTER_NEAREST)
+        for name in (f"{i:02}.png", "59.png") if i == 58 else (f"{i:02}.png",) if i < 58 else ():
+            cv2.imwrite(str(tmp_path / "camera" / "images" / name), picture)
+    for image in content["images"][:39]:
+        image["group"] = "scene"
+    (tmp_path / "camera" / "annotations.json").write_text(json.dumps(content))
+    joined = join_twins(load("coco:camera/annotations.json:camera/images", tmp_path))
+    groups = {p.image.name: p.group for p in joined.persons}
+    assert groups["39.png"] == groups["00.png"]
+    assert groups["58.png"] == groups["59.png"]
+    assert len(set(groups.values())) == 1 + 18 + 1
+
+
 def test_a_few_twins_in_a_chain_are_one_group_with_the_first_name(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path / "cache"))
     seen, _ = fixed_camera(tmp_path, 12)

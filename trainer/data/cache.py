@@ -26,7 +26,7 @@ from edgepose.files import cache_dir, write_beside
 from trainer.data.persons import Person, PersonSet, read_image
 from trainer.progress import progress
 
-_KEPT = 30 * 86_400.0  # s
+_KEPT, _ABANDONED = 30 * 86_400.0, 86_400.0  # s
 MARGIN = 1.5  # cached view / network view, so that scale, rotation and shift rarely meet the edge
 
 
@@ -95,12 +95,16 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def _forget(folder: Path) -> None:
-    """Remove crops that no run has opened for a month: every change of labels or size leaves some gigabytes behind."""
-    for path in folder.glob("crops-*.npy"):
-        with suppress(OSError):  # another process was quicker, or they are somebody else's
-            if time.time() - path.stat().st_mtime > _KEPT:
-                path.unlink()
-                path.with_suffix(".lock").unlink()
+    """Remove crops that no run has opened for a month: every change of labels or size leaves some gigabytes behind.
+
+    And those that a run was killed over, a day ago or more.
+    """
+    for pattern, age in (("crops-*.npy", _KEPT), (".crops-*.npy", _ABANDONED)):
+        for path in folder.glob(pattern):
+            with suppress(OSError):  # another process was quicker, or they are somebody else's
+                if time.time() - path.stat().st_mtime > age:
+                    path.unlink()
+                    path.with_suffix(".lock").unlink()
 
 
 def _cut(persons: PersonSet, affines: NDArray[np.float64], side: int, path: Path) -> None:
