@@ -2,7 +2,7 @@
 
 A group's side follows from a hash of the set's name and its own, so adding groups moves nobody else. Images of a set
 that are near-duplicates of each other (perceptual hash) are joined into one group first, named after its first member.
-But all pictures of one fixed camera look alike, whoever stands in them: where more than a third of a set would be one
+But all pictures of one fixed camera look alike, whoever stands in them: where more than a third of a set would join one
 group nothing is joined, and it is said.
 """
 
