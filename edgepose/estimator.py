@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Protocol
 
@@ -22,7 +22,7 @@ from edgepose.crops import apply, apply_covariance, crop_affine, invert, to_inpu
 from edgepose.engines import Engine
 from edgepose.engines.pipelined import Begun
 from edgepose.errors import EdgeposeError
-from edgepose.heatmaps import Decoder, cells_to_input
+from edgepose.heatmaps import Decoder, cells_to_input, input_to_cells
 from edgepose.picture import Picture
 from edgepose.upright import LEAN, SOMEBODY, box_upright, lean, second_counts
 
@@ -69,6 +69,7 @@ class _Batch:
     crops: Sequence[Crop]
     affines: list[NDArray[np.float64]]  # each [2, 3], from image to input pixels
     heatmaps: Callable[[], NDArray[np.float32]]  # waits for them
+    expected: NDArray[np.float64] | None = None  # [N, K, 2] where joints should be, in cells
 
 
 class Estimator:
@@ -107,32 +108,46 @@ class Estimator:
         pictures: Sequence[Picture],
         boxes: Sequence[NDArray[np.floating]],
         timer: StageTimer = untimed,
+        *,
+        expected: Sequence[NDArray[np.floating]] | None = None,
     ) -> list[Poses]:
-        """Joints of the persons in the boxes [N_i, 4] of each picture; all of them are one batch."""
-        return self._finish(self._cut(pictures, boxes, timer, ahead=False), boxes, timer)
+        """Joints of the persons in the boxes [N_i, 4] of each picture; all of them are one batch.
+
+        ``expected`` [N_i, K, 2]: where each joint should be, in image pixels, NaN where that is not known; see
+        :class:`edgepose.heatmaps.Decoder`.
+        """
+        return self._finish(self._cut(pictures, boxes, timer, expected, ahead=False), boxes, timer)
 
     def begin_all(
         self,
         pictures: Sequence[Picture],
         boxes: Sequence[NDArray[np.floating]],
         timer: StageTimer = untimed,
+        *,
+        expected: Sequence[NDArray[np.floating]] | None = None,
     ) -> Callable[[], list[Poses]]:
         """As ``estimate_all``, but what it returns waits for the joints; the engine runs meanwhile, if it can.
 
         Others may be begun, or estimated, before that.
         """
-        return partial(self._finish, self._cut(pictures, boxes, timer, ahead=True), boxes, timer)
+        return partial(self._finish, self._cut(pictures, boxes, timer, expected, ahead=True), boxes, timer)
 
     def _cut(
         self,
         pictures: Sequence[Picture],
         boxes: Sequence[NDArray[np.floating]],
         timer: StageTimer,
+        expected: Sequence[NDArray[np.floating]] | None,
         *,
         ahead: bool,
     ) -> _Batch | None:
         crops = [(picture, box) for picture, own in zip(pictures, boxes, strict=True) for box in own]
-        return self._batch(crops, np.zeros(len(crops)), timer, ahead=ahead)
+        batch = self._batch(crops, np.zeros(len(crops)), timer, ahead=ahead)
+        if batch is None or expected is None:
+            return batch
+        joints = (person for own in expected for person in own)
+        seen = [apply(affine, person) for affine, person in zip(batch.affines, joints, strict=True)]
+        return replace(batch, expected=input_to_cells(np.stack(seen), self.manual.stride))
 
     def _finish(self, batch: _Batch | None, boxes: Sequence[NDArray[np.floating]], timer: StageTimer) -> list[Poses]:
         """The poses in each picture, whose ``boxes`` [N_i, 4] the batch was cut by."""
@@ -192,7 +207,7 @@ class Estimator:
         with timer("infer"):
             heatmaps = batch.heatmaps()
         with timer("decode heatmaps"):
-            decoded = self._decoder(heatmaps)
+            decoded = self._decoder(heatmaps, batch.expected)
             if not np.isfinite(decoded.peak).all():  # the largest cell of a map with a NaN is that NaN
                 raise EdgeposeError(f"engine {self.engine.name} gave no numbers for model {self.manual.name} in "
                                     f"{self.engine.precision}; try another --precision or --engine")  # fmt: skip

@@ -33,6 +33,9 @@ METHODS: tuple[str, ...] = get_args(Method)
 _SMOOTHED = 2  # cells either side of the peak whose smoothed value the expansion needs
 _SAME = 1  # cells between the peaks of a left-right pair up to which they count as one place
 _APART = 4  # cells around a peak in which no second peak is looked for
+_CLOSE = 2  # as _SAME, of a pair whose joints are expected further from each other than _APART
+_NEAR = 3  # cells around where a joint is expected in which its peak is looked for
+_NEARLY = 0.5  # share of the largest peak's height that makes up for being where the joint is expected
 _EPSILON = 1e-10  # keeps the logarithm finite, as in the paper's code
 
 
@@ -121,8 +124,12 @@ class Decoder:
             np.zeros((batch, self.joints, 2)), np.zeros((batch, self.joints)), np.zeros((batch, self.joints, 3))
         )
 
-    def __call__(self, heatmaps: NDArray[np.float32]) -> Joints:
-        """Decode ``heatmaps`` [N, K, h, w]; the result is valid until the next call."""
+    def __call__(self, heatmaps: NDArray[np.float32], expected: Floats | None = None) -> Joints:
+        """Decode ``heatmaps`` [N, K, h, w]; the result is valid until the next call.
+
+        ``expected`` [N, K, 2]: where each joint should be, in cells, as far as that is known: NaN elsewhere. It tells
+        left and right apart, too.
+        """
         n = heatmaps.shape[0]
         if heatmaps.shape[1:] != (self.joints, self.height, self.width):
             raise ValueError(f"heatmaps {heatmaps.shape} do not fit a decoder for "
@@ -137,7 +144,9 @@ class Decoder:
         np.argmax(flat, axis=1, out=self._best[:m])
         np.floor_divide(self._best[:m], self.width, out=self._y[:m])
         np.remainder(self._best[:m], self.width, out=self._x[:m])
-        for a, b in self._together(n):
+        if expected is not None:
+            self._part(flat, n, expected.reshape(m, 2))
+        for a, b in self._together(n, _SAME):
             self._separate(flat, a, b)
         xy[:, 0], xy[:, 1] = self._x[:m], self._y[:m]
         patch = self._gather(flat, m)
@@ -150,12 +159,41 @@ class Decoder:
         self._spread(patch, xy, result.covariance.reshape(m, 3), m)
         return result
 
-    def _together(self, n: int) -> Iterator[tuple[int, int]]:
-        """The left-right pairs of the first ``n`` crops whose maps peak at one place, as rows."""
+    def _part(self, flat: NDArray[np.float32], n: int, expected: Floats) -> None:
+        """Where a left-right pair peaks at one place and is ``expected`` [M, 2] at two, let one take a peak at its own.
+
+        Of two that can it is the one that gives up less.
+        """
+        for pair in self._together(n, _CLOSE):
+            if not np.abs(expected[pair[0]] - expected[pair[1]]).max() > _APART:  # nor where it is not known: NaN
+                continue
+            found = [peak for row in pair if (peak := self._peak_near(flat, row, expected[row])) is not None]
+            share, row, x, y = max(found, default=(0.0, 0, 0, 0))
+            if share >= _NEARLY:
+                self._best[row], self._x[row], self._y[row] = y * self.width + x, x, y
+
+    def _peak_near(self, flat: NDArray[np.float32], row: int, place: Floats) -> tuple[float, int, int, int] | None:
+        """A peak near ``place`` [2] but the largest: its share of that one's height, the row, and its x and y."""
+        x, y = (int(v) for v in np.rint(place))
+        if max(abs(x - int(self._x[row])), abs(y - int(self._y[row]))) <= _NEAR:
+            return None
+        heatmap = flat[row].reshape(self.height, self.width)
+        left, top = max(x - _NEAR, 0), max(y - _NEAR, 0)
+        window = heatmap[top : max(y + _NEAR + 1, 0), left : max(x + _NEAR + 1, 0)]
+        if not window.size:
+            return None
+        down, across = divmod(int(window.argmax()), window.shape[1])
+        x, y = left + across, top + down
+        if heatmap[y, x] < heatmap[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].max():  # the flank of another
+            return None
+        return float(heatmap[y, x] / flat[row, self._best[row]]), row, x, y
+
+    def _together(self, n: int, most: int) -> Iterator[tuple[int, int]]:
+        """The left-right pairs of the first ``n`` crops whose maps peak ``most`` cells apart, as rows."""
         if len(self._pairs):
             a, b = np.moveaxis(self._pairs + np.arange(n)[:, None, None] * self.joints, -1, 0)
             x, y = self._x, self._y
-            same = (np.abs(x[a] - x[b]) <= _SAME) & (np.abs(y[a] - y[b]) <= _SAME)
+            same = (np.abs(x[a] - x[b]) <= most) & (np.abs(y[a] - y[b]) <= most)
             yield from zip(a[same].tolist(), b[same].tolist(), strict=True)
 
     def _separate(self, flat: NDArray[np.float32], a: int, b: int) -> None:

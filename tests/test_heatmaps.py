@@ -131,6 +131,36 @@ def test_joints_that_lie_on_each_other_stay():
     assert np.allclose(xy, [[6, 8], [6, 8]], atol=0.1)
 
 
+@pytest.mark.parametrize(
+    ("second", "expected", "found"),
+    [
+        (0.6, [[18.4, 8], [6, 7.6]], [[18, 8], [6, 8]]),
+        (0.6, [[6, 8], [17, 9]], [[6, 8], [18, 8]]),  # whichever is not where it should be
+        (0.4, [[18, 8], [6, 8]], [[6, 8], [6, 8]]),  # too weak, and they may have met
+        (0.6, [[9, 8], [6, 8]], [[6, 8], [6, 8]]),  # expected to meet
+        (0.6, [[12, 8], [6, 8]], [[6, 8], [6, 8]]),  # there is no peak, only the flanks of two
+        (0.6, [[14, 18], [6, 8]], [[6, 8], [6, 8]]),
+        (0.6, [[80, -40], [6, 8]], [[6, 8], [6, 8]]),  # beside the map
+        (0.6, [[np.nan, np.nan], [6, 8]], [[6, 8], [6, 8]]),
+    ],
+)
+def test_where_joints_were_keeps_left_and_right_apart(second, expected, found):
+    """Both maps peak at one ankle, and both ankles were seen a moment ago."""
+    maps = two_peaks((6, 8), [(18, 8, second), (18, 8, second)])
+    decoder = Decoder(2, (24, 24), mirror=MIRROR, mirror_ratio=0.85)
+    decoded = decoder(maps, np.array([expected], float))
+    assert np.allclose(decoded.xy[0], found, atol=0.1)
+    moved = np.any(np.array(found) != [6, 8], axis=1)
+    assert np.allclose(decoded.peak[0], np.where(moved, second, 1.0), atol=1e-3)
+    assert np.allclose(decoder(maps).xy[0], [[6, 8], [6, 8]], atol=0.1)
+
+
+def test_of_a_pair_in_two_wrong_places_the_likelier_moves():
+    maps = two_peaks((12, 8), [(20, 8, 0.6), (4, 8, 0.8)])
+    decoder = Decoder(2, (24, 24), mirror=MIRROR, mirror_ratio=0.85)
+    assert np.allclose(decoder(maps, np.array([[[20.0, 8], [4, 8]]])).xy[0], [[12, 8], [4, 8]], atol=0.1)
+
+
 def test_batches_grow_and_shrink(centres):
     maps = gaussians(centres, 2.0)
     decoder = Decoder(16, (SIZE, SIZE))

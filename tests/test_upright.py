@@ -147,6 +147,26 @@ def drawn(places, peak):
     return np.float32(peak * np.array(maps))[None]
 
 
+def test_where_joints_should_be_is_told_in_pixels_of_the_picture():
+    """Both knees' maps peak at the left one; where they were a moment ago tells that the right one stands elsewhere."""
+    skeleton = SKELETONS["mpii16"]
+    left, right = skeleton.index("left_knee"), skeleton.index("right_knee")
+    maps = drawn(np.tile([3.0, 8], (16, 1)), 0.9)
+    maps[0, right] += drawn(np.tile([12.0, 8], (16, 1)), 0.6)[0, right]
+    manual = tiny_manual()
+    manual = manual.model_copy(update={"decode": manual.decode.model_copy(update={"mirror_ratio": 0.7})})
+    image, box = np.zeros((100, 100, 3), np.uint8), np.array([[10.0, 20, 60, 90]])
+    alone = Estimator(Scripted(maps), manual).estimate(image, box)
+    assert np.allclose(alone.joints[0, left], alone.joints[0, right])
+    expected = np.full((1, 16, 2), np.nan)
+    expected[0, left] = alone.joints[0, left] + [2, 0]
+    expected[0, right] = alone.joints[0, left] + [45, -3]  # 9 cells to the right, of 5.5 pixels each
+    (found,) = Estimator(Scripted(maps), manual).estimate_all([image], [box], expected=[expected])
+    assert np.allclose(found.joints[0, left], alone.joints[0, left])
+    assert 40 < found.joints[0, right, 0] - found.joints[0, left, 0] < 60
+    assert found.scores[0, right] < found.scores[0, left]
+
+
 def test_an_ellipse_turns_with_its_crop():
     """Who lies is seen upright in the second look: what is broad downwards there is broad along the body's length."""
     skeleton = SKELETONS["mpii16"]

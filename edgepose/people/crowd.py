@@ -112,11 +112,14 @@ class Everybody:
 
     def update(self, frames: Sequence[Frame], timer: StageTimer = untimed) -> list[People]:
         """See :class:`Crowd`; the crops of all frames are one batch."""
-        return self._people(frames, self._estimator.estimate_all(*self._crops(frames, timer), timer), timer)
+        pictures, boxes, expected = self._crops(frames, timer)
+        poses = self._estimator.estimate_all(pictures, boxes, timer, expected=expected)
+        return self._people(frames, poses, timer)
 
     def begin(self, frames: Sequence[Frame], timer: StageTimer = untimed) -> Callable[[], list[People]]:
         """See :class:`Crowd`."""
-        answer = self._estimator.begin_all(*self._crops(frames, timer, ahead=True), timer)
+        pictures, boxes, expected = self._crops(frames, timer, ahead=True)
+        answer = self._estimator.begin_all(pictures, boxes, timer, expected=expected)
         return lambda: self._people(frames, answer(), timer)
 
     def calm(self, frames: Sequence[Frame]) -> bool:
@@ -131,8 +134,8 @@ class Everybody:
 
     def _crops(
         self, frames: Sequence[Frame], timer: StageTimer, *, ahead: bool = False
-    ) -> tuple[list[Picture], list[NDArray[np.float64]]]:
-        """The pictures of ``frames``, and the boxes to estimate in each.
+    ) -> tuple[list[Picture], list[NDArray[np.float64]], list[NDArray[np.float64]]]:
+        """The pictures of ``frames``, the boxes to estimate in each, and where their joints should be.
 
         Where nobody is lost the finder looks beside the pose network, and what it sees counts for the camera's next
         frame: with a core of its own, or on a GPU, looking costs the loop next to no time. Where one film's frames are
@@ -148,7 +151,8 @@ class Everybody:
         if waiting and self._beside is None:
             self._beside = self._begin(min(waiting, key=lambda frame: self._looked[frame.camera]), timer)
         with timer("follow"):
-            return [f.picture for f in frames], [self._trackers[f.camera].boxes(f.acquired_ns) for f in frames]
+            boxes = [self._trackers[f.camera].boxes(f.acquired_ns) for f in frames]
+            return [f.picture for f in frames], boxes, [self._trackers[f.camera].expected() for f in frames]
 
     def _people(self, frames: Sequence[Frame], poses: Sequence[Poses], timer: StageTimer) -> list[People]:
         with timer("follow"):

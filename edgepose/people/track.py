@@ -16,6 +16,7 @@ State = Literal["tentative", "confirmed", "lost", "gone"]
 
 SMOOTHING = 0.15  # seconds over which velocity is averaged
 RESHAPING = 0.15  # seconds in which the crop takes on the shape of the joints
+EXPECTED = 0.25  # seconds for which a joint is expected where it was, moved on with the body
 MEMORY = 1.0  # seconds for which an unsure joint is carried along
 DAMPING = 1.5  # seconds in which an unseen person is thought to stop; prediction never goes further than this
 FASTEST = 3.0  # box heights (longer sides) per second: a sprint
@@ -53,6 +54,11 @@ class Track:
         shift = self.velocity * DAMPING * (1 - math.exp(-unseen / DAMPING))
         self.crop = self.box + np.concatenate([shift, shift])
         self.ahead = self.joints + shift
+
+    def expected(self, now_ns: int) -> NDArray[np.float64]:
+        """Where each joint that was sure a moment ago should be in the present frame [K, 2]; NaN where unknown."""
+        fresh = (self.sure_ns == self.seen_ns) & (now_ns - self.seen_ns <= EXPECTED * 1e9)
+        return np.where(fresh[:, None], self.ahead, np.nan)
 
     def place(self, box: NDArray[np.float64]) -> None:
         """In the present frame the person is in ``box`` [4], not where it was predicted."""

@@ -200,6 +200,11 @@ class Tracker:
         self._asked.append(_Asked(acquired_ns, now_ns, changes))
         return self._crops()
 
+    def expected(self) -> NDArray[np.float64]:
+        """Where the joints [N, K, 2] in the ``boxes`` asked for last should be, pixels; NaN where that is not known."""
+        now_ns = self._last_ns
+        return np.array([track.expected(now_ns) for track in self._tracks]).reshape(-1, len(self._k), 2)
+
     @staticmethod
     def _change(
         track: Track, crop: NDArray[np.float64], ahead: NDArray[np.float64]

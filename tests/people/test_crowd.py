@@ -45,6 +45,7 @@ class Seeing:
         self.batches = []  # crops per image of each batch
         self.looks = Counter()
         self.turned = []  # (scene, whether that look was turned)
+        self.expected = []  # where joints should be, of each batch
 
     def of(self, image):
         return self.scenes[int(image[0, 0, 0])]
@@ -52,10 +53,11 @@ class Seeing:
     def estimate(self, image, boxes, timer=None):
         return self.estimate_all([image], [boxes])[0]
 
-    def estimate_all(self, images, boxes, timer=None):
-        return self.begin_all(images, boxes)()
+    def estimate_all(self, images, boxes, timer=None, *, expected=None):
+        return self.begin_all(images, boxes, expected=expected)()
 
-    def begin_all(self, images, boxes, timer=None):
+    def begin_all(self, images, boxes, timer=None, *, expected=None):
+        self.expected.append(expected)
         self.batches.append([len(b) for b in boxes])
         found = [self._answers(self.of(image), own) for image, own in zip(images, boxes, strict=True)]
         return lambda: found
@@ -112,6 +114,8 @@ def test_the_crops_of_all_cameras_are_one_batch():
     seen = film(everybody(seeing, {c: Regions() for c in cameras}), cameras)
     assert seeing.batches == [[2, 1, 0]] * 10
     assert [len(seen[c][-1]) for c in cameras] == [2, 1, 0]
+    for name, there in zip(cameras, seeing.expected[-1], strict=True):  # where joints should be, who stands
+        np.testing.assert_allclose(there, seen[name][-1].poses.joints, atol=1e-6)
     for name, people in zip(cameras, seeing.scenes, strict=True):
         joints = seen[name][-1].poses.joints
         assert sorted(map(tuple, joints.mean(axis=1).round(6))) == sorted(

@@ -6,6 +6,7 @@ import pytest
 from edgepose.crops import box_of_joints
 from edgepose.estimator import Poses
 from edgepose.people.association import iou
+from edgepose.people.follow import CONFIDENT
 from edgepose.people.tracker import Following, Tracker
 from edgepose.skeletons import LSP14, MPII16
 from tests.people.identity import hota, idf1, switches
@@ -219,6 +220,25 @@ def followed(world, view, times, **settings):
         people = tracker.update(world.estimate(view, tracker.boxes(now)), now)
     assert len(people) == len(view.boxes)
     return tracker, people
+
+
+def test_joints_that_were_sure_a_moment_ago_are_expected_where_the_body_goes():
+    world = World([Person("A", walk(300, 240))], **QUIET)
+    tracker = new()
+    tracker.found(world.view(0).boxes, np.ones(1))
+    sure, apart = np.zeros(16, bool), []
+    for now in range(0, 2 * SECOND, SECOND // 30):
+        answers = world.estimate(world.view(now / SECOND), tracker.boxes(now))
+        expected = tracker.expected()[0]
+        assert np.isfinite(expected).all(axis=1).tolist() == sure.tolist()
+        apart += (expected - answers.joints[0])[sure, 0].tolist()
+        sure = answers.scores[0] >= CONFIDENT
+        tracker.update(answers, now)
+    assert sure.sum() > 8
+    assert abs(np.median(apart[len(apart) // 2 :])) < 1.5  # it walks 8 pixels a frame
+    for later, known in ((SECOND // 5, sure), (SECOND // 2, np.zeros(16, bool))):
+        tracker.boxes(now + later)
+        assert np.isfinite(tracker.expected()[0]).all(axis=1).tolist() == known.tolist()
 
 
 def test_answers_that_changed_places_are_changed_back():
