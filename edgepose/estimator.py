@@ -99,9 +99,16 @@ class Estimator:
         self._crop = np.zeros((height, width, 3), dtype=np.uint8)
         self._spread = np.asarray(manual.covariance_scale, dtype=np.float64)
 
-    def estimate(self, picture: Picture, boxes: NDArray[np.floating], timer: StageTimer = untimed) -> Poses:
+    def estimate(
+        self,
+        picture: Picture,
+        boxes: NDArray[np.floating],
+        timer: StageTimer = untimed,
+        *,
+        expected: NDArray[np.floating] | None = None,
+    ) -> Poses:
         """Joints of the persons in ``boxes`` [N, 4] of a ``picture`` [H, W, 3], such as a BGR array; one batch."""
-        return self.estimate_all([picture], [boxes], timer)[0]
+        return self.estimate_all([picture], [boxes], timer, expected=None if expected is None else [expected])[0]
 
     def estimate_all(
         self,

@@ -32,10 +32,11 @@ class SinglePerson:
         self._count = 0
         self._unseen = 0
         self._box: NDArray[np.float64] | None = None
+        self._joints: NDArray[np.float64] | None = None  # [1, K, 2] of the frame before, NaN where they were not sure
 
     def forget(self) -> None:
         """Whoever was followed is gone; search anew."""
-        self._box = None
+        self._box = self._joints = None
         self._search.restart()
 
     def update(self, picture: Picture, timer: StageTimer = untimed, counts: Counts = anywhere) -> People:
@@ -46,8 +47,9 @@ class SinglePerson:
                 return self._nobody()
             self._count += 1
             self._unseen = 0
-        poses = self._estimator.estimate(picture, self._box[None], timer)
+        poses = self._estimator.estimate(picture, self._box[None], timer, expected=self._joints)
         seen = poses.person_scores[0] >= KEEP
+        self._joints = np.where(poses.scores[..., None] >= CONFIDENT, poses.joints, np.nan) if seen else None
         if seen:
             self._box = self._next_box(poses, self._box)
         if not seen or not counts(self._box):

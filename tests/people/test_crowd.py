@@ -50,7 +50,7 @@ class Seeing:
     def of(self, image):
         return self.scenes[int(image[0, 0, 0])]
 
-    def estimate(self, image, boxes, timer=None):
+    def estimate(self, image, boxes, timer=None, *, expected=None):
         return self.estimate_all([image], [boxes])[0]
 
     def estimate_all(self, images, boxes, timer=None, *, expected=None):

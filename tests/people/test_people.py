@@ -27,11 +27,12 @@ class Seeing:
         self.manual = tiny_manual()
         self.person = None  # joints [16, 2] in image pixels, or nobody
         self.crops = 0
+        self.expected = None  # where joints should be, as told last
 
-    def estimate(self, image, boxes, timer=None):
+    def estimate(self, image, boxes, timer=None, *, expected=None):
         n = len(boxes)
         joints, scores = np.zeros((n, 16, 2)), np.full((n, 16), 0.02)
-        self.crops += n
+        self.crops, self.expected = self.crops + n, expected
         for i, box in enumerate(boxes):
             joints[i] = np.mean([box[:2], box[2:]], axis=0)
             if self.person is None:
@@ -91,7 +92,13 @@ def test_a_walking_person_keeps_its_id_and_costs_one_crop_a_frame():
     for step in range(60):
         seeing.person = place(50 + 6 * step, 80, 300)
         assert tracker.update(IMAGE).ids == ["run-1"]
+        if step:
+            np.testing.assert_allclose(seeing.expected[0], place(50 + 6 * (step - 1), 80, 300))
     assert seeing.crops == 60
+    seeing.person = None
+    for unseen in range(2):
+        tracker.update(IMAGE)
+        assert (seeing.expected is None) == (unseen > 0)
 
 
 def test_a_lost_person_is_searched_again_and_ids_never_come_back():
