@@ -35,7 +35,7 @@ _SAME = 1  # cells between the peaks of a left-right pair up to which they count
 _APART = 4  # cells around a peak in which no second peak is looked for
 _CLOSE = 2  # as _SAME, of a pair whose joints are expected further from each other than _APART
 _NEAR = 3  # cells around where a joint is expected in which its peak is looked for
-_NEARLY = 0.5  # share of the largest peak's height that makes up for being where the joint is expected
+_NEARLY = 0.5  # share of the largest peak's height that is enough where the joint is expected
 _EPSILON = 1e-10  # keeps the logarithm finite, as in the paper's code
 
 
@@ -47,7 +47,7 @@ class Joints:
     """
 
     xy: NDArray[np.float64]  # [N, K, 2]
-    peak: NDArray[np.float64]  # [N, K] the heatmap's largest value: the raw score
+    peak: NDArray[np.float64]  # [N, K] the heatmap's value at the peak that was taken: the raw score
     covariance: NDArray[np.float64]  # [N, K, 3] var_x, cov_xy, var_y in cells squared
 
 
@@ -128,7 +128,7 @@ class Decoder:
         """Decode ``heatmaps`` [N, K, h, w]; the result is valid until the next call.
 
         ``expected`` [N, K, 2]: where each joint should be, in cells, as far as that is known: NaN elsewhere. It tells
-        left and right apart, too.
+        left and right apart, too, where ``mirror_ratio`` does.
         """
         n = heatmaps.shape[0]
         if heatmaps.shape[1:] != (self.joints, self.height, self.width):
@@ -174,8 +174,9 @@ class Decoder:
 
     def _peak_near(self, flat: NDArray[np.float32], row: int, place: Floats) -> tuple[float, int, int, int] | None:
         """A peak near ``place`` [2] but the largest: its share of that one's height, the row, and its x and y."""
+        largest = float(flat[row, self._best[row]])
         x, y = (int(v) for v in np.rint(place))
-        if max(abs(x - int(self._x[row])), abs(y - int(self._y[row]))) <= _NEAR:
+        if not largest > 0 or max(abs(x - int(self._x[row])), abs(y - int(self._y[row]))) <= _NEAR:
             return None
         heatmap = flat[row].reshape(self.height, self.width)
         left, top = max(x - _NEAR, 0), max(y - _NEAR, 0)
@@ -186,10 +187,10 @@ class Decoder:
         x, y = left + across, top + down
         if heatmap[y, x] < heatmap[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].max():  # the flank of another
             return None
-        return float(heatmap[y, x] / flat[row, self._best[row]]), row, x, y
+        return float(heatmap[y, x]) / largest, row, x, y
 
     def _together(self, n: int, most: int) -> Iterator[tuple[int, int]]:
-        """The left-right pairs of the first ``n`` crops whose maps peak ``most`` cells apart, as rows."""
+        """The left-right pairs of the first ``n`` crops whose maps peak ``most`` cells apart at most, as rows."""
         if len(self._pairs):
             a, b = np.moveaxis(self._pairs + np.arange(n)[:, None, None] * self.joints, -1, 0)
             x, y = self._x, self._y

@@ -155,6 +155,12 @@ def test_where_joints_were_keeps_left_and_right_apart(second, expected, found):
     assert np.allclose(decoder(maps).xy[0], [[6, 8], [6, 8]], atol=0.1)
 
 
+def test_maps_without_a_peak_move_nothing():
+    decoder = Decoder(2, (24, 24), mirror=MIRROR, mirror_ratio=0.85)
+    for maps in (np.zeros((1, 2, 24, 24), np.float32), two_peaks((6, 8), [(18, 8, 0.6)] * 2) - 2):
+        assert np.allclose(decoder(maps, np.array([[[18.0, 8], [6, 8]]])).xy, decoder(maps).xy)
+
+
 def test_of_a_pair_in_two_wrong_places_the_likelier_moves():
     maps = two_peaks((12, 8), [(20, 8, 0.6), (4, 8, 0.8)])
     decoder = Decoder(2, (24, 24), mirror=MIRROR, mirror_ratio=0.85)

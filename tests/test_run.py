@@ -229,7 +229,7 @@ def test_a_signal_ends_a_run_that_waits_for_its_camera(tiny, tmp_path):
 def test_a_second_signal_a_while_later_kills(tiny):
     """As where the first waits for something that never ends."""
     script = (
-        "import time; from edgepose.app import stopping_on_signals, threads_beside\n"
+        "import time; from edgepose.app import stopping_on_signals\n"
         "with stopping_on_signals() as stopper:\n    print('ready', flush=True)\n    time.sleep(60); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as child:
@@ -244,7 +244,7 @@ def test_a_second_signal_a_while_later_kills(tiny):
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes process 1 of a container")
 def test_a_second_signal_ends_process_1_too():
     script = (
-        "import os, signal, time; from edgepose.app import stopping_on_signals, threads_beside\n"
+        "import os, signal, time; from edgepose.app import stopping_on_signals\n"
         "with stopping_on_signals():\n    os.kill(1, signal.SIGTERM); time.sleep(1); os.kill(1, signal.SIGTERM)\n"
         "    time.sleep(60)"
     )
@@ -474,8 +474,6 @@ def test_sources_lists_without_a_camera():
 
 
 @pytest.mark.parametrize(("threads", "beside"), [(0, 4), (1, 1), (2, 1), (8, 4)])
-def test_the_finder_has_fewer_threads_than_the_pose_network(
-    monkeypatch: pytest.MonkeyPatch, threads: int, beside: int
-) -> None:
+def test_the_finder_has_half_of_the_threads_or_one(monkeypatch: pytest.MonkeyPatch, threads: int, beside: int) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
     assert threads_beside(threads) == beside

@@ -6,7 +6,6 @@ the gain at little of the loss, and at no cost when they run.
 
 from __future__ import annotations
 
-import math
 from io import BytesIO
 from pathlib import Path
 
@@ -22,11 +21,12 @@ def blend(first: Path, second: Path, share: float, out: Path) -> None:
     """Write (1 - a) theta_1 + a theta_2, a being ``share`` (section 3, weight-space ensembling), as a checkpoint.
 
     It has the second's recipe. theta are the best weights, with the statistics of batch norms; nothing can be resumed
-    from it. EdgeposeError: a checkpoint that cannot be read, two of different networks, or ``out`` is one of the two.
+    from it. EdgeposeError: a checkpoint that cannot be read, two of different networks, no share, or ``out``
+    is one of the two.
     """
     if real_path(str(out)) in (real_path(str(first)), real_path(str(second))):
         raise EdgeposeError(f"{out} would be written over, and a run that can be resumed be lost; name another file")
-    if not math.isfinite(share):
+    if not 0 <= share <= 1:
         raise EdgeposeError(f"share {share} is no number from 0 to 1; give one")
     (before, earlier), (recipe, later) = load_best(first), load_best(second)
     old, new = earlier.state_dict(), later.state_dict()

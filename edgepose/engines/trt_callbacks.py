@@ -27,7 +27,7 @@ CALIBRATION_BATCH = 8  # crops that the calibrator is given at once
 def shown(trt: Any, config: Any, what: str) -> Iterator[None]:
     """Show a build on the terminal: bars by phase where ``trt`` reports progress, else one that only moves.
 
-    A Ctrl-C during the build cancels it, where ``trt`` lets it, and is raised at its end; a second one kills.
+    A Ctrl-C during the build cancels it, where ``trt`` lets it, and is raised at its end; a later one ends the process.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -55,6 +55,7 @@ def _ctrl_c_noted() -> Iterator[threading.Event]:
         if pressed.is_set():
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+            os._exit(128 + number)  # process 1 of a container is spared by signals that it does not handle
         pressed.set()
 
     ours = threading.current_thread() is threading.main_thread()

@@ -25,6 +25,7 @@ from edgepose.people.regions import Regions, keep, select
 from edgepose.people.sides import Sides
 from edgepose.people.smooth import smoother
 from edgepose.people.steady import Pace, Steady
+from edgepose.people.track import EXPECTED
 from edgepose.people.tracker import Following, Tracker
 from edgepose.picture import Picture
 from edgepose.skeletons import Skeleton
@@ -259,6 +260,7 @@ class OneEach:
         self._steady = {name: Steady() for name in regions}
         self._pace = {name: Pace() for name in regions}
         self._sizes: dict[str, tuple[int, int]] = {}  # camera -> width and height of its last frame, pixels
+        self._last_ns: dict[str, int] = {}  # camera -> when its last frame was taken, steady
 
     def begin(self, frames: Sequence[Frame], timer: StageTimer = untimed) -> Callable[[], list[People]]:
         """See :class:`Crowd`; nothing runs before it is waited for."""
@@ -282,8 +284,10 @@ class OneEach:
             if self._pace[frame.camera].away(now_ns, Following.patience) or resized:
                 self._single[frame.camera].forget()
             self._sizes[frame.camera] = size
+            soon = now_ns - self._last_ns.get(frame.camera, now_ns) <= EXPECTED * 1e9
+            self._last_ns[frame.camera] = now_ns
             counts = partial(_counts, self._regions[frame.camera], size)
-            people = self._single[frame.camera].update(frame.picture, timer, counts)
+            people = self._single[frame.camera].update(frame.picture, timer, counts, soon=soon)
             found.append(self._motions[frame.camera].follow(people, frame.acquired_ns))
         return found
 

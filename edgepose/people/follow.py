@@ -39,15 +39,20 @@ class SinglePerson:
         self._box = self._joints = None
         self._search.restart()
 
-    def update(self, picture: Picture, timer: StageTimer = untimed, counts: Counts = anywhere) -> People:
-        """The person in the next frame's ``picture`` [H, W, 3], if there is one who ``counts``."""
+    def update(
+        self, picture: Picture, timer: StageTimer = untimed, counts: Counts = anywhere, *, soon: bool = True
+    ) -> People:
+        """The person in the next frame's ``picture`` [H, W, 3], if there is one who ``counts``.
+
+        ``soon``: it was taken so soon after the last one that joints are about where they were.
+        """
         if self._box is None:
             self._box = self._search.look(picture, timer, counts)
             if self._box is None:
                 return self._nobody()
             self._count += 1
             self._unseen = 0
-        poses = self._estimator.estimate(picture, self._box[None], timer, expected=self._joints)
+        poses = self._estimator.estimate(picture, self._box[None], timer, expected=self._joints if soon else None)
         seen = poses.person_scores[0] >= KEEP
         self._joints = np.where(poses.scores[..., None] >= CONFIDENT, poses.joints, np.nan) if seen else None
         if seen:

@@ -1,7 +1,8 @@
 """Everybody in one camera, followed: which crops to look at next, and who was seen in them.
 
 No engine, no clock and no camera in here. Per frame: ``found`` if the finder looked at the last one; ``wants_finder``,
-and if it did ``found`` if the finder looked at this one, which then counts alone; ``boxes``; ``wants_looks``, and
+and if it did ``found`` if the finder looked at this one, which then counts alone; ``boxes``, and at once after it
+``expected``; ``wants_looks``, and
 ``update`` with looks if it did. A frame's ``boxes`` may be asked for before the ``update`` of the one before it: see
 ``calm``.
 Where frames' times run backwards, as after a clock was set, no time passes.

@@ -4,7 +4,7 @@
 
 Counted are the frames in which somebody's line from the right shoulder (hip) to the left one points the other way than
 in the frame before, both times longer than --least of the box's height: nobody turns that fast, so the network took
-left for right, or had done so until then. Once as the network has it, once with ``people.hold_sides`` as in the loop.
+left for right, or had done so until then. Once as they are decoded, once with ``people.hold_sides`` as in the loop.
 """
 
 from __future__ import annotations

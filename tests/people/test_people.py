@@ -95,6 +95,8 @@ def test_a_walking_person_keeps_its_id_and_costs_one_crop_a_frame():
         if step:
             np.testing.assert_allclose(seeing.expected[0], place(50 + 6 * (step - 1), 80, 300))
     assert seeing.crops == 60
+    tracker.update(IMAGE, soon=False)
+    assert seeing.expected is None
     seeing.person = None
     for unseen in range(2):
         tracker.update(IMAGE)

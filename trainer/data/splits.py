@@ -94,17 +94,13 @@ def join_twins(persons: PersonSet) -> PersonSet:
         together = np.unique(joined[[i, *near]])
         if len(together) > 1:
             joined[np.isin(joined, together)] = together[0]
-    most = max((_added(first[joined == group]) for group in np.unique(joined[joined != first])), default=0)
-    if most > max(_MOST * len(images), _FEW):
-        _say_alike(persons.name, int(most), len(images))
-        return persons
+    for group in np.unique(joined[joined != first]):
+        together = first[joined == group]
+        if len(together) - np.bincount(together).max() > max(_MOST * len(images), _FEW):  # images that joined others
+            _say_alike(persons.name, len(together), len(images))
+            return persons
     name_of = {names[a]: names[b] for a, b in zip(first, joined, strict=True)}
     return PersonSet(persons.name, persons.skeleton, [replace(p, group=name_of[p.group]) for p in persons.persons])
-
-
-def _added(groups: NDArray[np.intp]) -> int:
-    """How many images joined the largest group, of those whose ``groups`` [M] are one now."""
-    return len(groups) - int(np.bincount(groups).max())
 
 
 @cache
