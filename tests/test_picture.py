@@ -84,7 +84,9 @@ def test_crops_are_those_of_the_bgr_image(
     apart = out.astype(int) - warp(image, affine, (96, 64))
     assert np.abs(apart).mean() < 1
     assert np.percentile(np.abs(apart), 99) <= 5
-    assert np.abs(apart).max() <= 20  # at the picture's end, where BGR is averaged down by 3 and chroma by 2
+    # Where the picture ends inside the crop BGR is averaged down by 3 and 4:2:0 by 2: their last pixels differ.
+    whole = isinstance(picture, YUV) and picture.steps == (1, 1)
+    assert np.abs(apart).max() <= (3 if whole or not isinstance(picture, YUV) else 17 if box[0] < 0 else 16)
 
 
 @pytest.mark.parametrize("layout", ["4:2:0", "4:2:0 in pairs", "4:2:2", "4:4:4"])
@@ -112,8 +114,12 @@ def test_colours_of_some_pixels(layout: str) -> None:
     y, x = np.mgrid[0:47:5, 0:61:6]
     found = colours(picture, x, y)
     assert found.shape == (*x.shape, 3)
-    limit = {"BGR": 0, "BGRx": 0, "4:4:4": 0}.get(layout, 5)  # each sample of chroma stands for its pixels here
-    assert np.abs(found.astype(int) - to_bgr(picture)[y, x]).max() <= limit
+    whole = to_bgr(picture)
+    if isinstance(picture, YUV):  # each sample of chroma stands for its pixels here, and is not spread between them
+        across, down = picture.steps
+        planes = [np.repeat(np.repeat(plane, down, 0), across, 1)[:47, :61] for plane in picture.chroma]
+        whole = picture.bgr((picture.luma, *planes))
+    np.testing.assert_array_equal(found, whole[y, x])
 
 
 def test_grey_pictures() -> None:
