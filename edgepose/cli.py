@@ -62,7 +62,7 @@ Precision = Annotated[str | None, typer.Option("--precision", help="auto, float3
 EngineDevice = Annotated[str | None, typer.Option("--engine-device", help="The engine's own device name, e.g. GPU.")]
 Build = Annotated[bool | None, typer.Option("--build/--no-build", help="If no TensorRT plan fits: build one, or end.")]
 Overlap = Annotated[
-    bool | None, typer.Option("--overlap/--no-overlap", help="Begin a film's next frame while the last one ends.")
+    bool | None, typer.Option("--overlap/--no-overlap", help="Begin a film's next frames while the last one ends.")
 ]
 Device = Annotated[str | None, typer.Option("--device", help="This machine's name in topics [host name].")]
 Camera = Annotated[str | None, typer.Option("--camera", help="The camera's name in topics [from the URI].")]

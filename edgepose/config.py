@@ -93,7 +93,7 @@ class EngineSettings(_Strict):
     threads: Annotated[int, Field(ge=0, le=256)] = 0
     precision: Precision = "auto"
     device: str = "auto"
-    overlap: bool = True  # begin a film's next frame before the people in the last one are known
+    overlap: bool = True  # begin a film's next frames before the people in the last one are known
     build: bool = True  # build a TensorRT plan where none fits; false: refuse
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,7 @@ from edgepose.estimator import StageTimer, untimed
 from edgepose.frame import Frame
 from edgepose.people import People
 from edgepose.people.crowd import Crowd
-from edgepose.sources.several import Several
+from edgepose.sources.several import AHEAD, Several
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,14 @@ class Loop:
     def __init__(self, sources: Several, crowd: Crowd, cameras: Mapping[str, Camera], *, overlap: bool = False) -> None:
         """``cameras``: by the name that the frames carry.
 
-        ``overlap``: a film's next frame is begun before the people in the last one are known, so that the engine has
-        work while these are followed and published. Only while everybody is calm: their crops come from the frame
-        before the last one. Never of live cameras: there a frame would only wait for the engine, and grow old.
+        ``overlap``: a film's next frames are begun before the people in the last one are known, so that the engine has
+        work while these are followed and published: two of them, for neither should wait where the other is late now
+        and then. Only while everybody is calm: crops are placed by the frame up to three before. Never of live
+        cameras: there a frame would only wait for the engine, and grow old.
         """
         self._sources, self._crowd, self._cameras = sources, crowd, dict(cameras)
         self._overlap = overlap
-        self._begun: _Begun | None = None
+        self._begun = deque[_Begun]()
         self._stopping = threading.Event()
 
     def run(
@@ -50,7 +52,8 @@ class Loop:
     def _go_through(self, max_frames: int, timer: StageTimer, on_frame: Callable[[], None]) -> None:
         count, last = 0, list[Frame]()
         while not self._stopping.is_set() and not (max_frames and count >= max_frames):
-            ahead = self._overlap and self._crowd.calm(last) and self._sources.ready()
+            before = [frame for begun in self._begun for frame in begun.frames] or last
+            ahead = self._overlap and self._crowd.calm(before) and self._sources.ready()
             if not ahead:
                 self._finish(timer, on_frame)
             with timer("wait for frame"):
@@ -59,7 +62,7 @@ class Loop:
                 return
             frames = frames[: max_frames - count] if max_frames else frames
             count += len(frames)
-            if ahead and self._crowd.soon(last, frames):
+            if ahead and self._crowd.soon(before, frames):
                 self._begin(frames, timer, on_frame)
             else:
                 self._finish(timer, on_frame)
@@ -67,16 +70,22 @@ class Loop:
             last = frames
 
     def _begin(self, frames: list[Frame], timer: StageTimer, on_frame: Callable[[], None]) -> None:
-        """Begin ``frames``, and publish the people in those that were begun before."""
-        begun = _Begun(frames, self._crowd.begin(frames, timer))
-        self._finish(timer, on_frame)
-        self._begun = begun
+        """Begin ``frames``, and publish the people in those that were begun ``AHEAD`` before them."""
+        self._begun.append(_Begun(frames, self._crowd.begin(frames, timer)))
+        self._finish(timer, on_frame, but=AHEAD)
 
-    def _finish(self, timer: StageTimer, on_frame: Callable[[], None]) -> None:
-        """Take and publish the people in the frames that were begun, if any were."""
-        begun, self._begun = self._begun, None
-        if begun is not None:
-            self._publish(begun.frames, begun.people(), timer, on_frame)
+    def _finish(self, timer: StageTimer, on_frame: Callable[[], None], but: int = 0) -> None:
+        """Take and publish the people in the frames that were begun, ``but`` for so many of the newest.
+
+        Where that fails the others are lost: after what a sink could not take it is given nothing more.
+        """
+        while len(self._begun) > but:
+            begun = self._begun.popleft()
+            try:
+                self._publish(begun.frames, begun.people(), timer, on_frame)
+            except BaseException:
+                self._begun.clear()
+                raise
 
     def _publish(
         self, frames: Sequence[Frame], found: Sequence[People], timer: StageTimer, on_frame: Callable[[], None]

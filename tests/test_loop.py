@@ -13,7 +13,7 @@ from edgepose.loop import Loop
 from edgepose.people import People
 from edgepose.sources import SourceLost
 from edgepose.sources.base import Base
-from edgepose.sources.several import Several
+from edgepose.sources.several import AHEAD, Several
 
 NOBODY = People([], np.zeros((0, 4)), Poses(np.zeros((0, 16, 2)), np.zeros((0, 16)), np.zeros((0, 16, 3))))
 PICTURE = np.zeros((2, 2, 3), np.uint8)
@@ -79,11 +79,12 @@ def loop(source, heard, *, overlap=True):
     return Loop(Several({"cam": source}), heard, {"cam": heard}, overlap=overlap)
 
 
-def test_a_frame_is_begun_before_the_last_one_is_published():
+def test_two_frames_are_begun_before_the_last_one_is_published():
     heard = Heard()
-    loop(Listed(0, 1, 2, 3), heard).run()
+    loop(Listed(0, 1, 2, 3, 4), heard).run()
     assert heard.events == [
-        "update 0", "publish 0", "begin 1", "begin 2", "publish 1", "begin 3", "publish 2", "publish 3",
+        "update 0", "publish 0", "begin 1", "begin 2", "begin 3", "publish 1", "begin 4", "publish 2", "publish 3",
+        "publish 4",
     ]  # fmt: skip
 
 
@@ -115,7 +116,7 @@ def test_a_frame_that_is_nothing_like_the_last_one_waits_for_it():
     ]  # fmt: skip
 
 
-def test_no_frame_is_kept_until_the_next_one_is_begun():
+def test_no_frame_is_kept_that_is_published():
     """Of a camera's pipeline it is a buffer that others need."""
 
     class Watching(Heard):
@@ -133,7 +134,7 @@ def test_no_frame_is_kept_until_the_next_one_is_begun():
             return frame and replace(frame, picture=pictures.pop(0))
 
     loop(Shown(*range(8)), Watching()).run()
-    assert all(len(each) <= 2 for each in alive)
+    assert all(len(each) <= AHEAD for each in alive)
     assert alive[-1] == [7]
 
 
@@ -142,6 +143,35 @@ def test_the_last_frames_of_a_source_that_fails_are_published():
     with pytest.raises(SourceLost, match="torn"):
         loop(Listed(0, 1, 2, SourceLost("torn")), heard).run()
     assert heard.published == [0, 1, 2]
+
+
+def test_what_a_sink_could_not_take_is_the_last_that_it_is_given():
+    class Full(Heard):
+        def publish(self, frame, people):
+            if frame.seq == 2:
+                raise OSError("no space left")
+            super().publish(frame, people)
+
+    heard = Full()
+    with pytest.raises(OSError, match="no space left"):
+        loop(Listed(*range(9)), heard).run()
+    assert heard.published == [0, 1]
+
+
+def test_every_frame_that_is_begun_is_looked_at_before_another_is():
+    """Of several films one's may still be in the engine when another's was the last to come."""
+
+    class Asked(Heard):
+        def soon(self, frames, following):
+            self.events.append(f"{[f.seq for f in frames]} before {following[0].seq}")
+            return super().soon(frames, following)
+
+    heard = Asked(restless=[4])
+    loop(Listed(*range(6)), heard).run()
+    assert heard.events == [
+        "update 0", "publish 0", "[0] before 1", "begin 1", "[1] before 2", "begin 2", "[1, 2] before 3", "begin 3",
+        "publish 1", "[2, 3] before 4", "begin 4", "publish 2", "publish 3", "publish 4", "update 5", "publish 5",
+    ]  # fmt: skip
 
 
 def test_max_frames_counts_what_was_begun():
@@ -154,8 +184,8 @@ def test_what_was_begun_when_it_is_stopped_is_published():
     heard = Heard()
     running = loop(Listed(*range(9)), heard)
     running.run(on_frame=lambda: running.stop() if len(heard.published) == 3 else None)
-    assert heard.published == [0, 1, 2, 3]
-    assert heard.events[-2:] == ["publish 2", "publish 3"]
+    assert heard.published == [0, 1, 2, 3, 4]
+    assert heard.events[-3:] == ["publish 2", "publish 3", "publish 4"]
 
 
 def test_each_frame_is_done_once():

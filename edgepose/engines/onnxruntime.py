@@ -19,6 +19,7 @@ class ONNXRuntimeEngine:
     """One inference session."""
 
     name = "onnxruntime"
+    lanes = 3  # as OpenVINO's; every answer is in memory of its own
 
     def __init__(self, bundle: Bundle, options: Options) -> None:
         import onnxruntime

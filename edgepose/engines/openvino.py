@@ -48,6 +48,7 @@ class OpenVINOEngine:
     """
 
     name = "openvino"
+    lanes = 3  # batches that may be begun before the first one's answer is read
 
     def __init__(self, bundle: Bundle, options: Options) -> None:
         runtime = core()
@@ -83,7 +84,8 @@ class OpenVINOEngine:
             hint = self._models[count].get_property("INFERENCE_PRECISION_HINT").get_type_name()
             self.precision = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}.get(hint, hint)
         self._waited: dict[int, Any] = {}  # the request, by batch size, for what is waited for at once
-        self._lanes = [_Lane(self._models), _Lane(self._models)]  # in turns: one's answer is read while the other runs
+        # In turns: the answer of one is read while others run.
+        self._lanes = [_Lane(self._models) for _ in range(self.lanes)]
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """See :class:`edgepose.engines.Engine`; what was begun is not disturbed."""
@@ -95,10 +97,10 @@ class OpenVINOEngine:
     def start(self, images: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
         """Begin to run ``images`` [N, 3, H, W], which are copied at once, on the engine's own threads.
 
-        Returns what waits for their heatmaps [N, K, h, w]; these are valid until the next ``start`` but one.
+        Returns what waits for their heatmaps [N, K, h, w]; these are valid until the next ``start`` but two.
         """
-        self._lanes.reverse()
-        return self._lanes[0].begin(images)
+        self._lanes.append(self._lanes.pop(0))
+        return self._lanes[-1].begin(images)
 
     def close(self) -> None:
         """Drop the requests, when what was begun has ended, and the compiled models; may come twice."""

@@ -37,17 +37,21 @@ def pipelined(engine: Engine, batches: Iterable[Images]) -> Iterator[Heatmaps]:
 
 
 class Begun:
-    """An engine, and what was begun on it: every answer stays valid until it is taken, whatever is run meanwhile."""
+    """An engine, and what was begun on it: every answer stays valid until it is taken, whatever is run meanwhile.
+
+    Of so many runs as an engine has ``lanes``, one if it does not say, it keeps the answers by itself.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._waiting: list[_Answer] = []  # not taken yet
-        self._newest: _Answer | None = None  # of what was run last
+        self._lanes: int = getattr(engine, "lanes", 1)
+        self._runs = 0
 
     def infer(self, images: Images) -> Heatmaps:
         """Heatmaps of ``images`` [N, 3, H, W], valid until anything else is run."""
         self._spare(len(images))
-        self._newest = None
+        self._runs += 1
         return self._engine.infer(images)
 
     def begin(self, images: Images) -> Callable[[], Heatmaps]:
@@ -60,7 +64,8 @@ class Begun:
             heatmaps = self.infer(images).copy()
             return lambda: heatmaps
         self._spare(len(images))
-        self._newest = answer = _Answer(start(images))
+        answer = _Answer(start(images), self._runs)
+        self._runs += 1
         self._waiting.append(answer)
         return partial(self._take, answer)
 
@@ -69,9 +74,9 @@ class Begun:
         return answer.heatmaps()
 
     def _spare(self, count: int) -> None:
-        """Copy the answers that are lost when ``count`` more images are run: an engine keeps the newest one."""
+        """Copy the answers that are lost when ``count`` more images are run."""
         for answer in self._waiting:
-            if answer is not self._newest or self._in_slices(count):
+            if answer.run <= self._runs - self._lanes or self._in_slices(count):
                 answer.keep()
 
     def _in_slices(self, count: int) -> bool:
@@ -82,6 +87,7 @@ class Begun:
 @dataclass(eq=False)
 class _Answer:
     wait: Callable[[], Heatmaps]
+    run: int  # which of the engine's, counted from 0
     kept: Heatmaps | None = None
 
     def keep(self) -> None:

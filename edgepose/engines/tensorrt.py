@@ -32,6 +32,7 @@ class TensorRTEngine:
     """A plan, deserialised. Not for use by two threads at once; the thread may change between calls."""
 
     name = "tensorrt"
+    lanes = 2  # batches that may be begun before the first one's answer is read
 
     def __init__(self, trt: Any, bundle: Bundle, plan: bytes, manifest: Manifest, memory: Memory) -> None:
         """``memory`` is the engine's from here on; it closes it. EdgeposeError: TensorRT refuses the plan."""
@@ -72,7 +73,7 @@ class TensorRTEngine:
         size = self._engine.device_memory_size_v2 if newer else self._engine.device_memory_size
         # One scratch memory serves every context: on one stream they run one after another.
         self._scratch = (memory.device(max(int(size), 256)), int(size))
-        self._lanes = [_Lane(memory, self._bundle, self.max_batch) for _ in range(2)]
+        self._lanes = [_Lane(memory, self._bundle, self.max_batch) for _ in range(self.lanes)]
 
     def infer(self, images: NDArray[np.float32]) -> Heatmaps:
         """See :class:`edgepose.engines.Engine`; more images than ``max_batch`` are run in slices."""
@@ -92,7 +93,7 @@ class TensorRTEngine:
         if images.shape[1:] != shape[1:] or not 1 <= len(images) <= self.max_batch:
             raise EdgeposeError(f"model {self._bundle.manual.name} takes 1 to {self.max_batch} images of "
                                 f"{list(shape[1:])}, not {list(images.shape)}")  # fmt: skip
-        self._next = 1 - self._next
+        self._next = (self._next + 1) % self.lanes
         count = len(images)
         rows = max(count, self._least)  # a DLA's plan has one batch size; what is over is not looked at
         with self._memory.active():

@@ -34,7 +34,7 @@ IDLE_S = 0.09  # between looks of the finder while nobody is there: every third 
 MOST_IDLE = 9  # frames without a look, whatever the camera's clock says
 BESIDE_S = 0.15  # how old an answer of the finder may be that counts for the next frame: people move
 AHEAD = 2  # frames after which the answer is taken where these are begun ahead; it may then be AHEAD * BESIDE_S old
-CALM_S = 0.15  # between frames, at most, of which one may be begun before the people in the other are known
+CALM_S = 0.11  # between frames, at most, of which one may be begun before the people in the other are known
 TURNED = 3  # one in so many looks of the finder is at the image turned by a quarter, for people who lie
 
 

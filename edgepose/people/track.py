@@ -16,7 +16,7 @@ State = Literal["tentative", "confirmed", "lost", "gone"]
 
 SMOOTHING = 0.15  # seconds over which velocity is averaged
 RESHAPING = 0.15  # seconds in which the crop takes on the shape of the joints
-EXPECTED = 0.25  # seconds for which a joint is expected where it was, moved on with the body
+EXPECTED = 0.35  # seconds for which a joint is expected where it was, moved on with the body
 MEMORY = 1.0  # seconds for which an unsure joint is carried along
 DAMPING = 1.5  # seconds in which an unseen person is thought to stop; prediction never goes further than this
 FASTEST = 3.0  # box heights (longer sides) per second: a sprint

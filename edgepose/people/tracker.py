@@ -2,9 +2,8 @@
 
 No engine, no clock and no camera in here. Per frame: ``found`` if the finder looked at the last one; ``wants_finder``,
 and if it did ``found`` if the finder looked at this one, which then counts alone; ``boxes``, and at once after it
-``expected``; ``wants_looks``, and
-``update`` with looks if it did. A frame's ``boxes`` may be asked for before the ``update`` of the one before it: see
-``calm``.
+``expected``; ``wants_looks``, and ``update`` with looks if it did. A frame's ``boxes`` may be asked for before the
+``update`` of those before it: see ``calm``.
 Where frames' times run backwards, as after a clock was set, no time passes.
 
 A track is in one of four states; only confirmed ones are published, and only in frames in which they were seen.
@@ -59,7 +58,7 @@ ALONE = 0.1  # share of a person's box in another's, or of the other's in it, fr
 NEAR = 1.25  # sides of the crop in longer sides of the box: where crops meet, one may show the other's person
 DRESS = 0.75  # share of an answer's agreement that is lost where it is dressed as somebody else here and not at all so
 
-CALM_STEP = 0.05  # box heights (longer sides) that who is calm moves by from one frame to the next, at most
+CALM_STEP = 0.033  # box heights (longer sides) that who is calm moves by from one frame to the next, at most
 
 LOOSE = 0.6  # share of ACCEPT that a first sight needs: a finder's box may fit badly, the joints then place the crop
 
@@ -160,8 +159,8 @@ class Tracker:
     def calm(self) -> bool:
         """Whether nobody is lost or just found, near another, or fast.
 
-        Then the boxes of the next frame, taken later but soon, need not wait for this one's poses: those of the frame
-        before tell enough.
+        Then the boxes of the next frames, taken later but soon, need not wait for this one's poses: those of a
+        few frames before tell enough.
         """
         if self.empty or self._pause_ns <= 0 or _near_another(self._crops()):
             return False
@@ -199,6 +198,7 @@ class Tracker:
             (track, self._change(track, *predicted.get(track, (track.crop, track.ahead)))) for track in self._tracks
         ]
         self._asked.append(_Asked(acquired_ns, now_ns, changes))
+        self._since_look += 1
         return self._crops()
 
     def expected(self) -> NDArray[np.float64]:
@@ -235,7 +235,6 @@ class Tracker:
         if len(poses) != len(asked.tracks):
             raise ValueError(f"{len(poses)} poses for {len(asked.tracks)} boxes")
         self._asked.popleft()
-        self._since_look += 1
         now_ns, present = asked.now_ns, self._back_in(asked)
         newer = [t for t in self._tracks if t not in present]
         if len(present) < len(poses):  # who was forgotten since

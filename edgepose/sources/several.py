@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 
 from edgepose.errors import EdgeposeError
@@ -11,6 +12,8 @@ from edgepose.frame import Frame
 from edgepose.sources.base import Source
 
 log = logging.getLogger(__name__)
+
+AHEAD = 2  # frames of a film that may be read, and begun, before the one before them is dealt with
 
 
 class Several:
@@ -25,14 +28,14 @@ class Several:
     ) -> None:
         """``on_end(camera, error)`` hears of every source that ended or failed, in that source's thread.
 
-        It does so when the source's last frame was dealt with: when the next ``read`` was called, or of one that was
-        ``ready`` the next but one.
+        It does so when the source's last frame was dealt with: when the next ``read`` was called, or where that was
+        ``ready`` so many reads later as frames may be read ``AHEAD``.
         """
         self._sources, self._on_end = dict(sources), on_end
         self._news = threading.Condition()
         self._waiting: dict[str, Frame] = {}
         self._taken: set[str] = set()  # whose frames the last read handed out
-        self._in_hand: set[str] = set()  # and the one before it
+        self._in_hand = deque[set[str]](maxlen=AHEAD)  # and those before it
         self._replaced = dict.fromkeys(self._sources, 0)
         self._running = set(self._sources)
         self._faults: list[EdgeposeError] = []
@@ -63,7 +66,9 @@ class Several:
             frame = next(iter(self._sources.values())).read()
             return None if frame is None else [frame]
         with self._news:
-            self._in_hand = self._taken if self.ready() else set()
+            self._in_hand.append(self._taken)
+            if not self.ready():
+                self._in_hand.clear()
             self._taken = set()
             self._news.notify_all()
             self._news.wait_for(lambda: self._waiting or not self._running or self._closed)
@@ -103,7 +108,7 @@ class Several:
             log.exception("camera %s: unexpected fault", name)
             fault = EdgeposeError(f"unexpected fault: {error!r}")
         with self._news:
-            self._news.wait_for(lambda: self._closed or name not in self._in_hand | self._taken | self._waiting.keys())
+            self._news.wait_for(lambda: self._closed or not self._is_out(name))
         try:
             if not self._closed:
                 self._on_end(name, fault)
@@ -113,6 +118,10 @@ class Several:
                 if fault is not None:
                     self._faults.append(fault)
                 self._news.notify_all()
+
+    def _is_out(self, name: str) -> bool:
+        """Whether a frame of the source is there to be taken, or was taken and may not be dealt with yet."""
+        return any(name in names for names in (self._waiting, self._taken, *self._in_hand))
 
     def _offer(self, name: str, source: Source, frame: Frame) -> bool:
         """Put ``frame`` out to be taken; False where nobody will."""

@@ -10,6 +10,7 @@ from edgepose.crops import crop_affine
 from edgepose.engines import Options
 from edgepose.engines.pipelined import Begun, pipelined
 from edgepose.estimator import Estimator
+from edgepose.sources.several import AHEAD
 from trainer.data import load
 from trainer.data.persons import read_image
 
@@ -146,6 +147,30 @@ def test_what_was_begun_stays_until_it_is_taken(tiny, name):
         np.testing.assert_allclose(begun.infer(batches[1]), expected[1], atol=1e-4)
     for answer, wanted in zip(answers, expected, strict=True):
         np.testing.assert_allclose(answer(), wanted, atol=1e-4)
+    engine.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_waits_before_every_lane_of_the_engine_is_taken(tiny, name, monkeypatch):
+    engine = engines.load(tiny, name, Options(threads=1))
+    start, read = engine.start, []
+
+    def noted(images):
+        answer, number = start(images), len(answers)
+        return lambda: (read.append(number), answer())[1]
+
+    monkeypatch.setattr(engine, "start", noted)
+    begun, answers = Begun(engine), []
+    images = np.zeros((1, 3, *tiny.manual.input_size), np.float32)
+    for _ in range(engine.lanes):
+        answers.append(begun.begin(images))
+    assert engine.lanes > AHEAD  # so that a film's frames do not wait
+    assert read == []
+    answers.append(begun.begin(images))
+    assert read == [0]  # kept, for the engine has no place for it
+    for answer in answers:
+        answer()
+    assert read == list(range(engine.lanes + 1))
     engine.close()
 
 

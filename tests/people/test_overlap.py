@@ -10,10 +10,11 @@ from edgepose import engines
 from edgepose.engines import Options
 from edgepose.estimator import Estimator
 from edgepose.loop import Loop
+from edgepose.people.crowd import CALM_S
 from edgepose.people.regions import Regions
 from edgepose.people.tracker import Following
 from edgepose.sources.base import Base
-from edgepose.sources.several import Several
+from edgepose.sources.several import AHEAD, Several
 from tests.conftest import tiny_graph, tiny_manual
 from tests.people.test_crowd import HEIGHT, STEP, WIDTH, Seeing, everybody, film, frame, ids
 from tests.people.test_crowd import stands as stands_in_the_hall
@@ -82,8 +83,9 @@ def test_a_frame_may_be_begun_while_everybody_is_calm():
     seen, overlapped = through_the_loop(crowd, [frame(0, number, "door") for number in range(70)], leave)
     assert [len(people) for people in seen] == [0, 0, *[2] * 23, *[1] * 45]
     assert ids(seen) == {"run-1", "run-2"}
-    # Not before both are known, nor while one of them is lost, for a second; again when he is gone.
-    assert overlapped == [*range(3, 27), *range(52, 70)]
+    # Not before both are known, nor while one of them is lost, for a second; again when he is gone. That he is lost in
+    # 25 is known when 26 and 27 are begun.
+    assert overlapped == [*range(3, 28), *range(52, 70)]
     assert not crowd.calm([])
 
 
@@ -106,20 +108,30 @@ def test_beside_frames_begun_ahead_a_look_has_the_time_of_two():
     """The next frame waits for nobody: what the finder sees counts for the next but one, and then it rests."""
     somebody_comes = {0: [stands_in_the_hall(150)], 8: [stands_in_the_hall(150), stands_in_the_hall(450)]}
     assert found_in(somebody_comes, 20, overlap=False) == ([1] * 9 + [2] * 11, [0, 4, 8, 12, 16])
-    # A frame later each time, as the last frame is not counted yet.
-    assert found_in(somebody_comes, 20, overlap=True) == ([1] * 11 + [2] * 9, [0, 5, 9, 12, 16])
+    assert found_in(somebody_comes, 20, overlap=True) == ([1] * 10 + [2] * 10, [0, 4, 8, 12, 16])
 
 
 def test_a_look_that_had_the_time_of_two_frames_counts_also_at_ten_frames_a_second():
     somebody_comes = {0: [stands_in_the_hall(150)], 8: [stands_in_the_hall(150), stands_in_the_hall(450)]}
-    assert found_in(somebody_comes, 20, overlap=True, step=2.5) == ([1] * 11 + [2] * 9, [0, 5, 9, 12, 16])
+    assert found_in(somebody_comes, 20, overlap=True, step=2.5) == ([1] * 10 + [2] * 10, [0, 4, 8, 12, 16])
+
+
+def test_joints_are_expected_in_every_frame_that_is_begun():
+    """Also of films as slow as may overlap, where the last that is known is of three frames before."""
+    seeing = Seeing([stands_in_the_hall(150)])
+    crowd = everybody(seeing, {"door": Regions()})
+    shown = [replace(frame(0, 0, "door"), seq=n, acquired_ns=round(n * CALM_S * 1e9)) for n in range(20)]
+    _, overlapped = through_the_loop(crowd, shown)
+    assert overlapped == list(range(3, 20))
+    for number in overlapped:
+        assert np.isfinite(seeing.expected[number][0]).all()
 
 
 def test_who_is_lost_beside_a_look_that_runs_is_looked_for_in_the_frame_itself():
-    """Begun at frame 9, the look tells frame 11 of somebody who is gone since 10; that is known before 12 is begun."""
-    one_jumps = {0: [stands_in_the_hall(150)], 10: [], 12: [stands_in_the_hall(430)]}
+    """Begun at frame 8, the look tells 10 of somebody who is gone since 9; that is known before 12 is begun."""
+    one_jumps = {0: [stands_in_the_hall(150)], 9: [], 11: [stands_in_the_hall(430)]}
     crops, looked = found_in(one_jumps, 15, overlap=True)
-    assert looked == [0, 5, 9, 12, 13, 14]
+    assert looked == [0, 4, 8, 12, 13, 14]
     assert crops == [1] * 12 + [2] * 3
 
 
@@ -201,7 +213,7 @@ def test_a_newcomer_of_the_next_frame_is_not_judged_by_this_one():
 def test_a_joint_that_is_sure_in_every_second_frame_is_carried(overlap):
     """Also where it becomes known between a frame's boxes and its poses."""
     world = World([stands(600)], **QUIET, noise=0.0)
-    view, tracker, begun, known = world.view(0), new(), None, []
+    view, tracker, begun, known = world.view(0), new(), [], []
 
     def finish(number, now, crops):
         poses = world.estimate(view, crops)
@@ -213,14 +225,13 @@ def test_a_joint_that_is_sure_in_every_second_frame_is_carried(overlap):
 
     tracker.found(view.boxes, np.ones(1))
     for number, now in enumerate(regular(20)):
-        if begun is not None and not (overlap and tracker.calm):
-            finish(*begun)
-            begun = None
-        following = (number, now, tracker.boxes(now))
-        if begun is not None:
-            finish(*begun)
-        begun = following
-    finish(*begun)
+        while begun and not (overlap and tracker.calm):
+            finish(*begun.pop(0))
+        begun.append((number, now, tracker.boxes(now)))
+        while len(begun) > AHEAD:
+            finish(*begun.pop(0))
+    while begun:
+        finish(*begun.pop(0))
     assert known == [[True]] * 20
 
 
@@ -263,8 +274,8 @@ def test_several_batches_may_be_begun(tmp_path, second_look):
     engine = engines.load(bundle, "openvino", Options(threads=1, batches=(1, 2)))
     estimator = Estimator(engine, bundle.manual, second_look=second_look)
     rng = np.random.default_rng(3)
-    images = [rng.integers(0, 256, (120, 160, 3), np.uint8) for _ in range(4)]
-    boxes = [np.array([0, 0, 30, 60]) + rng.uniform(0, 50, (n, 1)) for n in (3, 0, 1, 2)]
+    images = [rng.integers(0, 256, (120, 160, 3), np.uint8) for _ in range(6)]
+    boxes = [np.array([0, 0, 30, 60]) + rng.uniform(0, 50, (n, 1)) for n in (3, 0, 1, 2, 1, 3)]
     expected = [estimator.estimate(image, own) for image, own in zip(images, boxes, strict=True)]
     answers = [estimator.begin_all([image], [own]) for image, own in zip(images, boxes, strict=True)]
     for answer, wanted in zip(answers, expected, strict=True):

@@ -5,6 +5,7 @@ overlap. Its scores fall when nobody is well inside. The finder misses people, p
 that are not there. Everything is drawn from the world's own generator, so a seed gives one and the same film.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from edgepose.crops import box_of_joints
 from edgepose.estimator import Poses
 from edgepose.people.association import assign, iou
 from edgepose.people.tracker import Tracker
+from edgepose.sources.several import AHEAD
 from tests.people.identity import Sight
 
 WIDTH, HEIGHT = 1280, 720
@@ -140,15 +142,19 @@ def film(
 ) -> list[Sight]:
     """Run ``tracker`` over the frames taken at ``times`` (ns), which the camera's ``clock`` may see as other ones.
 
-    ``overlap``: where the tracker is calm the next frame's boxes are asked for before this one's poses are there.
+    ``overlap``: where the tracker is calm the next frames' boxes are asked for before this one's poses are there.
     Only people who are well visible are true ones. Who is hidden for a good part may be published or not: such a box
     is left out of the record, as benchmarks do with people whom they do not judge.
     """
     frames: list[Sight] = []
     start = None
-    begun: tuple[int, View, NDArray[np.float64]] | None = None
+    begun = deque[tuple[int, View, NDArray[np.float64]]]()
 
-    def finish(now: int, view: View, crops: NDArray[np.float64]) -> None:
+    def finish(but: int = 0) -> None:
+        while len(begun) > but:
+            judge(*begun.popleft())
+
+    def judge(now: int, view: View, crops: NDArray[np.float64]) -> None:
         people = tracker.update(world.estimate(view, crops), clock(now))
         true = world.visible(view)
         boxes = np.array([box_of_joints(j, s) for j, s in zip(view.joints, view.seen, strict=True)]).reshape(-1, 4)
@@ -160,18 +166,14 @@ def film(
 
     for now in times:
         start = now if start is None else start
-        if begun is not None and not (overlap and tracker.calm):
-            finish(*begun)
-            begun = None
+        if not (overlap and tracker.calm):
+            finish()
         view = world.view((now - start) / 1e9)
         if tracker.wants_finder():
             tracker.found(*world.find(view))
-        following = (now, view, tracker.boxes(clock(now)))
-        if begun is not None:
-            finish(*begun)
-        begun = following
-    if begun is not None:
-        finish(*begun)
+        begun.append((now, view, tracker.boxes(clock(now))))
+        finish(but=AHEAD)
+    finish()
     return frames
 
 

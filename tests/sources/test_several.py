@@ -13,7 +13,7 @@ from edgepose.errors import EdgeposeError
 from edgepose.frame import Frame
 from edgepose.sources import SourceLost, open_source
 from edgepose.sources.base import Base
-from edgepose.sources.several import Several
+from edgepose.sources.several import AHEAD, Several
 from tests.broker import wait_for
 from tests.sources.conftest import Writer
 
@@ -198,8 +198,13 @@ def test_an_end_is_told_after_the_last_frame_was_dealt_with(several: Make) -> No
     assert [f.camera for f in source.read() or []] == ["goes on"]
     goes_on.feed(1)
     wait_for(lambda: goes_on.eaten)
-    assert ends.heard == []  # and may be while the next one was begun
-    assert [f.seq for f in source.read() or []] == [1]
+    assert ends.heard == []  # and may be while the next ones were begun
+    for number in range(1, AHEAD):
+        assert [f.seq for f in source.read() or []] == [number]
+        goes_on.feed(number + 1)
+        wait_for(lambda: goes_on.eaten)
+        assert ends.heard == []
+    assert [f.seq for f in source.read() or []] == [AHEAD]
     wait_for(lambda: ends.heard == [("ends", "")])
 
 
