@@ -14,7 +14,7 @@ export EDGEPOSE_DATA=$2
 case $1 in
   s) movenet=lightning hourglasses="One hourglass" recipes="s-first s-second s" ;;
   m) movenet=lightning hourglasses="Two hourglasses" recipes="s-first s-second m-first m" ;;
-  l) movenet=thunder hourglasses="Two hourglasses" recipes="l-first l-second l" ;;
+  l) movenet=thunder hourglasses="Two hourglasses" recipes="l-first l-second l-third l" ;;
   *) echo "'$1' is no shipped model that this makes; it makes s, m and l" >&2; exit 2 ;;
 esac
 [ -d "$2/lspet" ] && [ -f "$2/mpii_sports/people_pseudo.json" ] || {
@@ -26,18 +26,21 @@ bin=$(cd "$(dirname "$0")/.." && pwd)/.venv/bin
   echo "$bin lacks the trainer or the calibration; 'make setup-dev' installs them" >&2; exit 2; }
 sports=coco:mpii_sports/annotations.json:mpii_sports/images lsp=lsp:lspet
 
+bundle() { # the file of an earlier run, made where it is not there
+  local file=runs/edgepose-$1/edgepose-$1.onnx
+  [ -f "$file" ] || "$bin/edgepose-train" export "runs/edgepose-$1/last.ckpt" "$file" \
+    --fit-on "$sports@dev" --fit-on "$lsp@dev" >&2 || return
+  echo "$file"
+}
+
 corrections=runs/edgepose-$1-corrections.csv
 for recipe in $recipes; do # each from the one before
   case $recipe in
-    s | m | l) # these learn from labels that a large model has cleaned
-      if [ ! -f $corrections ]; then
-        judge=edgepose-l
-        if [ "$recipe" = l ]; then
-          judge=runs/edgepose-l-second/edgepose-l-second.onnx
-          "$bin/edgepose-train" export runs/edgepose-l-second/last.ckpt $judge --fit-on "$sports@dev" --fit-on "$lsp@dev"
-        fi
-        "$bin/edgepose-train" data clean "$lsp" --model $judge --out $corrections
-      fi ;;
+    s | m | l-third) # these learn from labels that a large model has cleaned
+      judge=edgepose-l
+      [ "$recipe" != l-third ] || judge=$(bundle l-second)
+      [ -f $corrections ] || "$bin/edgepose-train" data clean "$lsp" --model "$judge" --out $corrections ;;
+    l) bundle l-third > /dev/null ;; # its teacher
   esac
   "$bin/edgepose-train" fit "$recipe" --workers 0 --resume
 done

@@ -110,3 +110,16 @@ def test_each_run_of_a_shipped_model_begins_where_the_one_before_ended():
         assert "movenet" in begun[0]["pretrained"]
         ends = [f"runs/{recipe['name']}/last.ckpt" for recipe in begun]
         assert [recipe["start_from"] for recipe in begun[1:]] == ends[:-1]
+
+
+def test_each_teacher_of_a_shipped_model_is_shipped_or_made_before():
+    script = (ROOT / "deploy" / "model.sh").read_text()
+    for chain in re.findall(r'recipes="([^"]+)"', script):
+        names = chain.split()
+        for i, name in enumerate(names):
+            teacher = read_toml(ROOT / "trainer" / "recipes" / f"{name}.toml").get("distillation", {}).get("teacher")
+            if teacher is None or teacher == "edgepose-l":
+                continue
+            before = names[i - 1]
+            assert teacher == f"runs/edgepose-{before}/edgepose-{before}.onnx"
+            assert f"    {name}) bundle {before} " in script
