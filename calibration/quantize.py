@@ -31,6 +31,7 @@ Target = Literal["tensorrt", "cpu"]
 TARGETS: dict[str, Target] = {t: t for t in get_args(Target)}
 # Of a tensor's range: ModelOpt has max and entropy for ONNX; for percentile and mse see ranges.
 METHODS = ("entropy", "max", "percentile", "mse")
+AT_ONCE = 16  # images whose activations onnxruntime keeps for its histograms: some 150 MB each of edgepose-l
 OPSET = 17  # the newest that TensorRT 8.6 states to know; Q/DQ per channel is in it since 13
 
 
@@ -141,5 +142,7 @@ def _for_cpu(bundle: Bundle, images: NDArray[np.float32], method: str) -> Any:
     }
     if method not in methods:
         raise EdgeposeError(f"onnxruntime has no calibration method '{method}'; it has {', '.join(methods)}")
-    options = {"CalibPercentile": PERCENTILE} if method == "percentile" else {}  # its own is 99.999
+    options: dict[str, float] = {"CalibPercentile": PERCENTILE} if method == "percentile" else {}  # its own is 99.999
+    if method != "max":  # else the activations of all images are in memory at once; it counts for every method
+        options["CalibStridedMinMax"] = max(n for n in range(1, AT_ONCE + 1) if len(images) % n == 0)
     return static_int8(bundle, images, calibrate_method=methods[method], extra_options=options)

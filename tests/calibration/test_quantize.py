@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization.calibrate import HistogramCalibrater
 
 from calibration import gate, graph, sensitivity, sets
 from calibration import report as page
@@ -141,6 +142,28 @@ def test_the_variant_for_cpus_has_unsigned_activations(learnt, tmp_path):
     judge = Judge(learnt.persons, learnt.bundle.manual)
     answers = [judge.answer(engines.load(b, "onnxruntime")) for b in (learnt.bundle, made)]
     assert np.nanmedian(judge.shift(*answers)) < 0.05
+
+
+@pytest.mark.parametrize(("method", "off"), [("entropy", 0.5), ("percentile", 0.1)])  # the former has 128 bins
+def test_histograms_for_cpus_are_of_a_few_images_at_a_time(learnt, monkeypatch, method, off):
+    """The activations of a whole set are many gigabytes of a large network."""
+    at_once = []
+    clear = HistogramCalibrater.clear_collected_data
+
+    def noted(calibrater):
+        at_once.append(len(calibrater.intermediate_outputs))
+        clear(calibrater)
+
+    monkeypatch.setattr(HistogramCalibrater, "clear_collected_data", noted)
+    ranges = []
+    for most in (3, 8):
+        monkeypatch.setattr("calibration.quantize.AT_ONCE", most)
+        ranges.append(graph.ranges(quantized_graph(learnt.bundle, learnt.chosen, method=method, target="cpu")))
+    assert at_once == [2, 2, 2, 2, 8]  # of eight
+    apart, together = ranges
+    assert apart.keys() == together.keys()
+    near = [abs(apart[name] - value) <= off * value for name, value in together.items()]
+    assert np.mean(near) > 0.9
 
 
 def test_what_cannot_be_quantised_is_refused(learnt, tmp_path):

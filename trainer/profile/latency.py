@@ -120,13 +120,26 @@ def static_int8(bundle: Bundle, images: NDArray[np.float32], **settings: Any) ->
 
 
 class _Images:
-    """onnxruntime's CalibrationDataReader, which asks for one input after another until there is none."""
+    """onnxruntime's CalibrationDataReader, which asks for one input after another until there is none.
+
+    Or until the end of a range; these follow each other.
+    """
 
     def __init__(self, images: NDArray[np.float32]) -> None:
         self._left = progress(images, len(images), "calibrating INT8")
+        self._given, self._end, self._count = 0, len(images), len(images)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        self._end = end_index
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        if self._given == self._end < self._count:
+            return None
         image = next(self._left, None)
+        self._given += 1
         return None if image is None else {"image": image[None]}
 
 
