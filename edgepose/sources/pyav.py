@@ -1,9 +1,9 @@
 """Frames through PyAV (libav) where GStreamer is absent.
 
 A thread demuxes and decodes; it hands over through a slot of one (live: the newest frame wins) or a short
-queue (files: every frame). Images are decoded copies. ``close`` never waits for libav: a thread that is stuck
-in a dead connection ends with libav's own time-out (a V4L2 camera has none: one that hangs is taken up again by
-GStreamer alone).
+queue (files: every frame). Pictures in YUV are views of libav's memory, others are copies. ``close`` never waits for
+libav: a thread that is stuck in a dead connection ends with libav's own time-out (a V4L2 camera has none: one that
+hangs is taken up again by GStreamer alone).
 
 *Time.* File: start of play + PTS - first PTS. RTSP: PTS + the least (arrival - PTS) seen, which takes the
 network's jitter out and may rise by 1 ms/s to follow a drifting camera. V4L2: the driver's time. MJPEG over
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from edgepose.errors import EdgeposeError, missing
 from edgepose.frame import Frame
+from edgepose.picture import Picture
 from edgepose.sources.base import (
     FIRST_FRAME_TIMEOUT,
     Base,
@@ -33,6 +34,7 @@ from edgepose.sources.base import (
 )
 from edgepose.sources.gstreamer import check_file
 from edgepose.sources.pace import Pace
+from edgepose.sources.planes import yuv_of
 from edgepose.sources.uri import SourceSpec
 
 # What is done to a picture: its axes exchanged, then its columns taken from the right, its rows from below.
@@ -195,7 +197,7 @@ class PyAVSource(Base):
                     if self._spec.live and not self._spec.reopens:
                         begun = begun or (taken_ns, time.monotonic_ns())
                         self._closed.wait((taken_ns - begun[0] - (time.monotonic_ns() - begun[1])) / 1e9)
-                    self._hand_over(Frame(self._image(frame), times.utc_ns(taken_ns), seq, self.camera))
+                    self._hand_over(Frame(self._picture(frame), times.utc_ns(taken_ns), seq, self.camera))
                     seq += 1
                 if not seq:
                     raise self._no_video()
@@ -228,7 +230,7 @@ class PyAVSource(Base):
             self._ready.append(frame)
             self._changed.notify_all()
 
-    def _image(self, frame: Any) -> NDArray[np.uint8]:
+    def _picture(self, frame: Any) -> Picture:
         transposed, from_right, from_below = _TURNED[self._spec.number("rotate")]
         if self._spec.kind == "file" and "rotate" not in self._spec.options:
             transposed, from_right, from_below = _as_filmed(frame)
@@ -237,11 +239,15 @@ class PyAVSource(Base):
             size = {"width": self._spec.number("width"), "height": self._spec.number("height")}
             if transposed:
                 size = {"width": size["height"], "height": size["width"]}
+        turned = transposed or from_right or from_below
+        as_it_is = None if turned or size else yuv_of(frame)
+        if as_it_is is not None:
+            return as_it_is
         image: NDArray[np.uint8] = frame.to_ndarray(format="bgr24", **size)
-        if not (transposed or from_right or from_below):
+        if not turned:
             return image
-        turned = image.transpose(1, 0, 2) if transposed else image
-        return np.ascontiguousarray(turned[:: -1 if from_below else 1, :: -1 if from_right else 1])
+        exchanged = image.transpose(1, 0, 2) if transposed else image
+        return np.ascontiguousarray(exchanged[:: -1 if from_below else 1, :: -1 if from_right else 1])
 
     def _sentence(self, error: Any) -> EdgeposeError:
         where, av_error = self._spec.redacted(), self._av.error
