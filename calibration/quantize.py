@@ -143,6 +143,8 @@ def _for_cpu(bundle: Bundle, images: NDArray[np.float32], method: str) -> Any:
     if method not in methods:
         raise EdgeposeError(f"onnxruntime has no calibration method '{method}'; it has {', '.join(methods)}")
     options: dict[str, float] = {"CalibPercentile": PERCENTILE} if method == "percentile" else {}  # its own is 99.999
-    if method != "max":  # else the activations of all images are in memory at once; it counts for every method
+    if method != "max":
+        # Else the activations of all images are in memory at once. The option counts for histograms, too, whatever its
+        # name says, and must divide the number of images.
         options["CalibStridedMinMax"] = max(n for n in range(1, AT_ONCE + 1) if len(images) % n == 0)
     return static_int8(bundle, images, calibrate_method=methods[method], extra_options=options)

@@ -37,9 +37,11 @@ corrections=runs/edgepose-$1-corrections.csv
 for recipe in $recipes; do # each from the one before
   case $recipe in
     s | m | l-third) # these learn from labels that a large model has cleaned
-      judge=edgepose-l
-      [ "$recipe" != l-third ] || judge=$(bundle l-second)
-      [ -f $corrections ] || "$bin/edgepose-train" data clean "$lsp" --model "$judge" --out $corrections ;;
+      if [ ! -f $corrections ]; then
+        judge=edgepose-l
+        [ "$recipe" != l-third ] || judge=$(bundle l-second)
+        "$bin/edgepose-train" data clean "$lsp" --model "$judge" --out $corrections
+      fi ;;
     l) bundle l-third > /dev/null ;; # its teacher
   esac
   "$bin/edgepose-train" fit "$recipe" --workers 0 --resume

@@ -56,6 +56,7 @@ class Loop:
             ahead = self._overlap and self._crowd.calm(before) and self._sources.ready()
             if not ahead:
                 self._finish(timer, on_frame)
+                before = last  # what is published is not kept while the next one is waited for
             with timer("wait for frame"):
                 frames = self._sources.read()
             if frames is None:

@@ -113,7 +113,7 @@ def test_each_run_of_a_shipped_model_begins_where_the_one_before_ended():
 
 
 def test_each_teacher_of_a_shipped_model_is_shipped_or_made_before():
-    script = (ROOT / "deploy" / "model.sh").read_text()
+    script, made = (ROOT / "deploy" / "model.sh").read_text(), []
     for chain in re.findall(r'recipes="([^"]+)"', script):
         names = chain.split()
         for i, name in enumerate(names):
@@ -123,3 +123,5 @@ def test_each_teacher_of_a_shipped_model_is_shipped_or_made_before():
             before = names[i - 1]
             assert teacher == f"runs/edgepose-{before}/edgepose-{before}.onnx"
             assert f"    {name}) bundle {before} " in script
+            made.append(name)
+    assert made == ["l"]

@@ -33,7 +33,7 @@ from edgepose.skeletons import Skeleton
 IDLE_S = 0.09  # between looks of the finder while nobody is there: every third frame of 30 a second
 MOST_IDLE = 9  # frames without a look, whatever the camera's clock says
 BESIDE_S = 0.15  # how old an answer of the finder may be that counts for the next frame: people move
-AHEAD = 2  # frames after which the answer is taken where these are begun ahead; it may then be AHEAD * BESIDE_S old
+LOOK_FRAMES = 2  # after which the answer is taken where frames are begun ahead; it may then be so many BESIDE_S old
 CALM_S = 0.11  # between frames, at most, of which one may be begun before the people in the other are known
 TURNED = 3  # one in so many looks of the finder is at the image turned by a quarter, for people who lie
 
@@ -140,11 +140,11 @@ class Everybody:
 
         Where nobody is lost the finder looks beside the pose network, and what it sees counts for the camera's next
         frame: with a core of its own, or on a GPU, looking costs the loop next to no time. Where one film's frames are
-        begun ``ahead`` it counts for the next but one, as the next is begun at once. One look at a time: of several
+        begun ``ahead`` it counts for the next but one, so that it has the time of two. One look at a time: of several
         cameras the one that waited longest has it.
         """
         alone = len(self._trackers) == 1
-        if self._beside is not None and ahead and alone and self._beside.frames_ago < AHEAD:
+        if self._beside is not None and ahead and alone and self._beside.frames_ago < LOOK_FRAMES:
             self._beside.frames_ago += 1
         else:
             self.settle()

@@ -15,6 +15,7 @@ _FULL = 2  # AVCOL_RANGE_JPEG
 # Shares of red and blue in the luma, by libav's AVColorSpace (ITU-T H.273, table 4).
 _BT601, _BT709 = (0.299, 0.114), (0.2126, 0.0722)
 _SHARES = {1: _BT709, 4: (0.30, 0.11), 5: _BT601, 6: _BT601, 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
+_UNSAID = 2  # AVCOL_SPC_UNSPECIFIED
 _SD_ROWS = 576  # of a film that does not say: up to there BT.601, beyond it BT.709, as GStreamer has it
 
 
@@ -31,6 +32,12 @@ def yuv_of(frame: Any) -> YUV | None:
         _view(plane, shape) for plane, shape in zip(frame.planes, [(rows, columns), chroma, chroma], strict=False)
     )
     return YUV(luma, tuple(others), yuv_to_bgr(*shares, full_range=full), (across, down))
+
+
+def colours_of(frame: Any) -> dict[str, str]:
+    """What libav must be told to convert ``frame`` with the colours that :func:`yuv_of` gives it."""
+    unsaid = int(frame.colorspace) == _UNSAID and not frame.format.is_rgb
+    return {"src_colorspace": "ITU709"} if unsaid and frame.height > _SD_ROWS else {}
 
 
 def _view(plane: Any, shape: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -1,9 +1,10 @@
 """Frames through PyAV (libav) where GStreamer is absent.
 
 A thread demuxes and decodes; it hands over through a slot of one (live: the newest frame wins) or a short
-queue (files: every frame). Pictures in YUV are views of libav's memory, others are copies. ``close`` never waits for
-libav: a thread that is stuck in a dead connection ends with libav's own time-out (a V4L2 camera has none: one that
-hangs is taken up again by GStreamer alone).
+queue (files: every frame). Pictures in YUV are views of libav's memory, others are copies; so are those of a V4L2
+camera, whose memory is the driver's and goes with the connection. ``close`` never waits for libav: a thread that is
+stuck in a dead connection ends with libav's own time-out (a V4L2 camera has none: one that hangs is taken up again by
+GStreamer alone).
 
 *Time.* File: start of play + PTS - first PTS. RTSP: PTS + the least (arrival - PTS) seen, which takes the
 network's jitter out and may rise by 1 ms/s to follow a drifting camera. V4L2: the driver's time. MJPEG over
@@ -34,7 +35,7 @@ from edgepose.sources.base import (
 )
 from edgepose.sources.gstreamer import check_file
 from edgepose.sources.pace import Pace
-from edgepose.sources.planes import yuv_of
+from edgepose.sources.planes import colours_of, yuv_of
 from edgepose.sources.uri import SourceSpec
 
 # What is done to a picture: its axes exchanged, then its columns taken from the right, its rows from below.
@@ -240,10 +241,11 @@ class PyAVSource(Base):
             if transposed:
                 size = {"width": size["height"], "height": size["width"]}
         turned = transposed or from_right or from_below
-        as_it_is = None if turned or size else yuv_of(frame)
+        borrowed = self._spec.kind == "v4l2" and self._spec.text("format") != "mjpeg"
+        as_it_is = None if turned or size or borrowed else yuv_of(frame)
         if as_it_is is not None:
             return as_it_is
-        image: NDArray[np.uint8] = frame.to_ndarray(format="bgr24", **size)
+        image: NDArray[np.uint8] = frame.to_ndarray(format="bgr24", **size, **colours_of(frame))
         if not turned:
             return image
         exchanged = image.transpose(1, 0, 2) if transposed else image
