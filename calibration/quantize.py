@@ -31,7 +31,7 @@ Target = Literal["tensorrt", "cpu"]
 TARGETS: dict[str, Target] = {t: t for t in get_args(Target)}
 # Of a tensor's range: ModelOpt has max and entropy for ONNX; for percentile and mse see ranges.
 METHODS = ("entropy", "max", "percentile", "mse")
-AT_ONCE = 16  # images whose activations onnxruntime keeps for its histograms: some 150 MB each of edgepose-l
+AT_ONCE = 16  # images whose activations onnxruntime keeps for its histograms: some 190 MB each of edgepose-l
 OPSET = 17  # the newest that TensorRT 8.6 states to know; Q/DQ per channel is in it since 13
 
 
