@@ -6,6 +6,7 @@ keeps its decoder's layout, and colours are converted where they are looked at.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -57,6 +58,15 @@ def yuv_to_bgr(kr: float, kb: float, *, full_range: bool) -> NDArray[np.float64]
     return np.column_stack([linear, -linear @ np.array(offset, np.float64)])
 
 
+def samples(memory: Bytes, shape: tuple[int, ...], stride: int) -> Bytes:
+    """The samples that ``memory`` [bytes] begins with, in their ``shape`` (rows, columns and, if several, samples).
+
+    A read-only view; ``stride``: bytes from row to row, which may be padded.
+    """
+    steps = (stride, *(math.prod(shape[axis:]) for axis in range(2, len(shape))), 1)
+    return np.lib.stride_tricks.as_strided(memory, shape, steps, writeable=False)
+
+
 def to_bgr(picture: Picture) -> Bytes:
     """The whole picture [H, W, 3] in BGR, in memory of its own."""
     bgr = part_in_bgr(picture, (0, 0), picture.shape[1::-1])
@@ -74,9 +84,9 @@ def part_in_bgr(picture: Picture, start: tuple[int, int], size: tuple[int, int],
         return _as_bgr(_resized(picture[y:below, x:right], size, method))
     (across, down), planes = picture.steps, [_resized(picture.luma[y:below, x:right], size, method)]
     for plane in picture.chroma:
-        samples = plane[y // down : -(-below // down), x // across : -(-right // across)]
-        height, width = samples.shape[:2]
-        planes.append(_resized(samples, (width * across // factor, height * down // factor), method)[:rows, :columns])
+        part = plane[y // down : -(-below // down), x // across : -(-right // across)]
+        height, width = part.shape[:2]
+        planes.append(_resized(part, (width * across // factor, height * down // factor), method)[:rows, :columns])
     return picture.bgr(tuple(planes))
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edgepose.picture import YUV, yuv_to_bgr
+from edgepose.picture import YUV, samples, yuv_to_bgr
 
 # libav's name -> pixels of luma to one of chroma, across and down; "j" says that all values are used, as in JPEG.
 _STEPS = {"yuv420p": (2, 2), "yuv422p": (2, 1), "yuv444p": (1, 1), "nv12": (2, 2)}
@@ -29,7 +28,8 @@ def yuv_of(frame: Any) -> YUV | None:
     (across, down), columns, rows = _STEPS[name], frame.width, frame.height
     chroma = (-(-rows // down), -(-columns // across), *((2,) if name == "nv12" else ()))
     luma, *others = (
-        _view(plane, shape) for plane, shape in zip(frame.planes, [(rows, columns), chroma, chroma], strict=False)
+        samples(np.frombuffer(plane, np.uint8), shape, plane.line_size)
+        for plane, shape in zip(frame.planes, [(rows, columns), chroma, chroma], strict=False)
     )
     return YUV(luma, tuple(others), yuv_to_bgr(*shares, full_range=full), (across, down))
 
@@ -38,9 +38,3 @@ def colours_of(frame: Any) -> dict[str, str]:
     """What libav must be told to convert ``frame`` with the colours that :func:`yuv_of` gives it."""
     unsaid = int(frame.colorspace) == _UNSAID and not frame.format.is_rgb
     return {"src_colorspace": "ITU709"} if unsaid and frame.height > _SD_ROWS else {}
-
-
-def _view(plane: Any, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """The samples of ``plane`` in their shape; rows may be padded."""
-    steps = (plane.line_size, *((2, 1) if len(shape) == 3 else (1,)))
-    return np.lib.stride_tricks.as_strided(np.frombuffer(plane, np.uint8), shape, steps, writeable=False)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepose.picture import YUV, Picture, yuv_to_bgr
+from edgepose.picture import YUV, Picture, samples, yuv_to_bgr
 from edgepose.sources.base import SourceLost
 
 
@@ -60,7 +60,7 @@ class Views:
         strides, offsets = (meta.stride, meta.offset) if meta else (layout.strides, layout.offsets)
         places = [(plane, strides[plane.index], offsets[plane.index]) for plane in layout.planes]
         memory = np.asarray(_Mapped(self._gst, buffer, max(_end(*place) for place in places)))
-        first, *others = (_view(memory, *place) for place in places)
+        first, *others = (samples(memory[offset:], plane.shape, stride) for plane, stride, offset in places)
         if layout.to_bgr is not None:
             return YUV(first, tuple(others), layout.to_bgr, layout.steps)
         return first if layout.greys is None else layout.greys[first]
@@ -87,12 +87,6 @@ def _layout(video: Any, caps: Any) -> _Layout:
 def _end(plane: _Plane, stride: int, offset: int) -> int:
     """The byte after the plane's last one."""
     return offset + stride * (plane.shape[0] - 1) + math.prod(plane.shape[1:])
-
-
-def _view(memory: NDArray[np.uint8], plane: _Plane, stride: int, offset: int) -> NDArray[np.uint8]:
-    """The ``plane`` in its shape."""
-    steps = (stride, *(math.prod(plane.shape[axis:]) for axis in range(2, len(plane.shape))), 1)
-    return np.lib.stride_tricks.as_strided(memory[offset:], plane.shape, steps, writeable=False)
 
 
 class _Mapped:
