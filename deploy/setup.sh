@@ -80,21 +80,24 @@ if [ ! -e "$stamp" ]; then
   say "installing edgepose[$extras] into .venv"
   .venv/bin/python -m pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e ".[$extras]" \
     2> >(grep -v -e WARNING -e '^$' >&2)
-  if [ -e /etc/nv_tegra_release ]; then # a Jetson: TensorRT comes with JetPack, the GPU's memory by cuda-python of its CUDA
-    cuda=$(readlink -f /usr/local/cuda | sed -n 's/.*cuda-\([0-9]*\.[0-9]*\).*/\1/p')
-    say "installing cuda-python for CUDA ${cuda:-unknown}"
-    pip=(.venv/bin/python -m pip --quiet --disable-pip-version-check)
-    "${pip[@]}" install -c deploy/constraints.txt -e '.[jetson]' || say "no converter to float16: JetPack 7.2 wants one (docs/jetson.md)"
-    # torch brings cuda-bindings of its own CUDA; the two hold files of the same names, so both go before one comes.
-    wheels=$(mktemp -d)
-    trap 'rm -rf "$wheels"' EXIT
-    if ! { [ -n "$cuda" ] && "${pip[@]}" download --dest "$wheels" "cuda-python==$cuda.*" &&
-      "${pip[@]}" uninstall --yes cuda-python cuda-bindings cuda-core &&
-      "${pip[@]}" install --no-index --find-links "$wheels" "cuda-python==$cuda.*"; }
-    then
-      say "cuda-python is left as it is; without one of that CUDA TensorRT is left aside (docs/jetson.md, step 3). The next set-up tries again"
-      exit 0
-    fi
-  fi
   touch "$stamp"
+fi
+
+# A Jetson: TensorRT comes with JetPack, the GPU's memory by cuda-python of its CUDA.
+if [ -e /etc/nv_tegra_release ] && [ ! -e "$stamp-cuda" ]; then
+  cuda=$(readlink -f /usr/local/cuda | sed -n 's/.*cuda-\([0-9]*\.[0-9]*\).*/\1/p')
+  say "installing cuda-python for CUDA ${cuda:-unknown}"
+  pip=(.venv/bin/python -m pip --quiet --disable-pip-version-check)
+  "${pip[@]}" install -c deploy/constraints.txt -e '.[jetson]' || say "no converter to float16: JetPack 7.2 wants one (docs/jetson.md)"
+  # torch brings cuda-bindings of its own CUDA; the two hold files of the same names, so both go before one comes.
+  wheels=$(mktemp -d)
+  trap 'rm -rf "$wheels"' EXIT
+  if [ -n "$cuda" ] && "${pip[@]}" download --dest "$wheels" "cuda-python==$cuda.*" &&
+    "${pip[@]}" uninstall --yes cuda-python cuda-bindings cuda-core &&
+    "${pip[@]}" install --no-index --find-links "$wheels" "cuda-python==$cuda.*"
+  then
+    touch "$stamp-cuda"
+  else
+    say "cuda-python is left as it is; without one of that CUDA TensorRT is left aside (docs/jetson.md, step 3). The next set-up tries again"
+  fi
 fi

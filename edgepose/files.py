@@ -74,8 +74,16 @@ def real_path(name: str) -> str:
 
 
 def cache_dir() -> Path:
-    """Where rebuilt-at-will files go: $EDGEPOSE_CACHE, else $XDG_CACHE_HOME/edgepose, else ~/.cache/edgepose."""
+    """Where rebuilt-at-will files go: $EDGEPOSE_CACHE, else $XDG_CACHE_HOME/edgepose, else ~/.cache/edgepose.
+
+    EdgeposeError: none of them is known.
+    """
     chosen = os.environ.get("EDGEPOSE_CACHE")
     if chosen:
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgepose"
+    if general := os.environ.get("XDG_CACHE_HOME"):
+        return Path(general) / "edgepose"
+    try:
+        return Path.home() / ".cache" / "edgepose"
+    except RuntimeError:
+        raise EdgeposeError("who runs this has no home folder to keep files in; let EDGEPOSE_CACHE name one") from None

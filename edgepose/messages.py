@@ -24,7 +24,7 @@ from edgepose.errors import EdgeposeError, unknown
 from edgepose.files import write_beside
 from edgepose.frame import Frame
 from edgepose.redact import without_secrets
-from edgepose.toml import first_fault
+from edgepose.toml import first_fault, shown
 
 SCHEMAS = Path(__file__).parent / "schemas"
 POSE: Final = "edgepose.pose/1"
@@ -53,11 +53,12 @@ Variance: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False), _to(2)]
 Covariance: TypeAlias = Annotated[float, Field(allow_inf_nan=False), _to(2)]
 Joint: TypeAlias = tuple[Pixel, Pixel, Score, Variance, Covariance, Variance]
 Name: TypeAlias = Annotated[str, Field(min_length=1)]
-Count: TypeAlias = Annotated[int, Field(ge=0)]
+Count: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
 Sha256: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Nanoseconds: TypeAlias = Annotated[int, Field(ge=0, lt=2**63, description="UTC, nanoseconds since 1970")]
 Size: TypeAlias = Annotated[
-    tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]], Field(description="width, height in pixels")
+    tuple[Annotated[int, Field(gt=0, lt=2**31)], Annotated[int, Field(gt=0, lt=2**31)]],
+    Field(description="width, height in pixels"),
 ]
 StatusState = Literal["online", "stopped", "offline", "camera-lost"]
 
@@ -100,7 +101,7 @@ class PoseMessage(_Strict):
     schema_: Annotated[Literal["edgepose.pose/1"], Field(alias="schema")] = POSE
     device: Name
     camera: Name
-    seq: Annotated[int, Field(ge=0, description="counts the camera's images, also those that were not processed")]
+    seq: Annotated[Count, Field(description="counts the camera's images, also those that were not processed")]
     acquired_ns: Annotated[Nanoseconds, Field(description="when the image was taken; UTC, nanoseconds since 1970")]
     published_ns: Annotated[Nanoseconds, Field(description="when the joints were known; UTC, nanoseconds since 1970")]
     image: Size
@@ -392,7 +393,8 @@ def decode(payload: bytes, encoding: Encoding | Literal["auto"] = "auto") -> Mes
         raise EdgeposeError(f"the payload is not {encoding.upper()}: {str(error)[:120]}") from error
     name = tree.get("schema") if isinstance(tree, dict) else None
     if not isinstance(name, str) or name not in _MESSAGES:
-        raise unknown("message schema", str(name)[:80], _MESSAGES, "the payload")
+        named = name if isinstance(name, str) else shown(name)
+        raise unknown("message schema", named[:80], _MESSAGES, "the payload")
     kind = _MESSAGES[name]
     try:
         return kind.model_validate(tree)

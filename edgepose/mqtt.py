@@ -32,6 +32,7 @@ from edgepose.messages import check_prefix
 from edgepose.redact import is_utf8, redact
 
 CONNECT_TIMEOUT_S = 5.0
+LONGEST_TEXT = 65535  # bytes; MQTT writes a text's length in two
 SEND_BUFFER = 32 * 1024  # bytes; what a slow link holds back must wait in our queue, not in the kernel's
 _OPTIONS = ("version", "cafile", "certfile", "keyfile", "insecure")
 TRANSIENT = {"Server unavailable", "Server busy", "Quota exceeded", "Connection rate exceeded"}
@@ -204,6 +205,9 @@ def _check(broker: Broker, shown: str, fragment: str) -> None:
     for name, text in (("user", broker.user), ("password", broker.password)):
         if text and not is_utf8(text):
             raise EdgeposeError(f"the {name} for {broker} is no UTF-8; set it in a terminal that writes UTF-8")
+        if text and (len(text.encode()) > LONGEST_TEXT or "\0" in text):
+            raise EdgeposeError(f"the {name} for {broker} is longer than {LONGEST_TEXT} bytes, or holds a null "
+                                "character, which MQTT does not take; check where it comes from")  # fmt: skip
     if broker.password and not broker.user:
         raise EdgeposeError(
             f"a password is set for {broker} but no user; write user@ into the URL or set EDGEPOSE_MQTT_USER"

@@ -27,7 +27,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise EdgeposeError(f"{path} does not exist; check the path") from None
     except (OSError, UnicodeDecodeError) as error:
         raise EdgeposeError(f"{path} cannot be read: {error}") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no TOML, or a number of thousands of digits
         raise EdgeposeError(f"{path} is not valid TOML: {error}") from error
     return parsed
 
@@ -52,10 +52,17 @@ def first_fault(model: type[BaseModel], error: ValidationError) -> str:
     if fault["type"] == "missing":
         return f"key '{path}' is missing; add it"
     given = fault["input"]
-    shown = redact(given) if isinstance(given, str) else given
-    value = "" if isinstance(given, dict | list) else f" (it is {shown!r})"
+    value = "" if isinstance(given, dict | list) else f" (it is {shown(given)})"
     message = fault["msg"].removeprefix("Value error, ")
     return f"key '{path}'{value}: {message}" if path else message
+
+
+def shown(given: object) -> str:
+    """``given`` as it would be written, without secrets."""
+    try:
+        return repr(redact(given) if isinstance(given, str) else given)
+    except ValueError:  # Python writes no number of thousands of digits
+        return "a very long number"
 
 
 def telling_fault(error: ValidationError) -> Any:

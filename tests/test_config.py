@@ -56,6 +56,8 @@ def test_without_a_file_the_defaults_hold():
         ("[engine]\nthreads = 'many'", "key 'engine.threads'"),
         ("[engine\n", "edgepose.toml is not valid TOML"),
         ("x = " + "[" * 3000, "edgepose.toml is not valid TOML"),
+        ("max_frames = " + "9" * 5000, "edgepose.toml is not valid TOML"),
+        ("[engine]\nthreads = 0x" + "f" * 5000, r"key 'engine.threads' \(it is a very long number\)"),
         ("device = 'a/b'", "key 'device'"),
     ],
 )

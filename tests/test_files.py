@@ -1,6 +1,7 @@
 """Files that are whole or absent, and what the system refuses as a sentence."""
 
 import os
+import pwd
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 
 from edgepose import EdgeposeError, sources
 from edgepose import bundle as bundles
-from edgepose.files import kind, make_folder, write_beside
+from edgepose.files import cache_dir, kind, make_folder, write_beside
 from edgepose.sinks.overlay import open_overlay
 from edgepose.sinks.recording import RecordingSink
 from edgepose.skeletons import MPII16
@@ -48,6 +49,20 @@ def test_a_folder_of_somebody_else_is_a_sentence(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "EdgeposeError" in done.stderr
     assert "cannot be looked at: Permission denied" in done.stderr
+
+
+def test_without_a_home_it_is_asked_where_files_may_go(monkeypatch, tmp_path):
+    for name in ("EDGEPOSE_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def nobody(_):
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    with pytest.raises(EdgeposeError, match="no home folder to keep files in; let EDGEPOSE_CACHE name one"):
+        cache_dir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_dir() == tmp_path / "edgepose"
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path):

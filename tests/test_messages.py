@@ -22,6 +22,7 @@ from edgepose.messages import (
     INFO,
     POSE,
     SCHEMAS,
+    STATS,
     STATUS,
     Encoding,
     ModelName,
@@ -281,6 +282,9 @@ def test_bad_topic_levels_are_sentences(levels: tuple[str, str, str], sentence: 
         (b'{"schema": "edgepose.pose/2"}', "unknown message schema 'edgepose.pose/2' in the payload; did you mean"),
         (json.dumps({"schema": STATUS}).encode(), "no edgepose.status/1 message: key 'device' is missing"),
         (json.dumps({"schema": POSE, "sequence": 1}).encode(), "no edgepose.pose/1 message"),
+        (cbor2.dumps({"schema": 10**5000}), "unknown message schema 'a very long number'"),
+        (cbor2.dumps({"schema": STATUS, "device": 10**5000}), r"key 'device' \(it is a very long number\)"),
+        (cbor2.dumps({"schema": STATS, "dropped_frames": 10**5000}), "no edgepose.stats/1 message"),
     ],
 )
 def test_bad_payloads_are_sentences(payload: bytes, sentence: str) -> None:

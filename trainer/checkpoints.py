@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from edgepose.errors import EdgeposeError
-from edgepose.files import write_beside
+from edgepose.files import kind, write_beside
 from edgepose.toml import validate
 from trainer.recipe import Recipe
 
@@ -28,7 +28,7 @@ class Checkpoints(Callback):
     def __init__(self, folder: Path, minutes: float, resumed: Path | None = None) -> None:
         """``resumed``: the checkpoint from which the run goes on. If that is not the last one, that one is damaged."""
         self._folder, self._seconds = folder, minutes * 60
-        self._whole = resumed is None or resumed.name == LAST
+        self._resumed, self._whole = resumed, resumed is None or resumed.name == LAST
         self._saved = time.monotonic()
         self._step = -1
         self._stop = False
@@ -65,6 +65,12 @@ class Checkpoints(Callback):
             trainer.save_checkpoint(following)  # writes nothing here, but all processes must take part
         self._saved, self._step = time.monotonic(), trainer.global_step
 
+    def settle(self) -> None:
+        """After a run that had nothing left to do, and saved nothing: it was resumed from the last checkpoint."""
+        if self._resumed is not None and not self._whole:
+            self._resumed.replace(self._folder / LAST)
+            self._whole = True
+
     def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any, **__: Any) -> None:
         # Before a batch and not after one: only then does Lightning count the one before as done.
         if self._stop and _between_steps(trainer):
@@ -95,7 +101,7 @@ def _between_steps(trainer: lightning.Trainer) -> bool:
 
 def read(path: Path) -> dict[str, Any]:
     """The checkpoint's contents; EdgeposeError where it is absent, damaged or not ours."""
-    if not path.is_file():
+    if kind(path) != "file":
         raise EdgeposeError(f"checkpoint {path} does not exist; check the path")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -104,9 +110,10 @@ def read(path: Path) -> dict[str, Any]:
         raise EdgeposeError(
             f"{path} is not a whole checkpoint ({reason}); use the one before it, {PREVIOUS}"
         ) from error
-    if not isinstance(content, dict) or "recipe" not in content or "state_dict" not in content:
+    ours = isinstance(content, dict) and all(isinstance(content.get(key), dict) for key in ("recipe", "state_dict"))
+    if not ours:
         raise EdgeposeError(f"{path} is not an edgepose-train checkpoint; 'edgepose-train fit' writes them")
-    return content
+    return dict(content)
 
 
 def newest(folder: Path) -> Path | None:
@@ -114,7 +121,7 @@ def newest(folder: Path) -> Path | None:
     faults = []
     for name in (LAST, _NEXT, PREVIOUS):
         path = folder / name
-        if path.exists():
+        if kind(path) != "nothing":
             try:
                 read(path)
                 return path

@@ -10,6 +10,7 @@ import typer
 
 from edgepose import console
 from edgepose.errors import EdgeposeError, unknown
+from edgepose.files import kind
 
 if TYPE_CHECKING:
     from edgepose.bundle import Bundle
@@ -45,7 +46,7 @@ def main() -> None:
 def _recipe_file(name: str) -> Path:
     """A recipe by path, or by the name of a shipped one."""
     path = Path(name)
-    if path.suffix == ".toml" or path.is_file():
+    if path.suffix == ".toml" or kind(path) == "file":
         return path
     shipped = {p.stem: p for p in RECIPES.glob("*.toml")}
     if name not in shipped:

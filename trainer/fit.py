@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from edgepose import bundle as bundles
 from edgepose import skeletons
 from edgepose.errors import EdgeposeError
+from edgepose.files import kind
 from trainer import bundled, checkpoints, qat
 from trainer.data.module import PoseData, select
 from trainer.distil import Teacher
@@ -178,6 +179,8 @@ def fit(
     EdgeposeError: the folder holds another run, data are missing, or a batch cannot be divided.
     """
     local, nodes = _processes(devices)
+    if torch.cuda.is_available() and local > (here := torch.cuda.device_count()):
+        raise EdgeposeError(f"{local} processes need as many GPUs, and this machine has {here}; ask for fewer devices")
     for number, stage in enumerate(recipe.stages):
         if stage.batch % (local * nodes * recipe.optimiser.accumulate):
             raise EdgeposeError(f"stages.{number}.batch {stage.batch} cannot be divided among {local * nodes} processes"
@@ -215,6 +218,9 @@ def _processes(devices: int) -> tuple[int, int]:
     """Processes on this machine, and machines: as torchrun says where it started us."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         local = int(os.environ["LOCAL_WORLD_SIZE"])
+        if devices not in (1, local):
+            raise EdgeposeError(f"torchrun started {local} processes on this machine, not {devices}; "
+                                "leave --devices out")  # fmt: skip
         return local, int(os.environ["WORLD_SIZE"]) // local
     return devices, 1
 
@@ -226,7 +232,7 @@ def recipe_at(path: Path) -> Recipe:
         if bundle.manual.role != "pose":
             raise EdgeposeError(f"start_from: {path} is a person finder; name a pose model or its checkpoint")
         return bundled.recipe_of(bundle)
-    if not path.exists():
+    if kind(path) == "nothing":
         models = ", ".join(name for name in bundles.shipped() if not name.endswith(("int8", "int8-cpu", "finder")))
         raise EdgeposeError(f"start_from: {path} is neither a file nor a shipped model ({models}); check the name")
     return checkpoints.recipe_of(checkpoints.read(path), path)

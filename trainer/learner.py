@@ -141,7 +141,7 @@ def beginning(folder: Path, recipe: Course, *, resume: bool) -> tuple[Path | Non
 
     EdgeposeError: the folder holds a run and ``resume`` was not asked for, or a run of another recipe.
     """
-    checkpoint = checkpoints.newest(folder) if folder.exists() else None
+    checkpoint = checkpoints.newest(folder)
     start = 0
     if checkpoint is not None:
         if not resume:
@@ -215,6 +215,8 @@ def train(
         if not trainer.interrupted:
             raise
         raise EdgeposeError(f"training was interrupted; go on with --resume --out {folder}") from None
+    if trainer.is_global_zero:
+        saver.settle()
     return folder / checkpoints.LAST
 
 

@@ -46,6 +46,7 @@ class Background(Strict):
     split: Literal["train", "dev", "val", "all"] = "train"
     windows: Positive = 5  # of one photograph, at most
     share: Annotated[float, Field(gt=0)] = 1.0  # how often each window is drawn in a pass
+    empty: bool = False  # whether nobody is in images that no annotation is of; else these are left out
 
 
 class Attention(Strict):
@@ -251,6 +252,9 @@ class Recipe(Course):
         for number, spec in enumerate(self.validation):
             if not spec.labels:
                 raise ValueError(f"validation.{number}.labels = false leaves nothing to validate on; leave it out")
+            for key in ("share", "behind"):
+                if getattr(spec, key) != 1:
+                    raise ValueError(f"validation.{number}.{key} is of who is drawn to learn from; leave it out")
         return self
 
     @model_validator(mode="after")

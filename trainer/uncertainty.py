@@ -137,7 +137,7 @@ def calibration(
     """Per bin of the N ``scores`` how many, their mean and the share that is ``right`` (1 or 0); and the expected
     calibration error (Guo et al. 2017, eq. 3).
     """
-    bin_of = np.minimum((scores * bins).astype(int), bins - 1)
+    bin_of = np.clip((scores * bins).astype(int), 0, bins - 1)  # raw peaks may lie outside 0..1
     table, ece = [], 0.0
     for b in range(bins):
         inside = bin_of == b

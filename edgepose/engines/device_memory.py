@@ -214,10 +214,12 @@ class PyCUDA:
         if self._stream is None:
             return
         with self.active():  # PyCUDA destroys nothing of a context that is not the calling thread's
-            self._stream.synchronize()
-            self._owned.close()
-            self._events.clear()
-            self._stream = None
+            try:
+                self._stream.synchronize()
+            finally:
+                self._owned.close()
+                self._events.clear()
+                self._stream = None
 
 
 @functools.cache
@@ -356,8 +358,10 @@ class CUDAPython:
             return
         self._closed = True
         with self.active():
-            self.synchronize()
-            self._owned.close()
+            try:
+                self.synchronize()
+            finally:
+                self._owned.close()
 
     def _call(self, name: str, *arguments: Any) -> Any:
         """Call CUDA's function; its results without the error code. EdgeposeError where that is not success."""

@@ -154,13 +154,17 @@ class TensorRTEngine:
         if self._closed:
             return
         self._closed = True
-        with self._memory.active():
-            self._memory.synchronize()
-            for lane in self._lanes:
-                lane.runs.clear()  # they refer to each other: contexts would wait for the garbage collector
-            self._lanes.clear()
-            self._engine = self._runtime = None
-        self._memory.close()
+        try:
+            with self._memory.active():
+                try:
+                    self._memory.synchronize()
+                finally:  # also of a GPU that failed
+                    for lane in self._lanes:
+                        lane.runs.clear()  # they refer to each other: contexts would wait for the garbage collector
+                    self._lanes.clear()
+                    self._engine = self._runtime = None
+        finally:
+            self._memory.close()
 
 
 class _Lane:

@@ -236,7 +236,10 @@ def _profile(builder: Any, counts: tuple[int, ...], image: tuple[int, int, int])
 
 def _use_timing_cache(config: Any, path: Path) -> bool:
     """Attach the cache in ``path``, or an empty one; whether TensorRT takes any."""
-    for content in (path.read_bytes() if path.is_file() else b"", b""):
+    kept = b""
+    with suppress(OSError):  # without it the build is slower
+        kept = path.read_bytes()
+    for content in (kept, b""):
         cache = config.create_timing_cache(content)
         with suppress(TypeError):  # None is no cache
             if config.set_timing_cache(cache, False):

@@ -367,7 +367,7 @@ class MQTTSink:
             except TooLargeError as error:
                 self._too_large(entry[1], str(error))
                 continue
-            except LostError:
+            except (LostError, RefusedError):
                 self._not_sent(entry)
                 raise
             if entry[1].qos:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepose import console
 from edgepose.draw import draw_pose
 from edgepose.errors import EdgeposeError, missing
 from edgepose.files import kind
@@ -87,10 +89,20 @@ class FileOverlay:
         image = annotate(frame, people, self._skeleton)
         with self._one_sentence():
             if self._writer is None:
+                self._keep_earlier()
                 # H.264 wants even sides.
                 self._size = (max(image.shape[1] // 2 * 2, 2), max(image.shape[0] // 2 * 2, 2))
                 self._writer = _writer(self._beside, self._size)
             self._writer.add(_fitted(image, self._size), self._seconds(frame.acquired_ns))
+
+    def _keep_earlier(self) -> None:
+        """What a run that was killed had drawn, and can be seen, stays: as film.1.mkv, ..."""
+        if self._path.suffix.lower() == ".mp4" or kind(self._beside) != "file" or not self._beside.stat().st_size:
+            return
+        names = (self._path.with_name(f"{self._path.stem}.{n}{self._path.suffix}") for n in itertools.count(1))
+        kept = next(name for name in names if kind(name) == "nothing")
+        self._beside.replace(kept)
+        console.say(f"note: overlay {self._path} of an earlier run was not finished; what there is of it is {kept}")
 
     def _seconds(self, acquired_ns: int) -> float:
         """When the frame is shown: the camera's own time, without the hours for which it was away."""

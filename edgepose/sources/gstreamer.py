@@ -233,6 +233,9 @@ class GStreamerSource(Base):
         factory = message.src.get_factory() if hasattr(message.src, "get_factory") else None
         element = (factory or message.src).get_name()  # the factory's has no number
         text = f"{where}: {reason}, says GStreamer's {element}"
+        if self._spec.kind == "v4l2" and "negotiated" in (debug or ""):
+            return SourceLost(f"{text}; ask the camera for a size, rate and format that it has, "
+                              "see: v4l2-ctl --list-formats-ext")  # fmt: skip
         if self._spec.reopens:
             return SourceLost(f"{text}; check the camera, its address and its cable")
         return SourceLost(f"{text}; check the file, or install gstreamer1.0-libav if its codec is not known")

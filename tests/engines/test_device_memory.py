@@ -114,6 +114,16 @@ def test_everything_taken_is_given_back_on_close(host):
     assert not host.live
 
 
+def test_of_a_gpu_that_failed_everything_is_given_back_too(host):
+    memory = CUDAPython()
+    with memory.active():
+        memory.device(24), memory.pinned((2, 3)), memory.event()
+    host.refused.add("StreamSynchronize")
+    with pytest.raises(EdgeposeError, match="the GPU refuses cudaStreamSynchronize"):
+        memory.close()
+    assert not host.live
+
+
 @pytest.mark.parametrize(
     ("installed", "glances"),
     [("12.2.1", True), ("12.6.2.post1", True), ("12.9.0", True), ("12.9.1", False), ("13.0.3", False)],

@@ -242,6 +242,12 @@ def test_a_plan_that_cannot_be_kept_is_not_built(tmp_path, monkeypatch):
         trt_build.build(make("float32", tmp_path), tmp_path / "x.plan", trt=trt, memory=surface.LazyMemory())
 
 
+def test_a_timing_cache_that_cannot_be_read_is_an_empty_one(tmp_path):
+    (tmp_path / "t.cache").mkdir()
+    done = Done("tensorrt-10.3.0", make("float32", tmp_path), Wanted(), timing_cache=tmp_path / "t.cache")
+    assert done.all("IBuilderConfig.create_timing_cache") == [(b"",)]
+
+
 def test_a_timing_cache_of_another_machine_is_left_aside(tmp_path, monkeypatch):
     cache = tmp_path / "t.cache"
     cache.write_bytes(b"foreign")

@@ -79,6 +79,16 @@ def test_bad_urls_are_sentences(url: str, sentence: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["x" * 65536, "ä" * 32768, "a\0b"])
+def test_what_mqtt_cannot_write_is_refused(text: str, tmp_path: Path) -> None:
+    """As where the file of the password is another one."""
+    (tmp_path / "log").write_text(text, encoding="utf-8")
+    with pytest.raises(EdgeposeError, match="the password for mqtt://hub:1883 is longer than 65535 bytes, or holds a"):
+        parse_broker("mqtt://bob@hub", password_file=tmp_path / "log", environ={})
+    with pytest.raises(EdgeposeError, match="the user for mqtt://hub:1883 is longer"):
+        parse_broker("mqtt://hub", environ={"EDGEPOSE_MQTT_USER": text})
+
+
 def test_bad_passwords_are_sentences(tmp_path: Path) -> None:
     with pytest.raises(EdgeposeError, match="a password is set for mqtt://hub:1883 but no user"):
         parse_broker("mqtt://hub", environ={"EDGEPOSE_MQTT_PASSWORD": "x"})

@@ -176,6 +176,23 @@ def test_a_film_that_cannot_be_put_in_its_place_is_kept(with_av, tmp_path):
     assert cv2.VideoCapture(str(tmp_path / ".film.part.mp4")).read()[0]
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "avi", "mp4"])
+def test_what_a_killed_run_had_drawn_is_kept(suffix, tmp_path, capsys):
+    """But for an .mp4, which nobody can read before it is closed."""
+    for number in (1, 2):
+        (tmp_path / f".film.part.{suffix}").write_bytes(b"%d" % number)
+        overlay = open_overlay(str(tmp_path / f"film.{suffix}"), MPII16)
+        overlay.show(frame(0), someone())
+        overlay.close()
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    if suffix == "mp4":
+        assert kept == ["film.mp4"]
+        return
+    assert kept == [f"film.1.{suffix}", f"film.2.{suffix}", f"film.{suffix}"]
+    assert [(tmp_path / name).read_bytes() for name in kept[:2]] == [b"1", b"2"]
+    assert f"of an earlier run was not finished; what there is of it is {tmp_path / kept[0]}" in capsys.readouterr().err
+
+
 def test_a_picture_of_one_line_is_shown(with_av, tmp_path):
     overlay = open_overlay(str(tmp_path / "film.mp4"), MPII16)
     overlay.show(frame(0, 1, 40), someone())

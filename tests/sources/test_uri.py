@@ -71,6 +71,9 @@ BAD = [
     ("csi://", "names no sensor"),
     ("csi://front", "give its number, such as csi://0"),
     ("csi://-1", "names no sensor"),
+    ("csi://" + "1" * 5000, "names no sensor"),
+    ("rtsp:cam/x", "the source begins with 'rtsp', but not with 'rtsp://'; write it as rtsp://host/path"),
+    ("HTTP//cam/x", "begins with 'HTTP', but not with 'HTTP://'; write it as http://host/path"),
     ("file://", "names no path"),
     ("file:///", "names no path"),
     ("file://clip.mp4", "takes 'clip.mp4' for a host name"),
@@ -112,6 +115,16 @@ def test_bad(uri: str, said: str) -> None:
 
 
 SECRET = "pa@s&w0rd"
+
+
+@pytest.mark.parametrize("start", ["rtsp//", "rtsp:/", "rtsp/", "rtsps:", "https:"])
+def test_password_of_a_url_that_lacks_a_sign_is_in_no_message(start: str) -> None:
+    """Else it would be a file's name, which is shown."""
+    for rest in (f"me:{SECRET}@h/x", f"me:{SECRET}@h"):
+        with pytest.raises(EdgeposeError, match="the source begins with '.*', but not with '.*://'") as caught:
+            parse(start + rest, environ={})
+        assert "me:" not in str(caught.value)
+        assert "w0rd" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
@@ -17,9 +18,12 @@ from tests.trainer.conftest import figure
 from trainer.augment import Augmentation
 from trainer.data.background import AROUND, SMALLEST, empty_windows, windows
 from trainer.data.cache import open_cache
+from trainer.data.persons import load
 from trainer.data.samples import Draw, Samples
+from trainer.data.splits import join_twins, side, take
 from trainer.evaluate import open_estimator
-from trainer.finder.scenes import Scene
+from trainer.finder.recipe import SceneSet
+from trainer.finder.scenes import Scene, read
 from trainer.fit import fit
 from trainer.recipe import Background, Recipe
 
@@ -81,8 +85,6 @@ def test_there_may_be_no_window(image: NDArray[np.uint8], people: list[tuple[flo
 @pytest.fixture
 def wide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Path]:
     """Drawn persons at the left of wide, textured photographs; most of each is empty."""
-    import json
-
     monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path / "cache"))
     rng = np.random.default_rng(3)
     (tmp_path / "wide").mkdir()
@@ -121,13 +123,32 @@ def test_a_crop_shows_its_window_and_says_that_every_joint_is_nowhere(wide: tupl
 
 
 def _people(data: str, root: Path, image: Path) -> list[NDArray[np.float64]]:
-    from trainer.data.persons import load
-
     return [p.box for p in load(data, root).persons if p.image == image]
 
 
 def _read(path: Path) -> NDArray[np.uint8]:
     return np.asarray(cv2.imread(str(path)), np.uint8)
+
+
+def test_photographs_that_no_annotation_is_of_show_nobody(wide: tuple[str, Path]) -> None:
+    """The set of an empty room: nobody is labelled, and all of each picture is free."""
+    data, root = wide
+    content = json.loads((root / "wide.json").read_text())
+    kept = [annotation for annotation in content["annotations"] if annotation["image_id"] != 2]
+    for labels in (kept, []):
+        (root / "wide.json").write_text(json.dumps(content | {"annotations": labels}))
+        nobodies = windows(Background(data=data, split="all", empty=True), MPII16, 1.25, root).persons
+        assert {p.image.name for p in nobodies} == {f"{i}.png" for i in range(6)}
+        assert any(p.box[0] < 100 for p in nobodies if p.image.name == "2.png")  # where somebody was
+    scenes = read(SceneSet(data=data, split="all", empty=True), root)
+    assert len(scenes) == 6
+    assert not any(len(s.people) + len(s.unsure) for s in scenes)
+    with pytest.raises(EdgeposeError, match="has no labelled person in split 'all'"):  # perhaps nobody looked
+        read(SceneSet(data=data, split="all"), root)
+    room = join_twins(load(data, root))
+    dealt = {split: take(room, split).bare for split in ("train", "dev", "val")}
+    assert sorted(str(group) for part in dealt.values() for group in part.values()) == [str(i) for i in range(6)]
+    assert all(side(room.name, group) == split for split, part in dealt.items() for group in part.values())
 
 
 def peaks_in_empty_windows(wide: tuple[str, Path], out: Path, background: list[Background]) -> float:

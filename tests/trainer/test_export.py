@@ -24,7 +24,7 @@ from trainer.export import to_onnx
 from trainer.grid import require_picture, write_picture
 from trainer.models.build import build
 from trainer.recipe import Recipe
-from trainer.uncertainty import ellipses, mahalanobis, reliability, score_map
+from trainer.uncertainty import calibration, ellipses, mahalanobis, reliability, score_map
 
 RECIPE = {
     "name": "small",
@@ -211,6 +211,13 @@ def test_reliability_by_hand():
     assert found["table"] == [{"joints": 64, "score": 0.85, "within": 0.75}]
     assert found["ece"] == 0.1
     assert found["ellipse_50"] == found["ellipse_90"] == 0.75
+
+
+def test_raw_peaks_outside_0_to_1_are_counted_too():
+    """Of a network whose scores were not fitted."""
+    table, ece = calibration(np.array([-0.2, -0.04, 0.5, 1.3]), np.array([0.0, 0.0, 1.0, 1.0]))
+    assert [row["joints"] for row in table] == [2, 1, 1]
+    assert ece == pytest.approx((2 * 0.12 + 0.5 + 0.3) / 4)
 
 
 @pytest.mark.timeout(600)

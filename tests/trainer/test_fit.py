@@ -221,6 +221,18 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_used(drawn, tmp_path
     assert checkpoints.newest(tmp_path) == tmp_path / "next.ckpt"
     done = fit(recipe(spec), tmp_path, root=root, workers=0, threads=1, resume=True)
     assert checkpoints.read(done)["global_step"] == 16
+    done.replace(tmp_path / "next.ckpt")  # killed so when it had learnt all: nothing is left to do but to name it
+    before.unlink()
+    assert fit(recipe(spec), tmp_path, root=root, workers=0, threads=1, resume=True) == done
+    assert checkpoints.read(done)["global_step"] == 16
+    assert not (tmp_path / "next.ckpt").exists()
+
+
+@pytest.mark.parametrize("content", [{"recipe": "s", "state_dict": {}}, {"recipe": {}, "state_dict": []}, [1]])
+def test_a_foreign_checkpoint_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "x.ckpt")
+    with pytest.raises(EdgeposeError, match="is not an edgepose-train checkpoint"):
+        checkpoints.read(tmp_path / "x.ckpt")
 
 
 @pytest.mark.parametrize("text", ["test", "head", "a checkpoint", "h\x80", "}", ""])

@@ -94,6 +94,19 @@ def test_a_divided_plan_has_the_samples_of_the_whole(parts, world):
 
 
 @pytest.mark.timeout(300)
+def test_more_devices_than_there_are_or_than_torchrun_started_are_refused(tmp_path, monkeypatch):
+    made = Recipe.model_validate({"name": "few", "data": [{"data": "synth:8"}], "stages": [{"images": 16, "size": 64}]})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(EdgeposeError, match="2 processes need as many GPUs, and this machine has 1"):
+        fit(made, tmp_path / "run", devices=2)
+    for key, value in (("TORCHELASTIC_RUN_ID", "x"), ("LOCAL_WORLD_SIZE", "1"), ("WORLD_SIZE", "1")):
+        monkeypatch.setenv(key, value)
+    with pytest.raises(EdgeposeError, match="torchrun started 1 processes on this machine, not 4"):
+        fit(made, tmp_path / "run", devices=4)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("how", ["devices", "torchrun"])
 def test_two_processes_learn_as_one_with_their_batches_together(drawn, tmp_path, how):
     """Gloo on CPU; layers without batch statistics, which each process would have for itself."""

@@ -40,6 +40,14 @@ def test_validation_is_on_dev_where_no_split_is_said(tmp_path):
     assert again == made
 
 
+@pytest.mark.parametrize("key", ["share", "behind"])
+def test_how_often_somebody_is_drawn_means_nothing_in_validation(tmp_path, key):
+    path = tmp_path / "r.toml"
+    path.write_text(GOOD + f'[[validation]]\ndata = "synth:9"\n{key} = 3\n')
+    with pytest.raises(EdgeposeError, match=rf"validation.0.{key} is of who is drawn to learn from; leave it out"):
+        load(path)
+
+
 def test_the_paper_is_the_default(tmp_path):
     path = tmp_path / "r.toml"
     path.write_text(GOOD)

@@ -30,7 +30,7 @@ TRIES = 30
 
 def windows(background: Background, skeleton: Skeleton, padding: float, root: Path | None) -> PersonSet:
     """Nobodies, whose crops with ``padding`` show the windows; EdgeposeError when no photograph has room for one."""
-    spec = SceneSet(data=background.data, guesses=background.guesses, split=background.split)
+    spec = SceneSet(data=background.data, guesses=background.guesses, split=background.split, empty=background.empty)
     scenes = read(spec, root)
     name = f"{load(background.data, root).name}-background"
     nobodies: list[Person] = []

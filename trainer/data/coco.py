@@ -19,7 +19,7 @@ def read_json(path: Path) -> Any:
     """Parsed JSON; EdgeposeError names a file that is not JSON and the place of the fault."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no Unicode, no JSON, a number of 5,000 digits
         raise EdgeposeError(f"{path} cannot be read as JSON: {error}") from error
 
 
@@ -69,10 +69,12 @@ def read(path: Path, images: Path) -> PersonSet:
     skeleton = next(iter(skeletons.values()))
     persons = []
     others = defaultdict[Path, list[Floats]](list)
+    shown = set()  # ids of the images with somebody in them, or something else that the file has boxes of
     for number, annotation in enumerate(annotations):
         if not isinstance(annotation, dict):
             raise EdgeposeError(f"{path}: annotation {number} is not an object; is it COCO keypoint JSON?")
         try:
+            shown.add(annotation.get("image_id"))
             if annotation.get("category_id") not in skeletons:
                 continue
             if annotation.get("iscrowd") or not annotation.get("keypoints"):
@@ -89,9 +91,24 @@ def read(path: Path, images: Path) -> PersonSet:
                 raise ValueError("a labelled joint's place is no number")
         except (KeyError, ValueError, TypeError) as error:
             raise EdgeposeError(f"{path}: annotation {annotation.get('id', number)} is malformed: {error}") from error
-        group, activity = (image.get(key) for key in ("group", "activity"))  # null stands for none
-        persons.append(make_person(images / name, table[:, :2], labelled,
-                                   name if group is None else str(group), str(activity or "")))  # fmt: skip
+        activity = str(image.get("activity") or "")  # null stands for none
+        persons.append(make_person(images / name, table[:, :2], labelled, _group(image, name), activity))
     # The same name however the path is written, since splits follow it; absolute, and no link is followed.
     name = _own_name(data, path) or Path(os.path.abspath(path)).parent.name or path.stem  # noqa: PTH100
-    return PersonSet(name, skeleton, persons, others=dict(others))
+    return PersonSet(name, skeleton, persons, others=dict(others), bare=_bare(records, shown, images, path))
+
+
+def _group(image: dict[str, Any], name: str) -> str:
+    group = image.get("group")  # null stands for none
+    return name if group is None else str(group)
+
+
+def _bare(records: dict[Any, Any], shown: set[Any], images: Path, path: Path) -> dict[Path, str]:
+    """The images that no annotation is of, and their groups."""
+    bare = {}
+    for number, image in records.items():
+        if number not in shown:
+            if not isinstance(image.get("file_name"), str):
+                raise EdgeposeError(f"{path}: image {number} has no file_name; add it")
+            bare[images / image["file_name"]] = _group(image, image["file_name"])
+    return bare

@@ -35,7 +35,7 @@ def _read_json(path: Path, images: Path) -> list[Person]:
             joints = np.asarray(row["joints"], dtype=np.float64).reshape(16, 2)
             visible = np.asarray(row["joints_vis"], dtype=np.float64).reshape(16) > 0
             name = str(row["image"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise EdgeposeError(f"{path}: person {number} is malformed: {error}") from error
         labelled = visible & (joints > 0).all(axis=1)
         if labelled.sum() >= 2:
@@ -58,21 +58,27 @@ def _read_mat(path: Path, images: Path, others: dict[Path, list[Floats]]) -> lis
         videos = np.atleast_1d(getattr(release, "act", np.array([])))
     except (OSError, KeyError, ValueError, AttributeError, NotImplementedError, MatReadError, zlib.error) as error:
         raise EdgeposeError(f"{path} is not the MPII release file ({error}); expected the struct RELEASE") from error
+    if len(annotated) != len(training):
+        raise EdgeposeError(f"{path}: annolist has {len(annotated)} images and img_train {len(training)}; take the "
+                            "release's own file")  # fmt: skip
     persons = []
-    for index, (entry, train) in enumerate(zip(annotated, training, strict=True)):
-        if not train:  # the test half carries no joints
+    for index, entry in enumerate(annotated):
+        if not training[index]:  # the test half carries no joints
             continue
-        name = str(entry.image.name)
-        video = getattr(entry, "vididx", None)
-        group = str(int(video)) if video is not None and np.size(video) else name
-        known = getattr(videos[index], "act_name", "") if index < len(videos) else ""
-        activity = str(known) if np.size(known) else ""
-        for rect in np.atleast_1d(entry.annorect):
-            person = _rect(rect, images / name, group, activity)
-            if person is not None:
-                persons.append(person)
-            elif (box := _about(rect)) is not None:
-                others[images / name].append(box)
+        try:
+            name = str(entry.image.name)
+            video = getattr(entry, "vididx", None)
+            group = str(int(video)) if video is not None and np.size(video) else name
+            known = getattr(videos[index], "act_name", "") if index < len(videos) else ""
+            activity = str(known) if np.size(known) else ""
+            for rect in np.atleast_1d(entry.annorect):
+                person = _rect(rect, images / name, group, activity)
+                if person is not None:
+                    persons.append(person)
+                elif (box := _about(rect)) is not None:
+                    others[images / name].append(box)
+        except (AttributeError, TypeError, ValueError, OverflowError) as error:
+            raise EdgeposeError(f"{path}: image {index} is malformed: {error}") from error
     return persons
 
 
@@ -92,6 +98,8 @@ def _rect(rect: Any, image: Path, group: str, activity: str) -> Person | None:
         return None
     joints, labelled = np.zeros((16, 2)), np.zeros(16, dtype=bool)
     for point in np.atleast_1d(points):
-        joints[int(point.id)] = float(point.x) - 1.0, float(point.y) - 1.0
-        labelled[int(point.id)] = True
+        if (k := int(point.id)) not in range(len(joints)):
+            raise ValueError(f"a joint's id is {k}")
+        joints[k] = float(point.x) - 1.0, float(point.y) - 1.0
+        labelled[k] = True
     return make_person(image, joints, labelled, group, activity) if labelled.sum() >= 2 else None

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edgepose.crops import box_of_joints
 from edgepose.errors import EdgeposeError, unknown
+from edgepose.files import kind as kind_of
 from edgepose.skeletons import Skeleton, joint_map
 from edgepose.sources.images import read_picture
 
@@ -41,24 +42,31 @@ class Person:
 class PersonSet:
     """Persons that share a skeleton, and the name that splits and caches are keyed by.
 
-    ``others``: boxes [4] in images, as the file has them, of people and crowds whose joints nobody labelled.
+    ``others``: boxes [4] in images, as the file has them, of people and crowds whose joints nobody labelled. ``bare``:
+    photographs that no annotation is of, and the group of each: nobody is there, or nobody looked.
     """
 
     name: str
     skeleton: Skeleton
     persons: list[Person] = field(repr=False)
     others: dict[Path, list[Floats]] = field(repr=False, default_factory=dict)
+    bare: dict[Path, str] = field(repr=False, default_factory=dict)
 
     def subset(self, keep: Callable[[Person], bool]) -> PersonSet:
         """The persons for which ``keep`` holds."""
-        return PersonSet(self.name, self.skeleton, [p for p in self.persons if keep(p)])
+        return replace(self, persons=[p for p in self.persons if keep(p)])
 
 
 def make_person(
     image: Path, joints: NDArray[np.float64], labelled: NDArray[np.bool_], group: str, activity: str = ""
 ) -> Person:
-    """A Person whose box is the tight box of its labelled joints; unlabelled coordinates become 0."""
+    """A Person whose box is the tight box of its labelled joints; unlabelled coordinates become 0.
+
+    EdgeposeError: a labelled joint is not at a finite place.
+    """
     clean = np.where(labelled[:, None], joints, 0.0)
+    if not np.isfinite(clean).all():
+        raise EdgeposeError(f"a labelled joint of a person in image {image} is at no finite place; correct its label")
     return Person(image, clean, labelled, box_of_joints(clean, labelled), group, activity)
 
 
@@ -119,7 +127,7 @@ def load(spec: str, root: Path | None = None) -> PersonSet:
         raise EdgeposeError(f"data '{spec}' is incomplete; write {kind}:{form}")
     paths = [(root or Path()) / p for p in parts]
     for path in paths:
-        if not path.exists():
+        if kind_of(path) == "nothing":
             raise EdgeposeError(f"data '{spec}': {path} does not exist; check the path or set --data-root")
     return read(*paths)
 
@@ -137,7 +145,7 @@ def recognise(folder: str, root: Path | None = None) -> str:
     from trainer.data.coco import read_json
 
     base = (root or Path()) / folder
-    if not base.is_dir():
+    if kind_of(base) != "folder":
         raise EdgeposeError(f"data '{folder}' is neither a folder nor FORMAT:...; formats: lsp, coco, mpii, synth")
     found = [f"lsp:{folder}"] if (base / "joints.mat").is_file() else []
     for path in sorted([*base.glob("*.json"), *base.glob("annotations/*.json")]):

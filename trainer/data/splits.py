@@ -1,9 +1,11 @@
 """Splits that never tear a scene apart: persons of one group stand on one side.
 
 A group's side follows from a hash of the set's name and its own, so adding groups moves nobody else. Images of a set
-that are near-duplicates of each other (perceptual hash) are joined into one group first, named after its first member.
-But all pictures of one fixed camera look alike, whoever stands in them: where more than a third of a set would join one
-group nothing is joined, and it is said.
+that are near-duplicates of each other (perceptual hash) are joined into one group first, named after its first member:
+an image that is added may join groups, or give one another name, and so move those who are in them. Where sides must
+stay whatever is added, as between a training and its continuation, the annotations' own groups and distinct pictures
+are needed. But all pictures of one fixed camera look alike, whoever stands in them: where more than a third of a set
+would join one group nothing is joined, and it is said.
 """
 
 from __future__ import annotations
@@ -62,7 +64,10 @@ def take(persons: PersonSet, split: str) -> PersonSet:
         raise unknown("split", split, SPLITS)
     if split == "all":
         return persons
-    return persons.subset(lambda p: side(persons.name, p.group) == split)
+    return replace(
+        persons.subset(lambda p: side(persons.name, p.group) == split),
+        bare={image: group for image, group in persons.bare.items() if side(persons.name, group) == split},
+    )
 
 
 def why_empty(split: str) -> str:
@@ -100,7 +105,11 @@ def join_twins(persons: PersonSet) -> PersonSet:
             _say_alike(persons.name, len(together), len(images))
             return persons
     name_of = {names[a]: names[b] for a, b in zip(first, joined, strict=True)}
-    return PersonSet(persons.name, persons.skeleton, [replace(p, group=name_of[p.group]) for p in persons.persons])
+    return replace(
+        persons,
+        persons=[replace(p, group=name_of[p.group]) for p in persons.persons],
+        bare={image: name_of.get(group, group) for image, group in persons.bare.items()},
+    )
 
 
 @cache

@@ -10,6 +10,7 @@ Spec: ``synth:COUNT`` or ``synth:COUNT:SEED``. The pictures are drawn once, into
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -34,10 +35,13 @@ _LENGTHS = {"thigh": 0.245, "shin": 0.246, "trunk": 0.29, "neck": 0.05, "head": 
             "forearm": 0.2, "hips": 0.1, "shoulders": 0.22}  # fmt: skip
 
 
+_COUNT, _SEED = re.compile("0*[1-9][0-9]{0,6}"), re.compile("[0-9]{0,9}")  # at most ten million
+
+
 def read(text: str) -> PersonSet:
     """The set that 'COUNT' or 'COUNT:SEED' names, drawn now if it is not in the cache."""
     count_text, _, seed_text = text.partition(":")
-    if not count_text.isdecimal() or not int(count_text) or not (seed_text or "0").isdecimal():
+    if not _COUNT.fullmatch(count_text) or not _SEED.fullmatch(seed_text):
         raise EdgeposeError(f"data 'synth:{text}' is not a number of persons; write synth:COUNT or synth:COUNT:SEED")
     count, seed = int(count_text), int(seed_text or 0)
     folder = cache_dir() / f"synth-{VERSION}-{seed}-{count}"

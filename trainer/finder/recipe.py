@@ -19,6 +19,7 @@ class SceneSet(Strict):
     guesses: str = ""  # file of people that were found by other models; empty: the data label everybody
     split: Literal["train", "dev", "val", "all"] = "train"
     share: Annotated[float, Field(gt=0)] = 1.0
+    empty: bool = False  # whether nobody is in images that no annotation is of; else these are left out
 
 
 class SceneAugmentation(Strict):
@@ -58,6 +59,9 @@ class FinderRecipe(Course):
         for side in (*self.input_size, *(s.size for s in self.stages)):
             if side % step:
                 raise ValueError(f"size {side} must be a multiple of {step} (stride 4, {poolings} poolings)")
+        for number, spec in enumerate(self.validation):
+            if spec.share != 1:
+                raise ValueError(f"validation.{number}.share is of scenes that are drawn to learn from; leave it out")
         for number, stage in enumerate(self.stages):
             if stage.sigma is not None:
                 raise ValueError(f"stages.{number}.sigma is of joints' targets; a finder's follow from the boxes")

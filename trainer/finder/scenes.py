@@ -67,20 +67,19 @@ def read(spec: SceneSet, root: Path | None) -> list[Scene]:
     for person in chosen.persons:
         if person.labelled.any():
             by_image[person.image].append(person)
-    if not by_image:
-        raise EdgeposeError(f"data '{spec.data}' has no labelled person in split '{spec.split}'{why_empty(spec.split)}")
+    images = sorted(by_image.keys() | (chosen.bare.keys() if spec.empty else set()))
+    if not images:
+        raise EdgeposeError(f"data '{spec.data}' has no labelled person in split '{spec.split}'"
+                            f"{why_empty(spec.split)}")  # fmt: skip
     guesses = _guesses((root or Path()) / spec.guesses) if spec.guesses else {}
-    if guesses and len({image.name for image in by_image}) < len(by_image):
+    if guesses and len({image.name for image in images}) < len(images):
         raise EdgeposeError(f"guesses {spec.guesses} go by images' file names, and data '{spec.data}' has one name in "
                             "several folders; rename the images")  # fmt: skip
-    if guesses and not guesses.keys() & {p.image.name for p in persons.persons}:
+    if guesses and not guesses.keys() & {i.name for i in (*(p.image for p in persons.persons), *persons.bare)}:
         raise EdgeposeError(
             f"guesses {spec.guesses} name no image of data '{spec.data}'; give the file that lies with it"
         )
-    return [
-        _scene(image, group, guesses.get(image.name), persons.others.get(image, []))
-        for image, group in sorted(by_image.items())
-    ]
+    return [_scene(image, by_image[image], guesses.get(image.name), persons.others.get(image, [])) for image in images]
 
 
 def _guesses(path: Path) -> dict[str, _Guess]:
@@ -92,8 +91,8 @@ def _guesses(path: Path) -> dict[str, _Guess]:
 
 
 def _scene(image: Path, persons: list[Person], guess: _Guess | None, others: list[Boxes]) -> Scene:
-    whole = np.array([p.labelled.sum() >= min(_JOINTS, _SHARE * len(p.labelled)) for p in persons])
-    labels = np.stack([p.box for p in persons])
+    whole = np.array([p.labelled.sum() >= min(_JOINTS, _SHARE * len(p.labelled)) for p in persons], dtype=bool)
+    labels = np.array([p.box for p in persons]).reshape(-1, 4)
     people, unsure = [labels[whole]], [labels[~whole], np.array(others).reshape(-1, 4)]
     if guess is not None:
         bodies = _rows(guess.detector)

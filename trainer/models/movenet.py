@@ -11,6 +11,7 @@ from torch import Tensor
 
 from edgepose.engines.openvino import core
 from edgepose.errors import EdgeposeError, missing
+from edgepose.files import kind
 
 
 def read(path: Path, shapes: list[tuple[int, ...]]) -> list[tuple[Tensor, Tensor]]:
@@ -46,7 +47,7 @@ def read(path: Path, shapes: list[tuple[int, ...]]) -> list[tuple[Tensor, Tensor
 
 def require(path: Path) -> None:
     """EdgeposeError where there is no such file."""
-    if not path.is_file():
+    if kind(path) != "file":
         raise EdgeposeError(f"pretrained: there is no file {path}; download MoveNet's TFLite file, or leave it out")
 
 
