@@ -6,11 +6,14 @@ A runner is a model on an engine in a precision: a bundle on openvino, onnxrunti
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calibration.gate import Outcome
 from calibration.judge import COMPARABLE, METRICS, ROUNDING, Answers, Judge
@@ -20,10 +23,11 @@ from edgepose.bundle import Manual, save
 from edgepose.engines import Engine, Precision
 from edgepose.errors import EdgeposeError
 from edgepose.files import write_beside
+from trainer.data.persons import Person
 from trainer.profile.latency import take_turns
 
 PRECISIONS: dict[str, Precision] = {p: p for p in get_args(Precision)}
-_RESAMPLES = 2000
+RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,8 @@ def compare(a: Runner, b: Runner, judge: Judge, *, repeats: int = 50, threads: i
     apart = apart[np.isfinite(apart)]
     if not apart.size:
         raise EdgeposeError(f"neither {a.text} nor {b.text} gives any joint a number; try another engine or precision")
-    seconds = take_turns([a.engine, b.engine], judge.images(1), repeats)
+    image = judge.images(1)
+    seconds = take_turns([partial(runner.engine.infer, image) for runner in (a, b)], repeats)
     return Comparison(
         a=a.text,
         b=b.text,
@@ -141,7 +146,7 @@ def compare(a: Runner, b: Runner, judge: Judge, *, repeats: int = 50, threads: i
             "max": float(apart.max()),
             "mean": float(apart.mean()),
         },
-        differences=[difference(metric, one, two, seed) for metric in judge.metrics],
+        differences=[difference(metric, one, two, scenes_of(judge.persons), seed) for metric in judge.metrics],
         a_ms=float(np.median(seconds[:, 0]) * 1e3),
         b_ms=float(np.median(seconds[:, 1]) * 1e3),
         ratio=float(np.median(seconds[:, 0] / seconds[:, 1])),
@@ -149,17 +154,31 @@ def compare(a: Runner, b: Runner, judge: Judge, *, repeats: int = 50, threads: i
     )
 
 
-def difference(metric: str, a: Answers, b: Answers, seed: int = 0) -> Difference:
-    """The gain of b over a, its interval by the paired bootstrap over persons (Efron & Tibshirani 1993, ch. 13).
+def scenes_of(persons: Sequence[Person]) -> NDArray[np.intp]:
+    """The scene of each person [N], numbered: frames of one film, or near-duplicates, which fare alike."""
+    return np.asarray(np.unique([p.group for p in persons], return_inverse=True)[1], np.intp)
 
-    Persons are drawn with replacement, each with both runners' joints, so that what is hard for both cancels.
+
+def drawn_again(sums: NDArray[np.floating], scenes: NDArray[np.intp], seed: int = 0) -> NDArray[np.float64]:
+    """``sums`` [..., N] of persons, summed over RESAMPLES samples of as many ``scenes`` [N]: [..., RESAMPLES].
+
+    The bootstrap (Efron & Tibshirani 1993, ch. 13); scenes are drawn with replacement, each with all its persons.
+    """
+    weights = np.eye(scenes.max() + 1)[scenes]  # [N, scenes]
+    drawn = np.random.default_rng(seed).integers(0, weights.shape[1], (RESAMPLES, weights.shape[1]))
+    return np.asarray((sums @ weights)[..., drawn].sum(axis=-1), np.float64)
+
+
+def difference(metric: str, a: Answers, b: Answers, scenes: NDArray[np.intp], seed: int = 0) -> Difference:
+    """The gain of b over a, its interval by the paired bootstrap over ``scenes`` [N]; see :func:`drawn_again`.
+
+    Each person is drawn with both runners' joints, so that what is hard for both cancels.
     """
     judged = np.isfinite(a.hits[metric])
     right = np.stack([np.where(judged, x.hits[metric], 0).sum(axis=1) for x in (a, b)])  # [2, N]
     count = judged.sum(axis=1)
-    drawn = np.random.default_rng(seed).integers(0, len(count), (_RESAMPLES, len(count)))
-    totals = count[drawn].sum(axis=1)
-    gains = 100 * (right[1][drawn].sum(axis=1) - right[0][drawn].sum(axis=1)) / np.maximum(totals, 1)
+    totals, (before, after) = drawn_again(count, scenes, seed), drawn_again(right, scenes, seed)
+    gains = 100 * (after - before) / np.maximum(totals, 1)
     low, high = np.percentile(gains, [2.5, 97.5])
     first, second = (100 * right[i].sum() / max(count.sum(), 1) for i in (0, 1))
     return Difference(metric, float(first), float(second), float(second - first), float(low), float(high))

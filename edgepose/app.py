@@ -22,6 +22,7 @@ from edgepose.camera import Camera, Snapshot, Speaking
 from edgepose.config import CameraSettings, Settings, require_cameras
 from edgepose.console import say
 from edgepose.engines import Engine
+from edgepose.engines.cpu import sums_exactly
 from edgepose.errors import EdgeposeError
 from edgepose.estimator import Estimator
 from edgepose.files import real_path
@@ -146,10 +147,10 @@ def threads_beside(threads: int) -> int:
 
 
 def finder_name(settings: Settings, engine: Engine) -> str:
-    """The finder beside the pose network on ``engine``; ``auto`` is in INT8 where that is known to be faster."""
+    """The finder beside the pose network on ``engine``; ``auto`` is in INT8 where that is faster and as good."""
     if settings.people.finder != "auto":
         return settings.people.finder
-    on_x86 = engine.name == "openvino" and platform.machine() == "x86_64"
+    on_x86 = engine.name == "openvino" and platform.machine() == "x86_64" and sums_exactly()
     plain = settings.engine.precision == "auto" and settings.engine.device.upper() in ("AUTO", "CPU")
     return "edgepose-finder-int8" if on_x86 and plain else "edgepose-finder"
 

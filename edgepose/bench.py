@@ -14,7 +14,7 @@ from edgepose.errors import EdgeposeError
 from edgepose.messages import Message, encode
 from edgepose.timing import Timings
 
-NETWORKS = ("infer", "look for people")  # stages that are inference
+NETWORKS = ("infer", "infer, finder")  # stages that are inference, or waiting for it
 WARM_UP = 30  # frames: the first ones compile, allocate and search
 
 

@@ -12,6 +12,7 @@ STAGES = (
     "decode",
     "wait for frame",
     "look for people",
+    "infer, finder",
     "crop",
     "infer",
     "decode heatmaps",

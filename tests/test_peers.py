@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tests.benchmarks.robustness import CORRUPTIONS, Scene
 from tests.conftest import tiny_manual
 from trainer.data.persons import make_person, to_skeleton
 from trainer.data.splits import side
+from trainer.profile import latency
 
 REPOSITORY = Path(__file__).parent.parent
 SYNTH = "synth:60"  # of which more than four are on the side dev
@@ -94,9 +96,10 @@ def test_accuracy_of_a_hand_computed_case(tmp_path):
 
 def test_the_interval_is_that_of_persons_not_of_joints():
     alike = np.tile([1.0, 1, 0, 0], (30, 3))  # half of every person's joints
-    assert peers.interval(alike) == (50, 50)
+    each = np.arange(30)
+    assert peers.interval(alike, each) == (50, 50)
     unlike = np.repeat([[0.0], [1.0]], 15, axis=0) * np.ones(12)  # half of the persons
-    low, high = peers.interval(unlike)
+    low, high = peers.interval(unlike, each)
     deviation = 100 * 0.5 / np.sqrt(30)
     assert high - low == pytest.approx(2 * 1.96 * deviation, rel=0.1)
     assert (low + high) / 2 == pytest.approx(50, abs=2)
@@ -209,20 +212,23 @@ def test_factors_are_chosen_on_dev_and_reported_on_val(tmp_path, monkeypatch):
     assert sides["edgepose-first"] == [{"val"}]
 
 
-def test_everybody_has_as_many_turns(monkeypatch):
-    monkeypatch.setattr(peers, "SETTLE", 0)
+def test_everybody_has_as_many_turns():
     told = [Told(None), Told(None), Told(None)]
-    seconds = peers.take_turns(told, 4)
+    seconds = latency.take_turns([t.run for t in told], 4)
     assert seconds.shape == (4, 3)
     assert (seconds > 0).all()
-    assert {t.runs for t in told} == {(1 + 4) * (1 + peers.BURST)}
+    assert {t.runs for t in told} == {latency.WARM_UP + 4 * (1 + latency.BURST)}
+    slow, quick = [], Told(None)
+    latency.take_turns([lambda: slow.append(time.sleep(1.2 * latency.SETTLE)), quick.run], 2)
+    assert len(slow) == latency.WARM_UP + 2 * 2  # one untimed run and one that counts
 
 
 def test_a_duel_is_fought_pair_by_pair():
     hits = np.random.default_rng(0).integers(0, 2, (40, 12)).astype(float)
     better = hits.copy()
     better[:, 0] = 1
-    ours = peers.Row("a", "INT8", "int8", 1, 1, 1, hits={"s": better}, seconds={1: np.array([1.0, 2, 3])})
+    ours = peers.Row("a", "INT8", "int8", 1, 1, 1, hits={"s": better}, seconds={1: np.array([1.0, 2, 3])},
+                     scenes={"s": np.arange(40)})  # fmt: skip
     peer = peers.Row("b", "peer", "int8", 1, 1, 1, hits={"s": hits}, seconds={1: np.array([2.0, 4, 6])})
     (duel,) = peers.duels([ours, peer])
     assert duel.time == {1: 0.5}

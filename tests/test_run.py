@@ -87,16 +87,19 @@ def test_the_finder_beside_has_half_of_the_threads_and_each_network_its_batches(
 
 
 @pytest.mark.parametrize(
-    ("chosen", "expected"),
+    ("chosen", "exact", "expected"),
     [
-        (("openvino", "cpu", "auto"), "edgepose-finder-int8" if platform.machine() == "x86_64" else "edgepose-finder"),
-        (("openvino", "auto", "float32"), "edgepose-finder"),
-        (("openvino", "GPU", "auto"), "edgepose-finder"),
-        (("onnxruntime", "auto", "auto"), "edgepose-finder"),
+        (("openvino", "cpu", "auto"), True,
+         "edgepose-finder-int8" if platform.machine() == "x86_64" else "edgepose-finder"),
+        (("openvino", "cpu", "auto"), False, "edgepose-finder"),
+        (("openvino", "auto", "float32"), True, "edgepose-finder"),
+        (("openvino", "GPU", "auto"), True, "edgepose-finder"),
+        (("onnxruntime", "auto", "auto"), True, "edgepose-finder"),
     ],
-)
-def test_the_finder_is_the_one_that_is_fast_here(clip, monkeypatch, chosen, expected):
+)  # fmt: skip
+def test_the_finder_is_the_one_that_is_fast_and_good_here(clip, monkeypatch, chosen, exact, expected):
     asked, (engine, device, precision) = [], chosen
+    monkeypatch.setattr(app, "sums_exactly", lambda: exact)
 
     def stopped(bundle, name, options):
         asked.append(bundle.manual.name)

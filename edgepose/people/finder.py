@@ -104,8 +104,9 @@ class Finder:
         timer: StageTimer,
     ) -> Found:
         """The people in the ``whole`` image [4], once the network has seen it through ``affine``."""
-        with timer("look for people"):
+        with timer("infer, finder"):
             maps = running()[0]
+        with timer("look for people"):
             expected = (self.manual.maps, *(side // self.manual.stride for side in self._crop.shape[:2]))
             if maps.shape != expected:
                 raise ValueError(f"maps {maps.shape} are not the {expected} of finder {self.manual.name}")

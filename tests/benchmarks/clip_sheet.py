@@ -19,7 +19,7 @@ import typer
 from numpy.typing import NDArray
 
 from edgepose import bundle as bundles
-from edgepose import engines, sources
+from edgepose import console, engines, sources
 from edgepose.crops import apply, crop_affine, warp
 from edgepose.draw import draw_pose
 from edgepose.engines import Options
@@ -99,4 +99,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    console.run(lambda: typer.run(main))

@@ -14,7 +14,7 @@ import typer
 from numpy.typing import NDArray
 
 from edgepose import bundle as bundles
-from edgepose import engines, sources
+from edgepose import console, engines, sources
 from edgepose.crops import apply, crop_affine, warp
 from edgepose.people.finder import Finder, Found
 from trainer.grid import evenly, write_grid
@@ -60,4 +60,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    console.run(lambda: typer.run(main))

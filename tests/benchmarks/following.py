@@ -18,6 +18,7 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the tests are no installed package
 
+from edgepose import console
 from edgepose.people.tracker import Following, Tracker
 from edgepose.skeletons import MPII16
 from tests.people.identity import hota, idf1, switches
@@ -54,4 +55,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    console.run(lambda: typer.run(main))

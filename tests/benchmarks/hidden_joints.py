@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from calibration.cli import persons_of
 from edgepose import bundle as bundles
-from edgepose import engines
+from edgepose import console, engines
 from edgepose.crops import BORDER
+from edgepose.errors import EdgeposeError
 from edgepose.estimator import Estimator
 from edgepose.metrics import segment_length
 from trainer.data.persons import Person, read_image
@@ -69,15 +70,18 @@ def main(
     bundle = bundles.load(model, role="pose")
     estimator = Estimator(engines.load(bundle, "auto", engines.Options(threads=threads)), bundle.manual)
     skeleton = bundle.skeleton
-    assert skeleton.head is not None, "the patch is measured in heads"
+    if skeleton.head is None:
+        raise EdgeposeError(f"{model} has no head, by which the patch is measured; name another model")
     ends = skeleton.index(skeleton.head[0]), skeleton.index(skeleton.head[1])
     persons = persons_of([data], skeleton.name, data_root)
     seen, covered, cut = [], [], []  # rows (joint, score, right)
+    counted = 0
     rest: list[tuple[int, float, bool]] = []  # of the pictures that were cut off every joint
     for person in progress(persons, len(persons), "hiding joints"):
         head = float(segment_length(person.joints[None], person.labelled[None], ends)[0])
         if not np.isfinite(head):
             continue
+        counted += 1
         image = read_image(person.image)
         joints = [int(k) for k in np.flatnonzero(person.labelled)]
         cut_off = cuts(image, person, head)
@@ -92,7 +96,10 @@ def main(
         covered += [row[k] for k, row in zip(joints, rows[1:], strict=False)]
         cut += [row[k] for (k, _), row in zip(cut_off, rows[1 + len(joints) :], strict=True)]
         rest += [row[k] for row in rows[1 + len(joints) :] for k in joints]
-    typer.echo(f"{model}, {len(persons)} persons of {data}, patch of {heads:g} heads")
+    if not counted:
+        raise EdgeposeError(f"nobody in {data} has head top and neck labelled, by which the patch is measured; choose "
+                            "other data")  # fmt: skip
+    typer.echo(f"{model}, {counted} persons of {data}, patch of {heads:g} heads")
     typer.echo("| joint | seen: score | right | covered: score | right | beyond the edge: score | right | cut |")
     typer.echo("|---|---|---|---|---|---|---|---|")
     tables = [np.array(rows, dtype=float) for rows in (seen, covered, cut)]
@@ -109,4 +116,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    console.run(lambda: typer.run(main))

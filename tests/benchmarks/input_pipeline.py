@@ -15,7 +15,7 @@ from typing import Annotated
 import torch
 import typer
 
-from edgepose import skeletons
+from edgepose import console, skeletons
 from trainer.data import load
 from trainer.data.module import PoseData
 from trainer.fit import PoseModule
@@ -93,4 +93,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    console.run(lambda: typer.run(main))

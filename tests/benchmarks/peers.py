@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from itertools import groupby, product
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the tests are no installed package
 
 from calibration.judge import Answers
-from calibration.verify import Difference, difference
+from calibration.verify import Difference, difference, drawn_again, scenes_of
 from edgepose import console
 from edgepose.engines.openvino import core
 from edgepose.errors import EdgeposeError, unknown
@@ -38,7 +37,7 @@ from trainer.data.module import select
 from trainer.data.persons import Person, read_image
 from trainer.data.splits import SPLITS
 from trainer.grid import evenly
-from trainer.profile.latency import Timing
+from trainer.profile.latency import Timing, take_turns
 from trainer.progress import progress
 from trainer.recipe import DataSet
 
@@ -46,9 +45,6 @@ SHARED = Path(__file__).parents[3] / "shared"
 SETS = ["mpii_sports", "lspet"]
 FACTORS = (1.0, 1.1, 1.25, 1.5, 1.75)  # crop side / longer side of the box, that a peer may have
 THREADS = (1, 2)
-SETTLE = 0.05  # s; a thread pool spins for a while after its last job, which the next model must not pay for
-BURST = 5  # timed runs in a turn, of which the median counts
-RESAMPLES = 2000
 COLOURS = {"INT8": "#0072B2", "float": "#56B4E9", "peer": "#D55E00"}  # Okabe & Ito 2008
 
 _NAMES = tuple(j for j in COCO17.joints if j.endswith(LIMB_JOINTS))
@@ -61,6 +57,7 @@ class Accuracy:
     """Shares of right joints in percent; ``low`` and ``high`` bound ``pck`` with 95 % confidence."""
 
     persons: int
+    scenes: int  # that these are of
     joints: int
     pck: float
     low: float
@@ -83,6 +80,7 @@ class Row:
     milliseconds: dict[int, Timing] = field(default_factory=dict)
     looks: dict[str, float] = field(default_factory=dict)  # crops per person that the network was given
     hits: dict[str, Floats] = field(default_factory=dict)  # [N, 12], see judge
+    scenes: dict[str, NDArray[np.intp]] = field(default_factory=dict)  # [N], whose intervals are wanted
     seconds: dict[int, Floats] = field(default_factory=dict)  # [repeats], in turns with the other rows'
 
 
@@ -131,11 +129,10 @@ def percent(hits: Floats) -> float:
     return float(100 * judged.mean()) if judged.size else float("nan")
 
 
-def interval(hits: Floats, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of :func:`percent` by the bootstrap over persons (Efron & Tibshirani 1993, ch. 13)."""
-    right, count = np.nansum(hits, axis=1), np.isfinite(hits).sum(axis=1)
-    drawn = np.random.default_rng(seed).integers(0, len(hits), (RESAMPLES, len(hits)))
-    shares = 100 * right[drawn].sum(axis=1) / count[drawn].sum(axis=1)
+def interval(hits: Floats, scenes: NDArray[np.intp], seed: int = 0) -> tuple[float, float]:
+    """95 % interval of :func:`percent` by the bootstrap over ``scenes`` [N]; see :mod:`calibration.verify`."""
+    right, count = drawn_again(np.stack([np.nansum(hits, axis=1), np.isfinite(hits).sum(axis=1)]), scenes, seed)
+    shares = 100 * right / np.maximum(count, 1)
     low, high = np.percentile(shares, [2.5, 97.5])
     return float(low), float(high)
 
@@ -144,9 +141,11 @@ def accuracy(hits: Floats, persons: list[Person]) -> Accuracy:
     """All figures from ``hits`` [N, 12]."""
     activities = np.array([p.activity for p in persons])
     counts = Counter(activities.tolist())
-    low, high = interval(hits)
+    scenes = scenes_of(persons)
+    low, high = interval(hits, scenes)
     return Accuracy(
         persons=len(persons),
+        scenes=int(scenes.max()) + 1,
         joints=int(np.isfinite(hits).sum()),
         pck=percent(hits),
         low=low,
@@ -166,32 +165,11 @@ def best_factor(rival: Contestant, sets: list[list[Person]]) -> dict[float, floa
     return found
 
 
-def take_turns(contestants: list[Contestant], repeats: int) -> NDArray[np.float64]:
-    """Seconds [repeats, models] of one crop; who goes first alternates, so that a disturbance meets all.
-
-    Between models there is a pause, and each first runs once untimed: caches are its own again.
-    """
-    seconds = np.zeros((repeats, len(contestants)))
-    for turn in progress(range(-1, repeats), 1 + repeats, "timing on this CPU"):
-        order = range(len(contestants)) if turn % 2 else reversed(range(len(contestants)))
-        for which in order:
-            time.sleep(SETTLE)
-            contestants[which].run()
-            burst = []
-            for _ in range(BURST):
-                start = time.perf_counter()
-                contestants[which].run()
-                burst.append(time.perf_counter() - start)
-            if turn >= 0:
-                seconds[turn, which] = np.median(burst)
-    return seconds
-
-
 def measure_latency(rows: list[Row], openers: list[Opener], repeats: int) -> None:
     """Fill in the milliseconds of ``rows``, whose models ``openers`` open, for each number of threads."""
     for threads in THREADS:
         contestants = [opened(threads) for opened in openers]
-        for row, seconds in zip(rows, take_turns(contestants, repeats).T, strict=True):
+        for row, seconds in zip(rows, take_turns([c.run for c in contestants], repeats).T, strict=True):
             low, median, high = (float(v) for v in np.percentile(seconds * 1e3, [25, 50, 75]))
             row.milliseconds[threads], row.seconds[threads] = Timing(median, low, high), seconds
         for contestant in contestants:
@@ -209,7 +187,7 @@ def measure_accuracy(contestant: Contestant, ours: bool, sets: dict[str, list[Pe
               round(contestant.file.stat().st_size / 1e6, 2), contestant.padding)  # fmt: skip
     for name, persons in sets.items():
         before = contestant.looks
-        row.hits[name] = judge(contestant, persons)
+        row.hits[name], row.scenes[name] = judge(contestant, persons), scenes_of(persons)
         row.looks[name] = round((contestant.looks - before) / len(persons), 3)
     row.accuracy = {name: accuracy(row.hits[name], persons) for name, persons in sets.items()}
     return row
@@ -229,7 +207,7 @@ def duels(rows: list[Row]) -> list[Duel]:
     found = []
     for mine, peer in product((r for r in rows if r.kind != "peer"), [r for r in rows if r.kind == "peer"]):
         gain = {
-            name: difference("pck", Answers(none, {"pck": peer.hits[name]}), Answers(none, {"pck": mine.hits[name]}))
+            name: difference("pck", *(Answers(none, {"pck": r.hits[name]}) for r in (peer, mine)), mine.scenes[name])
             for name in mine.hits
         }
         ratio = {n: float(np.median(mine.seconds[n] / peer.seconds[n])) for n in mine.seconds}
@@ -240,7 +218,7 @@ def duels(rows: list[Row]) -> list[Duel]:
 def markdown(rows: list[Row], split: str) -> str:
     """Tables: the whole, ours against each peer, each joint, each activity."""
     sets = list(rows[0].accuracy)
-    head = ["model", "weights", *(f"{s} {split}, {rows[0].accuracy[s].persons} persons" for s in sets)]
+    head = ["model", "weights", *(_whom(s, split, rows[0].accuracy[s]) for s in sets)]
     head += ["GMAC", "MB", *(f"ms, {_threads(n)}" for n in THREADS), "crop factor"]
     body = []
     for row in rows:
@@ -262,6 +240,10 @@ def markdown(rows: list[Row], split: str) -> str:
         if rows[0].accuracy[name].by_activity:
             text += f"\n{name} by activity\n\n" + _matrix(rows, {r.name: r.accuracy[name].by_activity for r in rows})
     return text
+
+
+def _whom(name: str, split: str, found: Accuracy) -> str:
+    return f"{name} {split}, {found.persons} persons of {found.scenes} scenes"
 
 
 def _threads(count: int) -> str:
@@ -307,7 +289,7 @@ def plot(rows: list[Row], split: str, path: Path) -> None:
                 axes.annotate(_short(row.name), here, (6 * side, -6 * side), textcoords="offset points", va="center",
                               ha="left" if side > 0 else "right", fontsize=8, color="#333333")  # fmt: skip
         axes.set(xscale="log", xlabel=f"ms per person, {threads} threads", ylabel="PCK@0.2 torso, 12 limb joints, %",
-                 title=f"{name}, {split}, {rows[0].accuracy[name].persons} persons")  # fmt: skip
+                 title=_whom(name, split, rows[0].accuracy[name]))  # fmt: skip
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("")
@@ -350,7 +332,7 @@ def main(
         contestant.close()
     measure_latency(rows, [*ours, *theirs], repeats)
     table = markdown(rows, split)
-    models_found = [{k: v for k, v in asdict(row).items() if k not in ("hits", "seconds")} for row in rows]
+    models_found = [{k: v for k, v in asdict(row).items() if k not in ("hits", "scenes", "seconds")} for row in rows]
     about = {"metric": "PCK@0.2 torso, 12 limb joints, percent", "split": split, "engine": engine, "repeats": repeats,
              "processor": str(core().get_property("CPU", "FULL_DEVICE_NAME")), "models": models_found,
              "duels": [asdict(duel) for duel in duels(rows)]}  # fmt: skip

@@ -16,6 +16,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from edgepose import console
 from edgepose.crops import crop_affine, warp
 from edgepose.sources import gstreamer, open_source, pipelines
 
@@ -60,4 +61,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    console.run(lambda: typer.run(main))

@@ -168,6 +168,8 @@ class Rival:
         self._make, self._output = make, shapes[make.output]
         _, height, width, _ = map(int, self._input["shape"])
         self.input_size = width, height
+        noise = np.random.default_rng(0).uniform(0, make.white, self._input["shape"])  # for ``run``
+        self._network.set_tensor(self._input["index"], noise.astype(self._input["dtype"]))
         self.name, self.file, self.looks = file.stem + TWICE * second_look, file, 0
         self._second_look = second_look
         self.macs, self.precision = counted(file)

@@ -29,7 +29,7 @@ from calibration.ranges import maxima
 from calibration.select import choose, radius
 from calibration.sensitivity import Run
 from edgepose import bundle as bundles
-from edgepose import engines
+from edgepose import console, engines
 from trainer.progress import progress
 
 
@@ -124,4 +124,4 @@ def _spread(values: list[float], form: str) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    console.run(lambda: typer.run(main))

@@ -20,6 +20,7 @@ import typer
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the tests are no installed package
 
 from edgepose import bundle as bundles
+from edgepose import console
 from edgepose.people import People
 from edgepose.skeletons import Skeleton
 from tests.benchmarks.clip_sheet import followed
@@ -67,4 +68,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    console.run(lambda: typer.run(main))

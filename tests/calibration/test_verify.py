@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +11,20 @@ import torch
 from calibration.judge import METRICS, Answers, Judge
 from calibration.quantize import quantize
 from calibration.sensitivity import Budget
-from calibration.verify import Comparison, Difference, compare, difference, open_runner, plot
+from calibration.verify import (
+    Comparison,
+    Difference,
+    compare,
+    difference,
+    drawn_again,
+    open_runner,
+    plot,
+    scenes_of,
+)
 from edgepose import EdgeposeError, skeletons
 from edgepose.estimator import Estimator
 from tests.calibration.command import run
+from trainer.data.persons import make_person
 from trainer.evaluate import figures, open_estimator, predict
 from trainer.fit import fit, load_best
 
@@ -56,15 +67,30 @@ def test_the_interval_is_of_paired_persons():
     a = (rng.random((400, 10)) < 0.7).astype(float)
     b = a.copy()
     b[:40] = 0  # lost on a tenth of the persons
-    found = difference("pckh05", hits(a), hits(b))
+    each = np.arange(400)  # every person in a scene of its own
+    found = difference("pckh05", hits(a), hits(b), each)
     assert found.gain == pytest.approx(100 * (b.mean() - a.mean()))
     assert found.low < found.gain < found.high < 0
     assert found.high - found.low < 5
-    assert difference("pckh05", hits(a), hits(a)).low == 0
-    unpaired = difference("pckh05", hits(a), hits(b[rng.permutation(400)]))
+    assert difference("pckh05", hits(a), hits(a), each).low == 0
+    unpaired = difference("pckh05", hits(a), hits(b[rng.permutation(400)]), each)
     assert unpaired.high - unpaired.low > 1.2 * (found.high - found.low)
     a[0, 0] = np.nan  # not judged in either
-    assert np.isfinite(difference("pckh05", hits(a), hits(np.where(np.isnan(a), np.nan, b))).gain)
+    assert np.isfinite(difference("pckh05", hits(a), hits(np.where(np.isnan(a), np.nan, b)), each).gain)
+
+
+def test_the_interval_is_of_scenes():
+    """Ten persons of each scene who fare alike tell no more than one of them would."""
+    rng = np.random.default_rng(0)
+    scenes = np.repeat(np.arange(40), 10)
+    a = np.ones((400, 10))
+    b = a * (rng.random(40) < 0.8)[scenes][:, None]
+    found, apart = (difference("pckh05", hits(a), hits(b), of) for of in (scenes, np.arange(400)))
+    assert found.gain == apart.gain == pytest.approx(100 * (b.mean() - 1))
+    assert found.high - found.low == pytest.approx(np.sqrt(10) * (apart.high - apart.low), rel=0.15)
+    persons = [make_person(Path("x.png"), np.ones((16, 2)), np.ones(16, bool), group) for group in "baab"]
+    assert scenes_of(persons).tolist() == [1, 0, 0, 1]
+    assert set(drawn_again(np.array([1.0, 10, 10, 1]), scenes_of(persons))) == {4.0, 22.0, 40.0}
 
 
 def test_what_b_may_lose(learnt, judge, tmp_path):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from edgepose import EdgeposeError, engines, sources
+from edgepose import bundle as bundles
 from edgepose.crops import crop_affine
-from edgepose.engines import Options
+from edgepose.engines import Options, cpu
 from edgepose.engines.pipelined import Begun, pipelined
 from edgepose.estimator import Estimator
 from edgepose.sources.several import AHEAD
@@ -241,3 +242,28 @@ print(len(heard))
 """
     done = subprocess.run([sys.executable, "-c", script, str(tiny.path)], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("processor", "exact"),
+    [
+        (("x86_64", "fpu avx2 avx512f avx512bw"), False),
+        (("x86_64", "fpu avx2 avx_vnni"), True),
+        (("AMD64", "fpu avx512f avx512_vnni"), True),
+        (("x86_64", "fpu avx2 amx_int8"), True),
+        (("x86_64", None), False),  # it does not say
+        (("aarch64", None), True),
+    ],
+)
+def test_where_int8_is_less_accurate_it_is_said_once(processor, exact, tmp_path, monkeypatch, capsys):
+    machine, flags = processor
+    if flags is not None:
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n\nprocessor\t: 1\nflags\t\t: {flags}\n")
+    monkeypatch.setattr(cpu, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(cpu.platform, "machine", lambda: machine)
+    cpu.say_where_sums_are_cut_off.cache_clear()
+    assert cpu.sums_exactly() == exact
+    for name in ("edgepose-first", "edgepose-first-int8-cpu", "edgepose-first-int8-cpu"):
+        engines.load(bundles.load(name), "onnxruntime", engines.Options(threads=1)).close()
+    cpu.say_where_sums_are_cut_off.cache_clear()
+    assert capsys.readouterr().err.count("edgepose-first-int8-cpu may be less accurate here") == (not exact)

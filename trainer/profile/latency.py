@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from edgepose.errors import EdgeposeError, missing
 from trainer.progress import progress
 
 CALIBRATION = 2  # random images; enough to get ranges, which is all that timing needs
-WARM_UP = 5  # runs of each: the first ones allocate and choose kernels
+WARM_UP = 3  # runs of each: the first ones allocate and choose kernels
+SETTLE = 0.05  # s; a thread pool spins for a while after its last job, which the next model must not pay for
+BURST = 5  # timed runs in a turn
 # Relu, Clip and Add too: left in float they would undo the gain, with a conversion before and after every convolution.
 QUANTISED = ("Conv", "ConvTranspose", "Relu", "Clip", "Add", "MaxPool", "Resize", "Concat", "Gemm", "MatMul")
 
@@ -66,7 +69,8 @@ def measure(model: Any, manual: Manual, *, threads: int = 2, repeats: int = 50) 
         plain = save(model, manual, Path(folder) / "float32.onnx")
         options = engines.Options(threads=threads, precision="float32")  # of what is left unquantised, in the second
         pair = [engines.load(b, "openvino", options) for b in (plain, quantise(plain, Path(folder) / "int8.onnx"))]
-        seconds = take_turns(pair, random_images(manual, 1), repeats)
+        image = random_images(manual, 1)
+        seconds = take_turns([partial(engine.infer, image) for engine in pair], repeats)
         for engine in pair:
             engine.close()
     return Latency(
@@ -154,17 +158,28 @@ def quiet(level: int) -> Iterator[None]:
         logging.disable(before)
 
 
-def take_turns(pair: list[engines.Engine], image: NDArray[np.float32], repeats: int) -> NDArray[np.float64]:
-    """Seconds [repeats, engines] of one image; who goes first alternates, so that a disturbance meets all."""
-    seconds = np.zeros((repeats, len(pair)))
+def take_turns(runs: Sequence[Callable[[], object]], repeats: int) -> NDArray[np.float64]:
+    """Seconds [repeats, models] of one of each model's ``runs``; who goes first alternates: a disturbance meets all.
+
+    Between models there is a pause, and each first runs once untimed: caches are its own again. Then the median of
+    BURST runs counts, of one where that takes longer than the pause.
+    """
+    seconds = np.zeros((repeats, len(runs)))
     for turn in progress(range(-WARM_UP, repeats), WARM_UP + repeats, "timing on this CPU"):
-        order = range(len(pair)) if turn % 2 else reversed(range(len(pair)))
+        order = range(len(runs)) if turn % 2 else reversed(range(len(runs)))
         for which in order:
-            start = time.perf_counter()
-            pair[which].infer(image)
+            time.sleep(SETTLE)
+            burst = 1 if turn < 0 or _seconds(runs[which]) > SETTLE else BURST
+            took = float(np.median([_seconds(runs[which]) for _ in range(burst)]))
             if turn >= 0:
-                seconds[turn, which] = time.perf_counter() - start
+                seconds[turn, which] = took
     return seconds
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 def _timing(seconds: NDArray[np.float64]) -> Timing:
