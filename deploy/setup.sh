@@ -88,7 +88,7 @@ if [ -e /etc/nv_tegra_release ] && [ ! -e "$stamp-cuda" ]; then
   cuda=$(readlink -f /usr/local/cuda | sed -n 's/.*cuda-\([0-9]*\.[0-9]*\).*/\1/p')
   say "installing cuda-python for CUDA ${cuda:-unknown}"
   pip=(.venv/bin/python -m pip --quiet --disable-pip-version-check)
-  "${pip[@]}" install -c deploy/constraints.txt -e '.[jetson]' || say "no converter to float16: JetPack 7.2 wants one (docs/jetson.md)"
+  "${pip[@]}" install -c deploy/constraints.txt -e '.[jetson]' || say "no converter to float16: TensorRT 11 wants one (docs/jetson.md)"
   # torch brings cuda-bindings of its own CUDA; the two hold files of the same names, so both go before one comes.
   wheels=$(mktemp -d)
   trap 'rm -rf "$wheels"' EXIT

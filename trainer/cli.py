@@ -360,7 +360,8 @@ def data_clean(
 
 def _findings(found: Findings) -> str:
     lines = [
-        f"{found.persons} persons in {found.images} images, median height {found.median_height:.0f} px; "
+        f"{found.persons} persons in {found.images} images ({found.bare} more without annotations), "
+        f"median height {found.median_height:.0f} px; "
         + ", ".join(f"{n} {name}" for name, n in sorted(found.splits.items())),
         "labelled: " + ", ".join(f"{name} {n}" for name, n in found.joints.items()),
     ]

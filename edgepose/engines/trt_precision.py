@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgepose.bundle import Bundle
 from edgepose.engines.trt_library import described, has
 from edgepose.errors import EdgeposeError, missing
@@ -96,9 +98,26 @@ def halved(model: Any) -> Any:
     except ImportError:
         raise missing("onnxconverter-common", "to make a float16 network for this TensorRT, which has no FP16 flag",
                       ".venv/bin/pip install onnxconverter-common") from None  # fmt: skip
+    left_out = [kind for kind in float16.DEFAULT_OP_BLOCK_LIST if kind != "Resize"]  # which TensorRT has in float16
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one for every weight that float16 cannot tell from its neighbour
-        return float16.convert_float_to_float16(model, keep_io_types=True)
+        half = float16.convert_float_to_float16(model, keep_io_types=True, op_block_list=left_out)
+    _scale_by_float32(half)
+    return half
+
+
+def _scale_by_float32(model: Any) -> None:
+    """Give each Resize of ``model`` its scales in float32, as ONNX wants them whatever is resized."""
+    from onnx import numpy_helper
+
+    graph = model.graph
+    known = {tensor.name: tensor for tensor in graph.initializer}
+    known |= {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
+    for node in graph.node:
+        if node.op_type == "Resize" and len(node.input) > 2 and node.input[2]:
+            scales = numpy_helper.to_array(known[node.input[2]]).astype(np.float32)
+            node.input[2] = f"{node.output[0]}_scales"
+            graph.initializer.append(numpy_helper.from_array(scales, node.input[2]))
 
 
 def hardware_level(trt: Any, wanted: Wanted) -> Any:
@@ -143,7 +162,7 @@ def batches(wanted: Wanted) -> tuple[int, int, int]:
 
 
 class _TensorRT10:
-    """What TensorRT 10 has, where no TensorRT is here to ask: JetPack 6.1 to 7.1."""
+    """What TensorRT 10 has, where no TensorRT is here to ask: JetPack 6.1 to 7.2."""
 
     __name__, __version__ = "tensorrt", "10"
 

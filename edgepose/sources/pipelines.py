@@ -74,7 +74,7 @@ def _csi(spec: SourceSpec, has: Has) -> list[str]:
         f"nvarguscamerasrc sensor-id={int(spec.location)}",
         f"video/x-raw(memory:NVMM),width={width},height={height},framerate={fps}/1,format=NV12",
         _queue(spec),
-        f"{_nvvidconv(has)} flip-method={_FLIP_METHOD[spec.number('rotate')]}",
+        f"nvvidconv flip-method={_FLIP_METHOD[spec.number('rotate')]}",
         "video/x-raw,format=BGRx",
         _videoconvert(has),
     ]
@@ -154,13 +154,13 @@ def _convert(spec: SourceSpec, has: Has) -> list[str]:
 
 def _hardware(spec: SourceSpec, has: Has) -> list[str]:
     if spec.kind == "file" and "rotate" not in spec.options:  # its size is of the picture as it is turned
-        turned = [_nvvidconv(has), "video/x-raw,format=BGRx", "videoflip video-direction=auto"]
+        turned = ["nvvidconv", "video/x-raw,format=BGRx", "videoflip video-direction=auto"]
         return [*turned, *_scale(spec), _videoconvert(has)]
     # A V4L2 camera was asked for its size, which holds before it is turned.
     size = "" if spec.kind == "v4l2" else _size(spec)
     # Otherwise it takes the nearest pixel and leaves out the others.
     between = " interpolation-method=1" if size and has("nvvidconv.interpolation-method") else ""
-    turned = [f"{_nvvidconv(has)} flip-method={_FLIP_METHOD[spec.number('rotate')]}{between}"]
+    turned = [f"nvvidconv flip-method={_FLIP_METHOD[spec.number('rotate')]}{between}"]
     return [*turned, f"video/x-raw,format=BGRx{size}", _videoconvert(has)]
 
 
@@ -175,7 +175,10 @@ def _software(spec: SourceSpec, has: Has, *, scale: bool) -> list[str]:
 
 def _jpeg(spec: SourceSpec, has: Has, *, scale: bool) -> list[str]:
     if has("nvvidconv") and not _software_only(spec):
-        for element, known in (("nvv4l2decoder mjpeg=1", "nvv4l2decoder.mjpeg"), ("nvjpegdec", "nvjpegdec")):
+        decoders = [("nvv4l2decoder mjpeg=1", "nvv4l2decoder.mjpeg"), ("nvjpegdec", "nvjpegdec")]
+        if has("nvv4l2decoder.cudadec-memtype"):  # by CUVID, as on Thor: no JPEG
+            del decoders[0]
+        for element, known in decoders:
             if has(known):
                 parse = ["jpegparse"] if has("jpegparse") else []  # NVIDIA's decoders ask for it
                 return [*parse, element, *_hardware(spec, has)]
@@ -190,11 +193,6 @@ def _rate(spec: SourceSpec) -> list[str]:
 
 def _videoconvert(has: Has) -> str:
     return "videoconvert n-threads=2" if has("videoconvert.n-threads") else "videoconvert"
-
-
-def _nvvidconv(has: Has) -> str:
-    # Its pictures are handed out as they are, and four buffers are few where some are looked at.
-    return "nvvidconv output-buffers=8" if has("nvvidconv.output-buffers") else "nvvidconv"
 
 
 def _scale(spec: SourceSpec) -> list[str]:

@@ -395,7 +395,11 @@ def test_halved_computes_the_same_within_float16(shipped):
     import onnxruntime
 
     half = halved(onnx.load(shipped.path))
+    onnx.checker.check_model(half, full_check=True)
     assert typed_as(half) == "float16"
+    kinds = [node.op_type for node in half.graph.node]
+    assert kinds.count("Resize") > 0
+    assert kinds.count("Cast") == 2  # of image and heatmaps: upsampling too is in float16
     width, height = shipped.manual.input_size
     image = np.random.default_rng(0).uniform(0, 255, (1, 3, height, width)).astype(np.float32)
     found = [onnxruntime.InferenceSession(content).run(["heatmaps"], {"image": image})[0]

@@ -14,7 +14,7 @@ from edgepose.sources.uri import parse
 DESKTOP = {"jpegdec", "avdec_mjpeg", "videoconvert.n-threads", "decodebin.force-sw-decoders"}
 JETSON = DESKTOP | {
     "nvv4l2decoder", "nvv4l2decoder.mjpeg", "nvvidconv", "nvvidconv.interpolation-method", "nvjpegdec",
-    "nvarguscamerasrc", "jpegparse", "nvvidconv.output-buffers",
+    "nvarguscamerasrc", "jpegparse",
 }  # fmt: skip
 NEW = DESKTOP | {"appsink.leaky-type"}
 
@@ -26,7 +26,7 @@ TAKEN = (
     'videoconvert n-threads=2 ! capsfilter caps="video/x-raw(memory:NVMM);'
     'video/x-raw,format={NV12,I420,YUY2,UYVY,Y42B,P010_10LE,BGRx,RGBA}"'
 )
-HARDWARE = f"nvvidconv output-buffers=8 flip-method=0 ! video/x-raw,format=BGRx ! {CONVERT}"
+HARDWARE = f"nvvidconv flip-method=0 ! video/x-raw,format=BGRx ! {CONVERT}"
 DECODE = "decodebin expose-all-streams=false caps=video/x-raw(ANY)"
 RTSP = 'rtspsrc location="rtsp://h/x" protocols=tcp latency=100 drop-on-latency=true timeout=0 tcp-timeout=5000000'
 V4L2 = 'v4l2src device="/dev/video0"'
@@ -37,7 +37,7 @@ TEXTS = [
         "csi://1?width=1920&height=1080&fps=60&rotate=180",
         JETSON,
         "nvarguscamerasrc sensor-id=1 ! video/x-raw(memory:NVMM),width=1920,height=1080,framerate=60/1,format=NV12"
-        f" ! {NEWEST} ! nvvidconv output-buffers=8 flip-method=2 ! video/x-raw,format=BGRx ! {CONVERT}",
+        f" ! {NEWEST} ! nvvidconv flip-method=2 ! video/x-raw,format=BGRx ! {CONVERT}",
     ),
     (
         "v4l2:///dev/video0?format=mjpeg&width=1280&height=720&fps=30",
@@ -53,6 +53,11 @@ TEXTS = [
         "v4l2:///dev/video0?format=mjpeg",
         JETSON - {"nvv4l2decoder.mjpeg", "jpegparse"},
         f"{V4L2} ! image/jpeg ! {NEWEST} ! nvjpegdec ! {HARDWARE}",
+    ),
+    (
+        "v4l2:///dev/video0?format=mjpeg",
+        JETSON | {"nvv4l2decoder.cudadec-memtype"},  # Thor
+        f"{V4L2} ! image/jpeg ! {NEWEST} ! jpegparse ! nvjpegdec ! {HARDWARE}",
     ),
     (
         "v4l2:///dev/video0?format=mjpeg&decoder=software",
@@ -116,7 +121,7 @@ TEXTS = [
         JETSON,
         f'filesrc location="/a.mp4" ! {DECODE} force-sw-decoders=true ! identity name=pace'
         " ! queue max-size-buffers=2 max-size-bytes=0 max-size-time=0"
-        f" ! {TAKEN} ! nvvidconv output-buffers=8 flip-method=0 ! video/x-raw,format=BGRx"
+        f" ! {TAKEN} ! nvvidconv flip-method=0 ! video/x-raw,format=BGRx"
         f" ! videoconvert n-threads=2 ! {TAKES} ! appsink name=sink sync=false max-buffers=2",
     ),
     (
@@ -129,13 +134,13 @@ TEXTS = [
         "v4l2:///dev/video0?format=mjpeg&width=640&height=480&rotate=90",
         JETSON,
         f"{V4L2} ! image/jpeg,width=640,height=480 ! {NEWEST} ! jpegparse ! nvv4l2decoder mjpeg=1"
-        f" ! nvvidconv output-buffers=8 flip-method=3 ! video/x-raw,format=BGRx ! {CONVERT}",  # its size, turned
+        f" ! nvvidconv flip-method=3 ! video/x-raw,format=BGRx ! {CONVERT}",  # its size, turned
     ),
     (
         "file:///a.mp4?width=360&height=640",  # of the picture as the phone was held: turned first, then made smaller
         JETSON,
         f'filesrc location="/a.mp4" ! {DECODE} ! queue max-size-buffers=2 max-size-bytes=0 max-size-time=0 ! {TAKEN}'
-        " ! nvvidconv output-buffers=8 ! video/x-raw,format=BGRx ! videoflip video-direction=auto ! videoscale"
+        " ! nvvidconv ! video/x-raw,format=BGRx ! videoflip video-direction=auto ! videoscale"
         f" ! video/x-raw,width=360,height=640 ! videoconvert n-threads=2 ! {TAKES}"
         " ! appsink name=sink sync=false max-buffers=2",
     ),
@@ -143,7 +148,7 @@ TEXTS = [
         "rtsp://h/x?codec=h264&width=1280&height=720",  # its own default is the nearest pixel
         JETSON,
         f"{RTSP} ! rtph264depay ! h264parse ! nvv4l2decoder ! {NEWEST}"
-        f" ! nvvidconv output-buffers=8 flip-method=0 interpolation-method=1"
+        f" ! nvvidconv flip-method=0 interpolation-method=1"
         f" ! video/x-raw,format=BGRx,width=1280,height=720 ! {CONVERT}",
     ),
     (

@@ -302,9 +302,10 @@ def test_data_check_finds_what_is_wrong(coco):
     (folder / "images" / "007.png").write_bytes((folder / "images" / "000.png").read_bytes())
     data = json.loads((folder / "annotations.json").read_text())
     data["annotations"][4]["keypoints"][3:6] = [900.0, 20.0, 2]
+    data["images"].append({"id": 99, "file_name": "room.png"})
     (folder / "annotations.json").write_text(json.dumps(data))
     found = check(load(spec, root))
-    assert (found.persons, found.images) == (8, 8)
+    assert (found.persons, found.images, found.bare) == (8, 8, 1)
     assert [text.split(" ")[1].rsplit("/")[-1] for text in found.unreadable] == ["002.png", "003.png"]
     assert found.outside == ["004.png: right_knee at 900,20 of 160x160"]
     assert found.duplicates == ["007.png = 000.png"]

@@ -23,7 +23,8 @@ _TILE = 160
 class Findings:
     """Counts, and the places of each fault as 'image name: what'."""
 
-    images: int = 0
+    images: int = 0  # with somebody in them
+    bare: int = 0  # images that no annotation is of
     persons: int = 0
     joints: dict[str, int] = field(default_factory=dict)  # labelled, by joint name
     splits: dict[str, int] = field(default_factory=dict)  # persons, by side
@@ -43,7 +44,7 @@ def check(persons: PersonSet) -> Findings:
     """Look at every image and person of a set."""
     if not persons.persons:
         raise EdgeposeError(f"data set {persons.name} holds no person with two labelled joints or more")
-    found = Findings(persons=len(persons.persons))
+    found = Findings(persons=len(persons.persons), bare=len(persons.bare))
     by_image: dict[Path, list[Person]] = {}
     for person in persons.persons:
         by_image.setdefault(person.image, []).append(person)
