@@ -42,7 +42,7 @@ def score_map(predictions: Predictions, skeleton: Skeleton, fitted_on: str) -> S
 
     The persons are a sample, and others may be harder. Of DRAWS samples drawn from them with replacement (bootstrap,
     Efron & Tibshirani 1993, chapter 6) each knot takes the probability that all but CAUTION of them exceed: about one
-    standard error below the mean.
+    standard error below the mean, were persons independent; those of one scene are not, so that it is less.
     Expects predictions whose scores are raw peaks (a manual with the identity score map).
     """
     from scipy.optimize import isotonic_regression
