@@ -298,7 +298,7 @@ def verify(
     lose_pck02_torso: Annotated[
         float, typer.Option(min=0, help="Points of PCK@0.2 of the torso that b may lose.")
     ] = 0.5,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each, in turns.")] = 50,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns of the timing.")] = 50,
     threads: Threads = 2,
     plot: Annotated[Path | None, typer.Option(help="Write the distribution of distances to this PNG.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

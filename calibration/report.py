@@ -27,7 +27,7 @@ _EXAMPLES, _SMALL = 10, 96  # crops of a cluster, and their side, pixels
 
 
 def write(outcome: Outcome, path: Path, *, threads: int = 2, repeats: int = 50) -> None:
-    """Write the page to ``path``, NAME.html; float and INT8 are timed for it, ``repeats`` runs of each in turns."""
+    """Write the page to ``path``, NAME.html; float and INT8 are timed for it, ``repeats`` turns of each."""
     if path.suffix != ".html":
         raise EdgeposeError(f"{path}: a report's file name ends in .html")
     compared = compare_outcome(outcome, repeats=repeats, threads=threads)
@@ -42,7 +42,7 @@ def write(outcome: Outcome, path: Path, *, threads: int = 2, repeats: int = 50) 
         _section("The calibration set", "Every crop that ranges were taken from, or as many as fit.",
                  _image(_grid([_bgr(c) for c in outcome.chosen.crops[:_SHOWN]], _EXAMPLES, _SMALL))),
         _section("Accuracy", "Against the labels, all sets together, in percent; the difference with its 95 % interval "
-                 "over persons (paired bootstrap).", _accuracy(compared)),
+                 f"over {compared.scenes} scenes (paired bootstrap).", _accuracy(compared)),
         _section("Latency", f"One crop on {outcome.engine}, {compared.threads or 'all'} threads, in turns in one run.",
                  _latency(compared)),
         _section("By joint", f"Points of {outcome.judge.leading} that INT8 lost (below nought: gained).",

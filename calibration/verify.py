@@ -83,6 +83,7 @@ class Comparison:
     a: str
     b: str
     persons: int
+    scenes: int  # that these are of
     joints: int  # compared: all of persons whose head or torso is labelled that one of the two gives, or both
     shift: dict[str, float]  # distance between the joints of a and b in head lengths: median, p90, p99, max, mean
     differences: list[Difference]
@@ -132,12 +133,13 @@ def compare(a: Runner, b: Runner, judge: Judge, *, repeats: int = 50, threads: i
     apart = apart[np.isfinite(apart)]
     if not apart.size:
         raise EdgeposeError(f"neither {a.text} nor {b.text} gives any joint a number; try another engine or precision")
-    image = judge.images(1)
+    image, scenes = judge.images(1), scenes_of(judge.persons)
     seconds = take_turns([partial(runner.engine.infer, image) for runner in (a, b)], repeats)
     return Comparison(
         a=a.text,
         b=b.text,
         persons=len(judge.persons),
+        scenes=int(scenes.max()) + 1,
         joints=apart.size,
         shift={
             "median": float(np.median(apart)),
@@ -146,7 +148,7 @@ def compare(a: Runner, b: Runner, judge: Judge, *, repeats: int = 50, threads: i
             "max": float(apart.max()),
             "mean": float(apart.mean()),
         },
-        differences=[difference(metric, one, two, scenes_of(judge.persons), seed) for metric in judge.metrics],
+        differences=[difference(metric, one, two, scenes, seed) for metric in judge.metrics],
         a_ms=float(np.median(seconds[:, 0]) * 1e3),
         b_ms=float(np.median(seconds[:, 1]) * 1e3),
         ratio=float(np.median(seconds[:, 0] / seconds[:, 1])),
@@ -160,13 +162,14 @@ def scenes_of(persons: Sequence[Person]) -> NDArray[np.intp]:
 
 
 def drawn_again(sums: NDArray[np.floating], scenes: NDArray[np.intp], seed: int = 0) -> NDArray[np.float64]:
-    """``sums`` [..., N] of persons, summed over RESAMPLES samples of as many ``scenes`` [N]: [..., RESAMPLES].
+    """Rows of ``sums`` [M, N] of persons, summed over RESAMPLES samples of as many ``scenes`` [N]: [M, RESAMPLES].
 
-    The bootstrap (Efron & Tibshirani 1993, ch. 13); scenes are drawn with replacement, each with all its persons.
+    The bootstrap (Efron & Tibshirani 1993, ch. 13); scenes are drawn with replacement, each with all its persons. Of a
+    few scenes such samples tell little, and too small an interval.
     """
-    weights = np.eye(scenes.max() + 1)[scenes]  # [N, scenes]
-    drawn = np.random.default_rng(seed).integers(0, weights.shape[1], (RESAMPLES, weights.shape[1]))
-    return np.asarray((sums @ weights)[..., drawn].sum(axis=-1), np.float64)
+    count = int(scenes.max()) + 1
+    drawn = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
+    return np.stack([np.bincount(scenes, row, count)[drawn].sum(axis=1) for row in sums])
 
 
 def difference(metric: str, a: Answers, b: Answers, scenes: NDArray[np.intp], seed: int = 0) -> Difference:
@@ -177,7 +180,7 @@ def difference(metric: str, a: Answers, b: Answers, scenes: NDArray[np.intp], se
     judged = np.isfinite(a.hits[metric])
     right = np.stack([np.where(judged, x.hits[metric], 0).sum(axis=1) for x in (a, b)])  # [2, N]
     count = judged.sum(axis=1)
-    totals, (before, after) = drawn_again(count, scenes, seed), drawn_again(right, scenes, seed)
+    totals, before, after = drawn_again(np.stack([count, *right]), scenes, seed)
     gains = 100 * (after - before) / np.maximum(totals, 1)
     low, high = np.percentile(gains, [2.5, 97.5])
     first, second = (100 * right[i].sum() / max(count.sum(), 1) for i in (0, 1))
@@ -190,7 +193,9 @@ def show(found: Comparison) -> None:
     from rich.table import Table
 
     console = Console()
-    table = Table(title=f"{found.persons} persons, a = {found.a}, b = {found.b}", title_justify="left")
+    table = Table(
+        title=f"{found.persons} persons of {found.scenes} scenes, a = {found.a}, b = {found.b}", title_justify="left"
+    )
     for heading in ("metric", "a", "b", "b - a", "95 % interval"):
         table.add_column(heading, justify="left" if heading == "metric" else "right")
     for d in found.differences:

@@ -6,9 +6,9 @@ import json
 import os
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -212,15 +212,15 @@ def test_factors_are_chosen_on_dev_and_reported_on_val(tmp_path, monkeypatch):
     assert sides["edgepose-first"] == [{"val"}]
 
 
-def test_everybody_has_as_many_turns():
-    told = [Told(None), Told(None), Told(None)]
-    seconds = latency.take_turns([t.run for t in told], 4)
-    assert seconds.shape == (4, 3)
-    assert (seconds > 0).all()
-    assert {t.runs for t in told} == {latency.WARM_UP + 4 * (1 + latency.BURST)}
-    slow, quick = [], Told(None)
-    latency.take_turns([lambda: slow.append(time.sleep(1.2 * latency.SETTLE)), quick.run], 2)
-    assert len(slow) == latency.WARM_UP + 2 * 2  # one untimed run and one that counts
+def test_everybody_has_as_many_turns(monkeypatch):
+    now = itertools.count()  # a clock that every look moves on by a second
+    monkeypatch.setattr(latency, "time", SimpleNamespace(perf_counter=lambda: next(now), sleep=lambda _: None))
+    for settle, burst in ((2, latency.BURST), (0.5, 1)):
+        monkeypatch.setattr(latency, "SETTLE", settle)
+        told = [Told(None), Told(None), Told(None)]
+        seconds = latency.take_turns([t.run for t in told], 4)
+        assert seconds.tolist() == [[1.0] * 3] * 4
+        assert {t.runs for t in told} == {latency.WARM_UP + 4 * (1 + burst)}
 
 
 def test_a_duel_is_fought_pair_by_pair():

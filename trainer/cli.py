@@ -382,7 +382,7 @@ def _findings(found: Findings) -> str:
 def profile(
     recipe: Annotated[str, typer.Argument(help="RECIPE.toml, or the name of a shipped recipe.")],
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each precision, in turns.")] = 50,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns of the timing.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """What a recipe's network costs: parameters, MACs, memory, CPU latency in FP32 and INT8, Jetson estimates."""

@@ -87,9 +87,10 @@ class FileOverlay:
     def show(self, frame: Frame, people: People) -> None:
         """Append one frame; EdgeposeError where the file cannot be written."""
         image = annotate(frame, people, self._skeleton)
+        if self._writer is None:
+            self._keep_earlier()
         with self._one_sentence():
             if self._writer is None:
-                self._keep_earlier()
                 # H.264 wants even sides.
                 self._size = (max(image.shape[1] // 2 * 2, 2), max(image.shape[0] // 2 * 2, 2))
                 self._writer = _writer(self._beside, self._size)
@@ -101,7 +102,12 @@ class FileOverlay:
             return
         names = (self._path.with_name(f"{self._path.stem}.{n}{self._path.suffix}") for n in itertools.count(1))
         kept = next(name for name in names if kind(name) == "nothing")
-        self._beside.replace(kept)
+        try:
+            self._beside.replace(kept)
+        except OSError as error:
+            raise EdgeposeError(
+                f"cannot put {self._beside} of an earlier run aside: {error.strerror or error}; move it yourself"
+            ) from error
         console.say(f"note: overlay {self._path} of an earlier run was not finished; what there is of it is {kept}")
 
     def _seconds(self, acquired_ns: int) -> float:

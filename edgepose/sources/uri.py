@@ -156,7 +156,7 @@ def _split_scheme(uri: str) -> tuple[str, Kind, str]:
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?", uri)
     if match and (scheme := match.group(1).lower()) in _SCHEMES and (match.group(2) or scheme not in _NETWORK):
         return scheme, _SCHEMES[scheme], uri[len(scheme) + 1 :]
-    if wrong := re.match(r"(?i)(rtsps?|https?)(?::|//|/[^/]*@)", uri):  # it may hold a password: not to be shown
+    if wrong := re.match(r"(?i)(rtsps?|https?)(?:[:;]|//|/.*@)", uri):  # it may hold a password: not to be shown
         raise EdgeposeError(f"the source begins with '{wrong.group(1)}', but not with '{wrong.group(1)}://'; write it "
                             f"as {wrong.group(1).lower()}://host/path")  # fmt: skip
     if match and match.group(2):

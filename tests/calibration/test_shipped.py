@@ -16,6 +16,7 @@ from calibration.sensitivity import Budget
 from calibration.verify import difference
 from edgepose import bundle as bundles
 from edgepose import engines, skeletons
+from edgepose.engines.cpu import sums_exactly
 from trainer.data.module import select
 from trainer.recipe import DataSet
 
@@ -70,6 +71,7 @@ def vnni():
         yield pool
 
 
+@pytest.mark.skipif(not sums_exactly(), reason="a CPU with neither VNNI nor AMX: see docs/calibration.md")
 @pytest.mark.parametrize(("name", "kind", "engine"), RUNNERS)
 def test_they_keep_the_budget(name, kind, engine, data_root, vnni):
     """How kernels round depends on the CPU's instructions, and a budget to the letter on that."""
@@ -78,6 +80,7 @@ def test_they_keep_the_budget(name, kind, engine, data_root, vnni):
     assert shift < 0.02
 
 
+@pytest.mark.skipif(not sums_exactly(), reason="a CPU with neither VNNI nor AMX: see docs/calibration.md")
 @pytest.mark.parametrize(("name", "kind", "engine"), RUNNERS)
 def test_they_kept_the_budget_when_made_and_keep_it_here_as_far_as_persons_can_tell(name, kind, engine, data_root):
     """On each set that a file was judged on; kernels move the figures of a few hundred persons by up to 0.8 points."""

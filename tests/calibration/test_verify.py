@@ -90,7 +90,7 @@ def test_the_interval_is_of_scenes():
     assert found.high - found.low == pytest.approx(np.sqrt(10) * (apart.high - apart.low), rel=0.15)
     persons = [make_person(Path("x.png"), np.ones((16, 2)), np.ones(16, bool), group) for group in "baab"]
     assert scenes_of(persons).tolist() == [1, 0, 0, 1]
-    assert set(drawn_again(np.array([1.0, 10, 10, 1]), scenes_of(persons))) == {4.0, 22.0, 40.0}
+    assert set(drawn_again(np.array([[1.0, 10, 10, 1]]), scenes_of(persons))[0]) == {4.0, 22.0, 40.0}
 
 
 def test_what_b_may_lose(learnt, judge, tmp_path):
@@ -149,7 +149,7 @@ def test_a_loss_of_what_may_be_lost_is_within_it():
         for right in range(count // 2, count):
             before, after = 100 * right / count, 100 * (right - count // 200) / count
             lost = Difference("pckh05", before, after, after - before, 0, 0)
-            found = Comparison("a", "b", 1, count, {}, [lost], 1, 1, 1, 1)
+            found = Comparison("a", "b", 1, 1, count, {}, [lost], 1, 1, 1, 1)
             assert found.fault({"pckh05": 0.5}) == ""
 
 

@@ -117,10 +117,11 @@ def test_bad(uri: str, said: str) -> None:
 SECRET = "pa@s&w0rd"
 
 
-@pytest.mark.parametrize("start", ["rtsp//", "rtsp:/", "rtsp/", "rtsps:", "https:"])
+@pytest.mark.parametrize("start", ["rtsp//", "rtsp:/", "rtsp/", "rtsps:", "https:", "rtsp;//"])
 def test_password_of_a_url_that_lacks_a_sign_is_in_no_message(start: str) -> None:
     """Else it would be a file's name, which is shown."""
-    for rest in (f"me:{SECRET}@h/x", f"me:{SECRET}@h"):
+    for rest in (f"me:{SECRET}@h/x", f"me:{SECRET}@h", f"me:/{SECRET}@h/x"):
+        assert "w0rd" not in redact(start + rest)
         with pytest.raises(EdgeposeError, match="the source begins with '.*', but not with '.*://'") as caught:
             parse(start + rest, environ={})
         assert "me:" not in str(caught.value)

@@ -31,7 +31,7 @@ from trainer.data import load
         ("lsp:" + "x" * 300, "cannot be looked at: File name too long"),
         ("coco:long.json:.", "cannot be read as JSON"),
         ("coco:deep.json:.", "cannot be read as JSON"),
-        ("coco:nameless.json:.", "image 3 has no file_name; add it"),
+        ("coco:nameless.json:.", "is not COCO keypoint JSON: 'file_name' is missing or malformed"),
         ("mpii:list.json:.", "person 0 is malformed"),
     ],
 )

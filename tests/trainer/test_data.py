@@ -303,6 +303,7 @@ def test_data_check_finds_what_is_wrong(coco):
     data = json.loads((folder / "annotations.json").read_text())
     data["annotations"][4]["keypoints"][3:6] = [900.0, 20.0, 2]
     data["images"].append({"id": 99, "file_name": "room.png"})
+    cv2.imwrite(str(folder / "images" / "room.png"), np.random.default_rng(1).integers(0, 255, (96, 96, 3), np.uint8))
     (folder / "annotations.json").write_text(json.dumps(data))
     found = check(load(spec, root))
     assert (found.persons, found.images, found.bare) == (8, 8, 1)

@@ -93,7 +93,6 @@ def test_a_divided_plan_has_the_samples_of_the_whole(parts, world):
     assert resumed == divided[0][2 * parts :]
 
 
-@pytest.mark.timeout(300)
 def test_more_devices_than_there_are_or_than_torchrun_started_are_refused(tmp_path, monkeypatch):
     made = Recipe.model_validate({"name": "few", "data": [{"data": "synth:8"}], "stages": [{"images": 16, "size": 64}]})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -107,6 +106,7 @@ def test_more_devices_than_there_are_or_than_torchrun_started_are_refused(tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("how", ["devices", "torchrun"])
 def test_two_processes_learn_as_one_with_their_batches_together(drawn, tmp_path, how):
     """Gloo on CPU; layers without batch statistics, which each process would have for itself."""

@@ -42,13 +42,14 @@ class Findings:
 
 def check(persons: PersonSet) -> Findings:
     """Look at every image and person of a set."""
-    if not persons.persons:
+    if not persons.persons and not persons.bare:
         raise EdgeposeError(f"data set {persons.name} holds no person with two labelled joints or more")
     found = Findings(persons=len(persons.persons), bare=len(persons.bare))
     by_image: dict[Path, list[Person]] = {}
     for person in persons.persons:
         by_image.setdefault(person.image, []).append(person)
     found.images = len(by_image)
+    by_image |= {image: [] for image in persons.bare}
     codes: dict[Path, int] = {}
     for path, group in progress(sorted(by_image.items()), len(by_image), f"checking {persons.name}"):
         try:
@@ -59,10 +60,10 @@ def check(persons: PersonSet) -> Findings:
         codes[path] = dhash(image)
         for person in group:
             _check_person(person, image.shape[1], image.shape[0], persons, found)
-    labelled = np.stack([p.labelled for p in persons.persons]).sum(axis=0)
+    labelled = np.array([p.labelled for p in persons.persons]).reshape(-1, len(persons.skeleton)).sum(axis=0)
     found.joints = {name: int(n) for name, n in zip(persons.skeleton.joints, labelled, strict=True)}
     heights = [float(p.box[3] - p.box[1]) for p in persons.persons]
-    found.median_height = float(np.median(heights))
+    found.median_height = float(np.median(heights)) if heights else 0.0
     for person in (persons if found.unreadable else join_twins(persons)).persons:  # as training splits them
         name = side(persons.name, person.group)
         found.splits[name] = found.splits.get(name, 0) + 1

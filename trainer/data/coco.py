@@ -56,7 +56,7 @@ def read(path: Path, images: Path) -> PersonSet:
     """
     data = read_json(path)
     try:
-        records = {i["id"]: i for i in data["images"]}
+        records = {i["id"]: {**i, "file_name": str(i["file_name"])} for i in data["images"]}
         categories = {c["id"]: c for c in data["categories"]}
         annotations = list(data["annotations"])
         skeletons = {key: _skeleton(c) for key, c in categories.items() if c.get("keypoints")}
@@ -95,7 +95,7 @@ def read(path: Path, images: Path) -> PersonSet:
         persons.append(make_person(images / name, table[:, :2], labelled, _group(image, name), activity))
     # The same name however the path is written, since splits follow it; absolute, and no link is followed.
     name = _own_name(data, path) or Path(os.path.abspath(path)).parent.name or path.stem  # noqa: PTH100
-    return PersonSet(name, skeleton, persons, others=dict(others), bare=_bare(records, shown, images, path))
+    return PersonSet(name, skeleton, persons, others=dict(others), bare=_bare(records, shown, images))
 
 
 def _group(image: dict[str, Any], name: str) -> str:
@@ -103,12 +103,8 @@ def _group(image: dict[str, Any], name: str) -> str:
     return name if group is None else str(group)
 
 
-def _bare(records: dict[Any, Any], shown: set[Any], images: Path, path: Path) -> dict[Path, str]:
+def _bare(records: dict[Any, Any], shown: set[Any], images: Path) -> dict[Path, str]:
     """The images that no annotation is of, and their groups."""
-    bare = {}
-    for number, image in records.items():
-        if number not in shown:
-            if not isinstance(image.get("file_name"), str):
-                raise EdgeposeError(f"{path}: image {number} has no file_name; add it")
-            bare[images / image["file_name"]] = _group(image, image["file_name"])
-    return bare
+    named = {number: str(image["file_name"]) for number, image in records.items()}
+    seen = {named[number] for number in shown & named.keys()}  # one file may have several records
+    return {images / name: _group(records[number], name) for number, name in named.items() if name not in seen}

@@ -89,8 +89,8 @@ def dhash(image: NDArray[np.uint8]) -> int:
 
 def join_twins(persons: PersonSet) -> PersonSet:
     """The same persons, with groups merged where images are near-duplicates of each other."""
-    images = sorted({p.image for p in persons.persons})
-    group_of = {p.image: p.group for p in persons.persons}
+    group_of = persons.bare | {p.image: p.group for p in persons.persons}
+    images = sorted(group_of)
     names = sorted(set(group_of.values()))
     number = {name: i for i, name in enumerate(names)}
     first = np.array([number[group_of[image]] for image in images])
@@ -108,7 +108,7 @@ def join_twins(persons: PersonSet) -> PersonSet:
     return replace(
         persons,
         persons=[replace(p, group=name_of[p.group]) for p in persons.persons],
-        bare={image: name_of.get(group, group) for image, group in persons.bare.items()},
+        bare={image: name_of[group] for image, group in persons.bare.items()},
     )
 
 

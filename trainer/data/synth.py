@@ -35,7 +35,7 @@ _LENGTHS = {"thigh": 0.245, "shin": 0.246, "trunk": 0.29, "neck": 0.05, "head": 
             "forearm": 0.2, "hips": 0.1, "shoulders": 0.22}  # fmt: skip
 
 
-_COUNT, _SEED = re.compile("0*[1-9][0-9]{0,6}"), re.compile("[0-9]{0,9}")  # at most ten million
+_COUNT, _SEED = re.compile("0{0,9}[1-9][0-9]{0,6}"), re.compile("[0-9]{0,9}")  # at most ten million
 
 
 def read(text: str) -> PersonSet:
