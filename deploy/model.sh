@@ -3,7 +3,7 @@
 #
 #   deploy/model.sh NAME DATA        NAME: s, m, l; DATA: the folder with lspet/ and mpii_sports/
 #
-# One and a half to five hours on two cores. An interrupted run goes on where it stopped; a file that is there is not made again.
+# One and a half to six hours on two cores. An interrupted run goes on where it stopped; a file that is there is not made again.
 # movenet_lightning_fp16.tflite (s, m) or movenet_thunder_fp16.tflite (l) must lie in the current folder
 # (https://www.kaggle.com/models/google/movenet: TFLite, singlepose-lightning or -thunder, float16, under that name). m goes on
 # from the second run of s. s and m are taught by edgepose-l and learn from labels that it has cleaned: as it comes with the package.
@@ -13,7 +13,7 @@ name=edgepose-$1 run=runs/edgepose-$1
 export EDGEPOSE_DATA=$2
 case $1 in
   s) movenet=lightning hourglasses="One hourglass" recipes="s-first s-second s" ;;
-  m) movenet=lightning hourglasses="Two hourglasses" recipes="s-first s-second m-first m" ;;
+  m) movenet=lightning hourglasses="Two hourglasses" recipes="s-first s-second m-first m-second m-third m-fourth m" ;;
   l) movenet=thunder hourglasses="Two hourglasses" recipes="l-first l-second l-third l" ;;
   *) echo "'$1' is no shipped model that this makes; it makes s, m and l" >&2; exit 2 ;;
 esac
@@ -36,7 +36,7 @@ bundle() { # the file of an earlier run, made where it is not there
 corrections=runs/edgepose-$1-corrections.csv
 for recipe in $recipes; do # each from the one before
   case $recipe in
-    s | m | l-third) # these learn from labels that a large model has cleaned
+    s | m-second | l-third) # these learn from labels that a large model has cleaned
       if [ ! -f $corrections ]; then
         judge=edgepose-l
         [ "$recipe" != l-third ] || judge=$(bundle l-second)

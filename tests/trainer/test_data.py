@@ -320,6 +320,10 @@ def test_data_check_finds_what_is_wrong(coco):
         sheet(load(spec, root), root / "sheet.png")
     data["annotations"] = []
     (folder / "annotations.json").write_text(json.dumps(data))
+    found = check(load(spec, root))  # of photographs alone, none of which can be read
+    assert (found.persons, found.images, found.bare, len(found.unreadable)) == (0, 0, 9, 9)
+    data["images"] = []
+    (folder / "annotations.json").write_text(json.dumps(data))
     with pytest.raises(EdgeposeError, match="holds no person"):
         check(load(spec, root))
 
