@@ -40,9 +40,6 @@ _SCHEMES: dict[str, Kind] = {
 }
 
 
-_NETWORK = ("rtsp", "rtsps", "http", "https")
-
-
 @dataclass(frozen=True)
 class SourceSpec:
     """What to open. ``location`` is a path, a sensor number or a URL; never does it hold the password."""
@@ -153,12 +150,13 @@ def sanitise(name: str) -> str:
 
 def _split_scheme(uri: str) -> tuple[str, Kind, str]:
     """Scheme ('' for a plain path), kind, and what follows ``scheme:``."""
-    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?", uri)
-    if match and (scheme := match.group(1).lower()) in _SCHEMES and (match.group(2) or scheme not in _NETWORK):
-        return scheme, _SCHEMES[scheme], uri[len(scheme) + 1 :]
-    if wrong := re.match(r"(?i)(rtsps?|https?)(?:[:;]|//|/.*@)", uri):  # it may hold a password: not to be shown
+    if wrong := re.match(r"(?i)(rtsps?|https?)(?!://)(?:[:;]|//|/.*@)", uri):  # may hold a password: not to be shown
         raise EdgeposeError(f"the source begins with '{wrong.group(1)}', but not with '{wrong.group(1)}://'; write it "
                             f"as {wrong.group(1).lower()}://host/path")  # fmt: skip
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?", uri)
+    if match and match.group(1).lower() in _SCHEMES:
+        scheme = match.group(1).lower()
+        return scheme, _SCHEMES[scheme], uri[len(scheme) + 1 :]
     if match and match.group(2):
         raise unknown("source scheme", match.group(1), _SCHEMES, f"'{redact(uri)}'")
     if uri.isdigit():
