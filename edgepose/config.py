@@ -29,7 +29,8 @@ FILE = "edgepose.toml"
 PREFIX = "EDGEPOSE_"
 # Read elsewhere, never from the file or the command line: folders, and secrets.
 OTHER_VARIABLES = frozenset(
-    PREFIX + name for name in ("CACHE", "DATA", "CONFIG", "MQTT_USER", "MQTT_PASSWORD", "RTSP_USER", "RTSP_PASSWORD")
+    [PREFIX + name for name in ("CACHE", "DATA", "CONFIG")]
+    + [f"{PREFIX}{of}_{what}" for of in ("MQTT", "RTSP", "HTTP") for what in ("USER", "PASSWORD")]
 )
 
 

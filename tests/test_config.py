@@ -116,7 +116,7 @@ def test_a_wrong_variable_names_itself():
 
 
 def test_secrets_are_not_settings():
-    config.load(environ={"EDGEPOSE_MQTT_PASSWORD": "x", "EDGEPOSE_RTSP_PASSWORD": "y"})
+    config.load(environ={"EDGEPOSE_MQTT_PASSWORD": "x", "EDGEPOSE_RTSP_PASSWORD": "y", "EDGEPOSE_HTTP_USER": "z"})
     assert not any("password" in k and k != "mqtt.password_file" for k in config.keys())
 
 

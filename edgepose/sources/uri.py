@@ -115,8 +115,9 @@ class SourceSpec:
 def parse(uri: str, *, camera: str | None = None, environ: Mapping[str, str] | None = None) -> SourceSpec:
     """The checked form of ``uri``; EdgeposeError, without the password, for what cannot be meant.
 
-    ``camera`` overrides the name. RTSP credentials that the URI lacks come from EDGEPOSE_RTSP_USER and
-    EDGEPOSE_RTSP_PASSWORD in ``environ`` (default: the process's).
+    ``camera`` overrides the name. Credentials that an RTSP URI lacks come from EDGEPOSE_RTSP_USER and
+    EDGEPOSE_RTSP_PASSWORD in ``environ`` (default: the process's), those of an HTTP one from EDGEPOSE_HTTP_USER and
+    EDGEPOSE_HTTP_PASSWORD.
     """
     if not uri.strip():
         raise EdgeposeError("the source is empty; give a URI such as v4l2:///dev/video0, rtsp://host/path or clip.mp4")
@@ -214,9 +215,9 @@ def _network(kind: Kind, uri: str, environ: Mapping[str, str]) -> SourceSpec:
     options, kept = _options(kind, parts.query, uri)
     userinfo, _, address = parts.netloc.rpartition("@")
     user, _, password = (unquote(part) for part in userinfo.partition(":"))
-    if kind == "rtsp":
-        user = user or environ.get("EDGEPOSE_RTSP_USER", "")
-        password = password or environ.get("EDGEPOSE_RTSP_PASSWORD", "") if user else ""
+    variable = f"EDGEPOSE_{kind.upper()}"
+    user = user or environ.get(f"{variable}_USER", "")
+    password = password or environ.get(f"{variable}_PASSWORD", "") if user else ""
     if not is_utf8(user + password):
         raise EdgeposeError(f"the name or password for '{redact(uri)}' is no UTF-8; set it in a terminal that writes "
                             "UTF-8")  # fmt: skip

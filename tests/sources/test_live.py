@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import socketserver
 import threading
 import time
@@ -220,17 +221,24 @@ def test_rtsp_close_is_quick_when_the_camera_hangs(backend: str) -> None:
 
 
 @contextmanager
-def mjpeg_server(frames: int, *, then_hang: bool = False, at_once: int = 1) -> Iterator[str]:
+def mjpeg_server(frames: int, *, then_hang: bool = False, at_once: int = 1, needs: str = "") -> Iterator[str]:
     """Serves ``frames`` JPEGs at 25 / s, frame i being as bright as i * 8; then ends, or says nothing more.
 
-    ``at_once`` are in one write.
+    ``at_once`` are in one write. ``needs``: the user:password without which nothing is served.
     """
+    let_in = f"Basic {base64.b64encode(needs.encode()).decode()}" if needs else None
     done = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if not self.path.startswith("/cam?key=hush"):
                 self.send_error(404)
+                return
+            if let_in and self.headers.get("Authorization") != let_in:
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", 'Basic realm="camera"')
+                self.send_header("Content-Length", "0")
+                self.end_headers()
                 return
             self.send_response(200)
             self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
@@ -281,6 +289,21 @@ def test_mjpeg(backend: str) -> None:
     levels = [int(f.image.mean()) for f in frames]
     assert levels == sorted(levels)
     assert all(abs(level - 8 * round(level / 8)) <= 2 for level in levels)
+
+
+def test_mjpeg_password(backend: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("EDGEPOSE_HTTP_USER", "me")
+    with mjpeg_server(20, needs='me:p@ss "w0rd') as url:
+        monkeypatch.setenv("EDGEPOSE_HTTP_PASSWORD", 'p@ss "w0rd')
+        with open_source(url, backend=backend) as source:
+            assert source.read() is not None
+            assert "w0rd" not in source.description
+        monkeypatch.setenv("EDGEPOSE_HTTP_PASSWORD", "wr0ng-w0rd")
+        with pytest.raises(SourceLost, match=r"me:\*\*\*@127") as caught, open_source(url, backend=backend) as source:
+            source.read()
+        assert "w0rd" not in str(caught.value)
+    out, err = capfd.readouterr()
+    assert "w0rd" not in out + err
 
 
 @pytest.mark.parametrize("at_once", [1, 2])

@@ -206,13 +206,15 @@ def test_a_password_that_ends_the_host_early_is_refused_without_it(uri) -> None:
     assert parse("rtsp://h/a@b", environ={}).location == "rtsp://h/a@b"  # without a port nothing is in doubt
 
 
-def test_rtsp_credentials_from_the_environment() -> None:
-    environ = {"EDGEPOSE_RTSP_USER": "me", "EDGEPOSE_RTSP_PASSWORD": "hush"}
-    spec = parse("rtsp://h/x", environ=environ)
-    assert (spec.user, spec.password, spec.location) == ("me", "hush", "rtsp://h/x")
-    assert spec.url() == "rtsp://me:hush@h/x"
-    assert parse("rtsp://you:own@h/x", environ=environ).password == "own"
-    assert parse("http://h/x", environ=environ).user == ""
+@pytest.mark.parametrize(("kind", "other"), [("rtsp", "http"), ("http", "rtsp")])
+def test_credentials_from_the_environment(kind: str, other: str) -> None:
+    environ = {f"EDGEPOSE_{kind.upper()}_USER": "me", f"EDGEPOSE_{kind.upper()}_PASSWORD": "hush"}
+    spec = parse(f"{kind}://h/x", environ=environ)
+    assert (spec.user, spec.password, spec.location) == ("me", "hush", f"{kind}://h/x")
+    assert spec.url() == f"{kind}://me:hush@h/x"
+    assert parse(f"{kind}s://h/x", environ=environ).url() == f"{kind}s://me:hush@h/x"
+    assert parse(f"{kind}://you:own@h/x", environ=environ).password == "own"
+    assert parse(f"{other}://h/x", environ=environ).user == ""
 
 
 def test_camera_name() -> None:
