@@ -248,7 +248,7 @@ def listen(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line, for programs.")] = False,
     count: Annotated[int | None, typer.Option(min=1, help="End after so many pose messages.")] = None,
     timeout: Annotated[float | None, typer.Option(min=0.1, help="End after so many seconds without poses.")] = None,
-    every: Annotated[int, typer.Option(min=1, help="Show one of so many pose messages.")] = 1,
+    every: Annotated[int, typer.Option(min=1, help="Show one of so many pose messages of each camera.")] = 1,
     until_stopped: Annotated[bool, typer.Option("--until-stopped", help="End when a camera stops.")] = False,
 ) -> None:
     """Print what arrives from the broker."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from typing import Literal, TextIO
 from uuid import uuid4
 
@@ -38,8 +39,8 @@ def listen(
 ) -> Ending:
     """Print the messages of all cameras below the broker's prefix, or of one device or camera; says why it ended.
 
-    Of the pose messages each ``every``-th is shown. ``count``: after that many pose messages; ``silence``: no pose
-    message for ``timeout_s``; ``stopped``: with ``until_stopped``, a camera that was online has stopped;
+    Of each camera's pose messages every ``every``-th is shown. ``count``: after that many pose messages; ``silence``:
+    no pose message for ``timeout_s``; ``stopped``: with ``until_stopped``, a camera that was online has stopped;
     ``interrupted``: by Ctrl-C; ``closed``: nobody reads ``out`` any more. A lost connection is taken up again;
     EdgeposeError when the broker refuses us, or cannot be reached at the start.
     """
@@ -98,7 +99,7 @@ class _Console(Console):
 
 
 class _Listener:
-    """Prints messages as they come, of the pose messages each ``every``-th, until one of the endings."""
+    """Prints messages as they come, of each camera's pose messages every ``every``-th, until one of the endings."""
 
     def __init__(
         self,
@@ -118,7 +119,7 @@ class _Listener:
         self._as_json = as_json
         self._count = count
         self._timeout_s = timeout_s
-        self._poses = 0
+        self._poses = Counter[tuple[str, str]]()  # (device, camera) -> pose messages
         self._last_pose = time.monotonic()
         self._console = _Console(file=out, highlight=False, soft_wrap=True)
         self._joints: dict[tuple[str, str], list[str]] = {}  # (device, camera) -> names
@@ -128,7 +129,7 @@ class _Listener:
         """Why it is over, if it is."""
         if self._stopped:
             return "stopped"
-        if self._count is not None and self._poses >= self._count:
+        if self._count is not None and self._poses.total() >= self._count:
             return "count"
         if self._timeout_s is not None and time.monotonic() - self._last_pose > self._timeout_s:
             return "silence"
@@ -150,8 +151,8 @@ class _Listener:
             message = decode(bytes(arrived.payload))
         except EdgeposeError as error:
             fault = str(error)
-        skipped = isinstance(message, PoseMessage) and self._poses % self._every != 0
-        if skipped:
+        of = (message.device, message.camera) if isinstance(message, PoseMessage) else None
+        if of and self._poses[of] % self._every:
             pass
         elif self._as_json:
             self._write_json(arrived, message, fault)
@@ -159,8 +160,8 @@ class _Listener:
             self._print(f"{_printable(arrived.topic)}: {_printable(fault)}", "yellow")
         else:
             self._write_text(message)
-        if isinstance(message, PoseMessage):
-            self._poses += 1
+        if of:
+            self._poses[of] += 1
             self._last_pose = time.monotonic()
         elif isinstance(message, Status):
             self._note_state(message)

@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from paho.mqtt import MQTTException
 from paho.mqtt import client as paho
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -263,6 +263,7 @@ class Session:
         self._fault: EdgeposeError | None = None
         self._not_ours: Exception | None = None  # what on_message raised
         self._log = ""
+        self._garbled = ""  # how what came is no MQTT
         self._deadline = 0.0
         self._client = client = paho.Client(
             CallbackAPIVersion.VERSION2,
@@ -342,12 +343,15 @@ class Session:
         events = ready.get(fileno, 0)
         try:
             if pending or events & ~select.POLLOUT:
-                client.loop_read()
+                read = client.loop_read()
+                if read == MQTTErrorCode.MQTT_ERR_PROTOCOL and (self._v5 or self.connected):  # 3.1.1: or a refusal
+                    self._garbled = "a malformed packet"
             if events & select.POLLOUT:
                 client.loop_write()
             client.loop_misc()
         except _GARBLED as error:
-            raise LostError(f"{self._broker} sends what is not MQTT ({error}); check the port") from error
+            self._garbled = str(error)  # by versions of paho that do not look themselves
+            raise self._ended() from error
         if self._not_ours is not None:
             raise self._not_ours
         if client.socket() is None:
@@ -426,6 +430,8 @@ class Session:
     def _ended(self) -> EdgeposeError:
         if self._fault:
             return self._fault
+        if self._garbled:
+            return LostError(f"{self._broker} sends what is not MQTT ({self._garbled}); check the port")
         if "CERTIFICATE_REQUIRED" in self._log or "HANDSHAKE_FAILURE" in self._log:
             return RefusedError(f"{self._broker} wants a client certificate; give certfile and keyfile")
         if "ALERT" in self._log:

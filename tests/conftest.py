@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,28 @@ CLIP = REPOSITORY / "deploy" / "demo" / "one_by_one_person.mp4"
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests see no EDGEPOSE_* variable but the folders."""
+    """Tests see no EDGEPOSE_* variable but the folders, and no edgepose.toml in the folder that they run in."""
     for name in list(os.environ):
         if name.startswith("EDGEPOSE_") and name not in ("EDGEPOSE_DATA", "EDGEPOSE_CACHE"):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("EDGEPOSE_CONFIG", os.devnull)
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder, whose edgepose.toml is read."""
+    monkeypatch.delenv("EDGEPOSE_CONFIG")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _a_cache_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests leave the user's cache alone; one that is named (EDGEPOSE_CACHE) keeps what they know of the image sets."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "EDGEPOSE_CACHE" not in os.environ:
+            patch.setenv("EDGEPOSE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -69,31 +68,29 @@ BAD = {
 
 
 @pytest.mark.parametrize("fault", BAD)
-def test_wrong_settings_get_one_sentence(fault, tmp_path, monkeypatch):
+def test_wrong_settings_get_one_sentence(fault, own_folder):
     text, flags, sentence = BAD[fault]
-    monkeypatch.chdir(tmp_path)
-    Path("edgepose.toml").write_text(text)
+    (own_folder / "edgepose.toml").write_text(text)
     assert sentence in refused("run", "--stdout", *flags)
 
 
-def test_what_looks_at_one_camera_refuses_several(tmp_path, monkeypatch):
+def test_what_looks_at_one_camera_refuses_several(own_folder):
     """In words that help."""
-    monkeypatch.chdir(tmp_path)
-    Path("edgepose.toml").write_text(TWO)
+    (own_folder / "edgepose.toml").write_text(TWO)
     said = refused("bench")
     assert "2 are configured" in said
     assert "--config" in said
 
 
-def test_cameras_without_an_output_are_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("edgepose.toml").write_text(TWO)
+def test_cameras_without_an_output_are_refused(own_folder):
+    (own_folder / "edgepose.toml").write_text(TWO)
     assert "nothing takes the poses" in refused("run")
 
 
-def test_config_show_has_the_cameras(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("edgepose.toml").write_text(camera("door", "rtsp://me:secret@host/cam", ZONE.replace("2", "0.5")) + TWO)
+def test_config_show_has_the_cameras(own_folder):
+    (own_folder / "edgepose.toml").write_text(
+        camera("door", "rtsp://me:secret@host/cam", ZONE.replace("2", "0.5")) + TWO
+    )
     done = subprocess.run([*EDGEPOSE, "config", "show"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (row,) = [line for line in done.stdout.splitlines() if line.startswith("camera ")]
@@ -104,9 +101,8 @@ def test_config_show_has_the_cameras(tmp_path, monkeypatch):
     assert shown[0]["regions"]["only"][1][1] == [1.0, 0.5]
 
 
-def test_explain_shows_every_camera(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("edgepose.toml").write_text(camera("door", "rtsp://me:secret@host/cam") + camera("clip", CLIP))
+def test_explain_shows_every_camera(own_folder):
+    (own_folder / "edgepose.toml").write_text(camera("door", "rtsp://me:secret@host/cam") + camera("clip", CLIP))
     done = subprocess.run(
         [sys.executable, "-m", "edgepose", "run", "--explain"], capture_output=True, text=True, check=False
     )

@@ -19,7 +19,7 @@ from paho.mqtt import publish
 from edgepose.bundle import Bundle
 from edgepose.errors import EdgeposeError
 from edgepose.listen import Ending, listen
-from edgepose.messages import Encoding, info_message
+from edgepose.messages import Encoding, encode, info_message
 from edgepose.mqtt import Broker, parse_broker
 from edgepose.sinks.mqtt import Backoff, MQTTSink
 from tests.broker import PATIENCE_S, Certificates, Mosquitto, free_port, wait_for
@@ -118,6 +118,36 @@ def test_a_camera_is_found_by_the_name_that_it_was_given(mosquitto: Mosquitto) -
     made.publish(example(1))
     assert "#7" in listening.wait()
     made.close()
+
+
+def test_of_each_camera_every_second_message_is_shown(mosquitto: Mosquitto) -> None:
+    front, back = sink(mosquitto), sink(mosquitto, camera="back")
+    listening = Listening(parse_broker(mosquitto.url), every=2, count=8)
+    wait_for(lambda: listening.out.getvalue().count("is online") == 2)
+    turns = [example(1, seq=seq, camera=camera) for seq in range(4) for camera in ("front", "back")]
+    messages = [(f"edgepose/bench/{turn.camera}/poses", encode(turn), 1, False) for turn in turns]
+    publish.multiple(messages, hostname="127.0.0.1", port=mosquitto.port)
+    shown = [line.split()[:2] for line in listening.wait().splitlines() if " #" in line]
+    assert sorted(shown) == [[f"bench/{camera}", f"#{seq}"] for camera in ("back", "front") for seq in (0, 2)]
+    front.close()
+    back.close()
+
+
+def test_until_stopped_waits_for_a_camera_that_was_online(mosquitto: Mosquitto) -> None:
+    """What an earlier run left at the broker, that it stopped, ends nothing; and another device's does not count."""
+    before = sink(mosquitto)
+    before.close()
+    listening = Listening(parse_broker(mosquitto.url), until_stopped=True, device="bench")
+    wait_for(lambda: "is stopped" in listening.out.getvalue())
+    other = MQTTSink(parse_broker(mosquitto.url), "shed", "front", backoff=QUICK)
+    assert other.connect(PATIENCE_S)
+    other.close()
+    again = sink(mosquitto)
+    wait_for(lambda: "is online" in listening.out.getvalue())
+    assert listening.ending is None
+    again.close()
+    assert "shed" not in listening.wait()
+    assert listening.ending == "stopped"
 
 
 def test_silence_ends_it(mosquitto: Mosquitto) -> None:

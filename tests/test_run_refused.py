@@ -135,7 +135,6 @@ def test_of_several_cameras_each_says_its_own_fault_last(tiny, tmp_path):
         assert last()["hall"][1] == ""
 
 
-def test_typos_in_the_file_are_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("edgepose.toml").write_text("[mqtt]\nulr = 'mqtt://x'\n")
+def test_typos_in_the_file_are_refused(own_folder):
+    (own_folder / "edgepose.toml").write_text("[mqtt]\nulr = 'mqtt://x'\n")
     assert "edgepose.toml: unknown key 'mqtt.ulr'; did you mean 'url'" in refused("run")

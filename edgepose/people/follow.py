@@ -15,6 +15,7 @@ from edgepose.picture import Picture
 ACCEPT = 0.7  # person score from which a found person counts
 KEEP = 0.62  # person score below which the person counts as unseen
 CONFIDENT = 0.4  # joint score from which a joint shapes the box
+SHRINK = 0.1  # of the way, per frame, that a box comes in to one that is much smaller
 PATIENCE = 8  # frames unseen in a row after which the search begins anew
 
 
@@ -71,13 +72,10 @@ class SinglePerson:
         if sure.sum() < 4:
             return last
         box = box_of_joints(poses.joints[0], sure)
-        # One uncertain ankle must not halve the crop: unsure joints may hold the box back, within the last one.
-        size, last_size = max(box[2:] - box[:2]), max(last[2:] - last[:2])
-        if size < 0.8 * last_size:
-            middle = (box[:2] + box[2:]) / 2
-            grow = 0.9 * last_size / max(size, 1e-6)
-            half = (box[2:] - box[:2]) / 2 * min(grow, 2.0)
-            box = np.concatenate([middle - half, middle + half])
+        if max(box[2:] - box[:2]) < 0.8 * max(last[2:] - last[:2]):
+            # Feet that are unsure for a moment must not be cut off, or they would never be seen again.
+            slowly = last + SHRINK * (box - last)
+            box = np.concatenate([np.minimum(box[:2], slowly[:2]), np.maximum(box[2:], slowly[2:])])
         return box
 
     def _nobody(self) -> People:

@@ -354,7 +354,7 @@ class _FileTimes:
         buffer = sample.get_buffer()
         if buffer.duration not in (0, self._none):
             self._step_ns = buffer.duration
-        if self._origin_ns is None:
+        if not self._last_ns:
             self._last_ns = time.time_ns() - self._step_ns
         if buffer.pts == self._none:
             self._last_ns += self._step_ns

@@ -312,11 +312,9 @@ class _Times:
                 self._origin_ns = min(offset, risen)
             self._last_arrival_ns, self._last_pts_ns = arrival_ns, pts_ns
             return min(arrival_ns, self._origin_ns + pts_ns)
-        if self._origin_ns is None:
-            self._origin_ns = time.time_ns() - pts_ns
-        elif self._again:
-            self._origin_ns = self._last_ns + self._step_ns - pts_ns
-        self._again = False
+        if self._origin_ns is None or self._again:
+            self._origin_ns = (self._last_ns + self._step_ns if self._last_ns else time.time_ns()) - pts_ns
+            self._again = False
         self._last_ns = self._origin_ns + pts_ns
         return self._last_ns
 

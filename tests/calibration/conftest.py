@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +35,6 @@ class Learnt:
 def learnt(tmp_path_factory: pytest.TempPathFactory) -> Learnt:
     """Trained for a few seconds to find most joints of its eight figures."""
     root = tmp_path_factory.mktemp("calibration")
-    os.environ["EDGEPOSE_CACHE"] = str(root / "cache")
     spec, _ = make_coco(root, 8)
     recipe = Recipe.model_validate(
         {

@@ -28,16 +28,14 @@ TINY = {"width": 16, "depth": 2, "stacks": 1, "stem": "compact", "block": "narro
 def made(tmp_path_factory):
     """DATA, its root, and a float finder that learnt for a moment."""
     root = tmp_path_factory.mktemp("finder")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEPOSE_CACHE", str(root / "cache"))
-        spec, _ = make_coco(root, 8)
-        values = {
-            "role": "person", "name": "tiny", "precision": "float32", "input_size": [96, 64], "model": TINY,
-            "data": [{"data": spec, "split": "all"}], "stages": [{"images": 64, "size": 64, "batch": 8}],
-            "optimiser": {"rate": 1e-2, "warm_up": 2, "ema": 0},
-        }  # fmt: skip
-        checkpoint = fit(FinderRecipe.model_validate(values), root / "run", root=root, workers=0, threads=1)
-        return spec, root, export(checkpoint, root / "tiny.onnx")
+    spec, _ = make_coco(root, 8)
+    values = {
+        "role": "person", "name": "tiny", "precision": "float32", "input_size": [96, 64], "model": TINY,
+        "data": [{"data": spec, "split": "all"}], "stages": [{"images": 64, "size": 64, "batch": 8}],
+        "optimiser": {"rate": 1e-2, "warm_up": 2, "ema": 0},
+    }  # fmt: skip
+    checkpoint = fit(FinderRecipe.model_validate(values), root / "run", root=root, workers=0, threads=1)
+    return spec, root, export(checkpoint, root / "tiny.onnx")
 
 
 @pytest.fixture(scope="module")

@@ -76,8 +76,11 @@ def test_reduced_precision_is_an_option_and_stays_close(shipped):
 
 
 def test_threads_are_an_option(tiny):
-    for name in NAMES:
-        engines.load(tiny, name, Options(threads=1)).infer(np.zeros((1, 3, 64, 64), np.float32))
+    for threads in (1, 2):
+        for_openvino = engines.load(tiny, "openvino", Options(threads=threads))
+        assert [m.get_property("INFERENCE_NUM_THREADS") for m in for_openvino._models.values()] == [threads]
+        other = engines.load(tiny, "onnxruntime", Options(threads=threads))
+        assert other._session.get_session_options().intra_op_num_threads == threads
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) == 1, reason="one CPU, to which everything is tied")

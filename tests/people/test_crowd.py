@@ -333,15 +333,6 @@ def test_smoothing_gives_motion(kind):
         assert np.array_equal(seen["walks"][-1].poses.joints[0], seeing.scenes[0][0])
 
 
-def test_smoothing_forgets_whom_the_regions_leave_out():
-    """Nobody's past is somebody else's."""
-    seeing = Seeing([stands(150), stands(450)])
-    crowd = everybody(seeing, {"door": Regions(only=[LEFT])}, smoothing="kalman")
-    people = film(crowd, ["door"])["door"][-1]
-    assert people.motion is not None
-    assert len(people.motion.velocity) == len(people) == len(people.poses) == 1
-
-
 def one_each(seeing, regions, **rest):
     return OneEach(seeing, "run", regions, **rest)
 
@@ -384,13 +375,6 @@ def test_one_each_keeps_to_the_regions():
 
 def test_one_camera_alone_has_short_ids():
     assert ids(film(one_each(Seeing([stands(150)]), {"door": Regions()}), ["door"], 40)["door"]) == {"run-1"}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_one_each_is_smoothed_too(kind):
-    people = film(one_each(Seeing([stands(150)]), {"door": Regions()}, smoothing=kind), ["door"], 60)["door"][-1]
-    assert people.motion is not None
-    assert np.allclose(people.motion.velocity, 0, atol=1)
 
 
 # --- real networks: what they answer is in their maps ------------------------------------------------

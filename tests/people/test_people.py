@@ -28,6 +28,7 @@ class Seeing:
         self.person = None  # joints [16, 2] in image pixels, or nobody
         self.crops = 0
         self.expected = None  # where joints should be, as told last
+        self.unsure = []  # joints that are hardly seen
 
     def estimate(self, image, boxes, timer=None, *, expected=None):
         n = len(boxes)
@@ -42,6 +43,7 @@ class Seeing:
             size = np.ptp(seen[:, 1]) / 64
             sharp = np.clip(1.2 - 2 * abs(size - 0.7), 0, 0.95)
             joints[i], scores[i] = self.person, np.where(inside, sharp, 0.02)
+            scores[i, self.unsure] = 0.1
         return Poses(joints, scores, np.ones((n, 16, 3)))
 
 
@@ -101,6 +103,24 @@ def test_a_walking_person_keeps_its_id_and_costs_one_crop_a_frame():
     for unseen in range(2):
         tracker.update(IMAGE)
         assert (seeing.expected is None) == (unseen > 0)
+
+
+def test_joints_that_are_unsure_for_a_moment_do_not_halve_the_crop():
+    """It comes in by a tenth a frame; else the rest would be cut off and never seen again."""
+    seeing = Seeing()
+    seeing.person = place(300, 60, 350)
+    tracker = SinglePerson(seeing, "r")
+    frames_until_found(seeing, tracker)
+    before = tracker.update(IMAGE).boxes[0]
+    upper = JOINTS[:, 1] < 0.65
+    seeing.unsure = np.flatnonzero(~upper)
+    sure = box_of_joints(seeing.person, upper)
+    assert max(sure[2:] - sure[:2]) < 0.7 * max(before[2:] - before[:2]), "else this shows nothing"
+    for frame in (1, 2):
+        np.testing.assert_allclose(tracker.update(IMAGE).boxes[0], sure + 0.9**frame * (before - sure))
+    seeing.unsure = []
+    tracker.update(IMAGE)
+    np.testing.assert_allclose(tracker.update(IMAGE).boxes[0], box_of_joints(seeing.person))
 
 
 def test_a_lost_person_is_searched_again_and_ids_never_come_back():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgepose import bundle as bundles
-from edgepose import config, engines, skeletons, sources
+from edgepose import engines, skeletons, sources
 from edgepose.engines import Options
 from edgepose.estimator import Estimator, Poses
 from edgepose.frame import Frame
@@ -202,10 +202,3 @@ def places_changed(hold_sides: bool) -> int:
 def test_on_the_shipped_clip_sides_hold():
     assert places_changed(hold_sides=False) > 0, "else this film shows nothing"
     assert places_changed(hold_sides=True) == 0
-
-
-def test_it_can_be_turned_off(tmp_path):
-    file = tmp_path / "edgepose.toml"
-    file.write_text("people.hold_sides = false\n")
-    assert config.load({}, file).settings.people.hold_sides is False
-    assert config.load({}, None).settings.people.hold_sides is True

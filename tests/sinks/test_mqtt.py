@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
+import re
 import socketserver
+import struct
 import subprocess
 import sys
 import threading
@@ -16,9 +19,11 @@ from typing import Any, cast
 
 import cbor2
 import pytest
+from paho.mqtt import client as paho
 
 from edgepose.bundle import Bundle
 from edgepose.errors import EdgeposeError
+from edgepose.listen import listen
 from edgepose.messages import Encoding, Info, Stats, decode, info_message
 from edgepose.mqtt import Broker, LostError, parse_broker
 from edgepose.sinks.mqtt import Backoff, MQTTSink, client_id
@@ -294,12 +299,43 @@ def test_a_broker_that_says_why_it_ends_the_connection() -> None:
         sink.close()
 
 
-@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x20\x03\x00\x00\x00\xd0\x10", b"\xff" * 9])
-def test_what_is_no_broker_is_survived(answer: bytes) -> None:
-    with scripted(answer) as broker:
+CONNACK = b"\x20\x03\x00\x00\x00"
+
+
+@pytest.mark.parametrize(
+    ("answer", "stays", "sentence"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", False, "closed the connection without an answer; if it speaks TLS there"),
+        (b"\xff" * 9, True, r"sends what is not MQTT \(a malformed packet\); check the port"),
+        (CONNACK + b"\x30\x02\x00\x09", True, "sends what is not MQTT .*; check the port"),
+        (CONNACK + b"\xd0\x10", False, "broke; if this goes on, look for another client named edgepose-bench-front"),
+    ],
+)
+def test_what_is_no_broker_is_survived(answer: bytes, stays: bool, sentence: str) -> None:
+    with scripted(answer, stays=stays) as broker:
         sink = MQTTSink(broker, "bench", "front", backoff=Backoff(60, 60))
         wait_for(lambda: sink.reason)
         assert not sink.connect(0)
+        assert re.search(sentence, sink.reason), sink.reason
+        sink.close()
+        if not answer.startswith(CONNACK):
+            with pytest.raises(EdgeposeError, match=sentence):
+                listen(broker, timeout_s=5, out=io.StringIO(), backoff=Backoff(60, 60))
+
+
+@pytest.mark.parametrize("error", [struct.error("bad char"), IndexError("index out of range"), ValueError("x")])
+def test_what_older_pahos_make_of_it_is_survived_too(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before 2.2 paho-mqtt left malformed packets to whoever calls."""
+
+    def fails(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(paho.Client, "loop_read", fails)
+    with scripted(CONNACK, stays=True) as broker:
+        with pytest.raises(EdgeposeError, match=rf"sends what is not MQTT \({error}\); check the port"):
+            listen(broker, timeout_s=5, out=io.StringIO(), backoff=Backoff(60, 60))
+        sink = MQTTSink(broker, "bench", "front", backoff=Backoff(60, 60))
+        wait_for(lambda: "sends what is not MQTT" in sink.reason)
         sink.close()
 
 
@@ -355,13 +391,16 @@ def test_no_more_at_a_time_than_the_broker_takes() -> None:
 
 
 @contextlib.contextmanager
-def scripted(answer: bytes) -> Iterator[Broker]:
-    """Something that answers whatever comes with ``answer`` and closes."""
+def scripted(answer: bytes, *, stays: bool = False) -> Iterator[Broker]:
+    """Something that answers whatever comes first with ``answer`` and closes, or ``stays`` without a word more."""
 
     class Answer(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             self.request.recv(1000)
             self.request.sendall(answer)
+            with contextlib.suppress(ConnectionResetError):
+                while stays and self.request.recv(1000):
+                    pass
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer) as server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()

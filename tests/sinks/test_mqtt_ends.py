@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import socket
+import socketserver
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from paho.mqtt.packettypes import PacketTypes
 
 from edgepose.messages import decode
-from edgepose.mqtt import parse_broker
+from edgepose.mqtt import Broker, Packet, Session, _size, parse_broker
 from edgepose.sinks.mqtt import Backoff, MQTTSink
 from tests.broker import PATIENCE_S, Mosquitto, wait_for, watch
 from tests.sinks.conftest import QUICK
@@ -78,6 +81,45 @@ def test_a_broker_that_takes_small_packets_alone(tmp_path: Path) -> None:
         sink.close()
         wait_for(lambda: states(seen.on("status"))[-1:] == ["stopped"])
         assert not seen.on("info")
+
+
+class _Taking(socketserver.BaseRequestHandler):
+    """A broker that lets everybody in and keeps what comes after CONNECT."""
+
+    taken = b""
+
+    def handle(self) -> None:
+        self.request.recv(1000)
+        self.request.sendall(b"\x20\x03\x00\x00\x00")
+        while came := self.request.recv(100_000):
+            type(self).taken += came
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_a_packet_has_the_size_that_is_reckoned(qos: Any) -> None:
+    """By what goes over the wire, about the lengths that take another byte (MQTT 5.0, 1.5.5)."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Taking) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        session = Session(Broker("127.0.0.1", server.server_address[1]), "bench")
+        session.open()
+        while not session.connected:
+            session.step(0.1)
+        sizes = []
+        for rest in (126, 127, 128, 16_382, 16_383, 16_384):  # bytes after the length
+            packet = Packet("a/b", b"", qos=qos, expiry_s=10, content_type="text/plain")
+            properties = len(packet.properties(PacketTypes.PUBLISH).pack())
+            packet = replace(packet, payload=b"x" * (rest - 2 - len("a/b") - 2 * qos - properties))
+            sizes.append(_size(packet, properties))
+            _Taking.taken = b""
+            session.publish(packet)
+            while session.congested:
+                session.step(0.1)
+            wait_for(lambda: len(_Taking.taken) >= sizes[-1])
+            assert len(_Taking.taken) == sizes[-1], rest
+        session.disconnect()
+        session.close()
+        server.shutdown()
+    assert sizes == [128, 129, 131, 16_385, 16_386, 16_388]
 
 
 @pytest.mark.parametrize("qos", [0, 1])

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from edgepose.sources import cameras
-from edgepose.sources.discover import _capabilities, _is_camera
+import pytest
+
+from edgepose.gst import gst
+from edgepose.sources import cameras, discover
+from edgepose.sources.discover import Camera, _capabilities, _from_device, _is_camera
 from edgepose.sources.uri import parse
+from tests.sources.conftest import absent
 
 
 def test_this_machine() -> None:
@@ -26,6 +31,42 @@ def test_what_is_no_device_does_not_tell(tmp_path: Path) -> None:
     (tmp_path / "video0").touch()
     assert _capabilities(tmp_path / "video0") is None
     assert _capabilities(tmp_path / "video1") is None
+
+
+class Device:
+    """Stands in for a GstDevice; its caps and properties are GStreamer's own."""
+
+    def __init__(self, name: str, properties: str | None, caps: str) -> None:
+        self._name, self._properties, self._caps = name, properties, caps
+
+    def get_display_name(self) -> str:
+        return self._name
+
+    def get_properties(self) -> Any:
+        return self._properties and gst().Structure.new_from_string(self._properties)
+
+    def get_caps(self) -> Any:
+        return gst().Caps.from_string(self._caps)
+
+
+@pytest.mark.skipif(bool(absent("gstreamer")), reason=absent("gstreamer"))
+def test_what_gstreamer_tells_of_a_camera() -> None:
+    """Its path under either name, and its largest sizes; a range of sizes is none."""
+    sizes = "; ".join(f"video/x-raw,width={w},height={h}" for w, h in [(640, 480), (1920, 1080), (320, 240)])
+    usb = _from_device(Device("Webcam", 'v4l2,device.path="/dev/video7"', f"{sizes}; image/jpeg,width=640,height=480"))
+    assert usb == Camera("v4l2:///dev/video7", "Webcam", "1920x1080, 640x480, 320x240")
+    wired = _from_device(Device("Pipe", 'pw,api.v4l2.path="/dev/video2"', "video/x-raw,width=[1,640],height=[1,480]"))
+    assert wired == Camera("v4l2:///dev/video2", "Pipe", "")
+    assert _from_device(Device("Screen", 'x,node.id="3"', sizes)) is None
+    assert _from_device(Device("Nothing", None, sizes)) is None
+
+
+def test_what_gstreamer_knows_of_a_camera_goes_before_what_the_kernel_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = [Camera("v4l2:///dev/video10", "b", "driver uvcvideo"), Camera("v4l2:///dev/video2", "a", "driver x")]
+    monkeypatch.setattr(discover, "_v4l2_from_sys", lambda *_: kernel)
+    monkeypatch.setattr(discover, "_v4l2_from_gstreamer", lambda: [Camera("v4l2:///dev/video10", "B", "640x480")])
+    monkeypatch.setattr(discover, "_csi", lambda *_: [])
+    assert cameras() == [kernel[1], Camera("v4l2:///dev/video10", "B", "640x480")]
 
 
 def test_none_is_an_empty_list(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Recipes at one budget: widths found, rows made by real runs, a table and a plot, and going on after a stop."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,6 @@ from trainer.recipe import DataSet, Recipe, load
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     root = tmp_path_factory.mktemp("drawn")
-    os.environ["EDGEPOSE_CACHE"] = str(root / "cache")
     return make_coco(root, 8)
 
 

@@ -1,7 +1,5 @@
 """Distillation: the loss by its formula, a teacher of another size, labels hidden, a student that learns from it."""
 
-import os
-
 import onnx
 import pytest
 import torch
@@ -24,7 +22,6 @@ STILL = {"scale": [1, 1], "rotation": 0, "shift": 0, "flip": 0, "colour": 0, "bl
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     root = tmp_path_factory.mktemp("drawn")
-    os.environ["EDGEPOSE_CACHE"] = str(root / "cache")
     return make_coco(root, 8)
 
 

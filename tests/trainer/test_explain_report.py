@@ -34,9 +34,7 @@ def trained(tmp_path_factory):
         "stages": [{"images": 8, "size": 64, "batch": 4}],
         "optimiser": {"warm_up": 1, "ema": 0.5},
     })  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEPOSE_CACHE", str(root / "cache"))
-        return str(fit(recipe, root / "run", root=root, workers=0, threads=1)), spec, root
+    return str(fit(recipe, root / "run", root=root, workers=0, threads=1)), spec, root
 
 
 def pictures(page):

@@ -38,9 +38,7 @@ MOBILE = {"stem": "mobile", "multiplier": 0.25, "preprocessing": "symmetric", "w
 def drawn(tmp_path_factory):
     """(spec, root) of eight drawn figures."""
     root = tmp_path_factory.mktemp("drawn")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEPOSE_CACHE", str(root / "cache"))
-        yield make_coco(root, 8)
+    return make_coco(root, 8)
 
 
 def values(spec="synth:2", **changes):

@@ -24,7 +24,6 @@ from trainer.recipe import DataSet, Recipe, load
 def drawn(tmp_path_factory):
     """(spec, root) of eight drawn figures; crops are cached beside them."""
     root = tmp_path_factory.mktemp("drawn")
-    os.environ["EDGEPOSE_CACHE"] = str(root / "cache")
     return make_coco(root, 8)
 
 

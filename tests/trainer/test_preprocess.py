@@ -1,7 +1,5 @@
 """Preprocessing: each by its formula; measured before the first step; the same joints from checkpoint and bundle."""
 
-import os
-
 import numpy as np
 import pytest
 import torch
@@ -22,7 +20,6 @@ KINDS = ["imagenet", "z-score", "mean-image", "pca-whitening"]
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     root = tmp_path_factory.mktemp("drawn")
-    os.environ["EDGEPOSE_CACHE"] = str(root / "cache")
     return make_coco(root, 8)
 
 

@@ -44,7 +44,6 @@ accumulate = {accumulate}
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     root = tmp_path_factory.mktemp("drawn")
-    os.environ["EDGEPOSE_CACHE"] = str(root / "cache")
     return make_coco(root, 8)
 
 

@@ -1,0 +1,108 @@
+"""When a frame was taken: films without time stamps, clocks that are set or drift, a packet that is damaged."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from edgepose.sources import gstreamer, open_source, parse, pyav
+from tests.sources.conftest import picture
+
+S = 1_000_000_000
+NONE = 2**64 - 1  # GST_CLOCK_TIME_NONE
+GST = SimpleNamespace(CLOCK_TIME_NONE=NONE, Format=SimpleNamespace(TIME=3))
+
+
+class Clocks:
+    """UTC and the pipeline's, both in ns and both settable."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.utc, self.ticks = 1_000 * S, 50 * S
+        monkeypatch.setattr(gstreamer.time, "time_ns", lambda: self.utc)
+        monkeypatch.setattr(gstreamer.time, "monotonic_ns", lambda: self.ticks)
+
+    def pass_(self, ns: int) -> None:
+        self.utc, self.ticks = self.utc + ns, self.ticks + ns
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    return Clocks(monkeypatch)
+
+
+def sample(pts: int, duration: int = S // 25) -> SimpleNamespace:
+    buffer = SimpleNamespace(pts=pts, duration=duration)
+    segment = SimpleNamespace(to_running_time=lambda _, pts: pts)
+    return SimpleNamespace(get_buffer=lambda: buffer, get_segment=lambda: segment)
+
+
+def by_gstreamer(stamps: list[int | None]) -> list[int]:
+    """Times of a film's frames with these PTS in ns, 25 a second."""
+    times = gstreamer._FileTimes(GST)
+    return [times.utc_ns(sample(NONE if pts is None else pts)) for pts in stamps]
+
+
+def by_pyav(stamps: list[int | None]) -> list[int]:
+    times = pyav._Times(parse("film.mp4"), SimpleNamespace(average_rate=25))
+    return [times.taken_ns(SimpleNamespace(pts=pts, time_base=Fraction(1, S)), 0) for pts in stamps]
+
+
+@pytest.mark.parametrize("times", [by_gstreamer, by_pyav])
+@pytest.mark.parametrize("stamps", [[None] * 6, [None, None, 9 * S, 9 * S + S // 25], [5 * S, None, None, 5 * S + S]])
+def test_a_film_without_time_stamps_has_the_pace_of_its_frames(times, stamps) -> None:
+    """Not the pace at which it is read."""
+    expected = [S // 25] * (len(stamps) - 1)
+    if stamps[-1] == 6 * S:  # what a stamp says counts
+        expected[-1] = S - 2 * (S // 25)
+    assert np.diff(times(stamps)).tolist() == expected
+
+
+@pytest.mark.parametrize("step", [5 * S, -3_600 * S])
+def test_a_clock_that_is_set_moves_a_live_cameras_times_within_a_second(clocks: Clocks, step: int) -> None:
+    """As NTP does once on a board without a clock of its own."""
+    pipeline = SimpleNamespace(
+        get_clock=lambda: SimpleNamespace(get_time=lambda: clocks.ticks), get_base_time=lambda: 50 * S
+    )
+    times, late = gstreamer._LiveTimes(GST, pipeline), S // 50
+    for number in range(60):
+        if number == 25:
+            clocks.utc += step
+        taken = times.utc_ns(sample(clocks.ticks - 50 * S - late))
+        if not 25 <= number < 36:
+            assert clocks.utc - taken == late, number
+        assert taken <= clocks.utc
+        clocks.pass_(S // 10)
+
+
+def test_a_cameras_clock_that_runs_slow_leaves_its_times_at_the_arrival(clocks: Clocks) -> None:
+    """By 100 ppm: 0.36 s an hour."""
+    times = pyav._Times(parse("rtsp://h/x", environ={}), SimpleNamespace(average_rate=1))
+    for number in range(3600):
+        arrival, stamp = 50 * S + number * S, Fraction(number) * (1 - Fraction(1, 10_000))
+        taken = times.taken_ns(SimpleNamespace(pts=stamp, time_base=1), arrival)
+        assert 0 <= arrival - taken < S // 100, number
+
+
+def test_a_damaged_packet_costs_its_frame_not_the_stream(tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    path = tmp_path / "film.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for index in range(6):
+            frame = av.VideoFrame.from_ndarray(picture(index, 64, 48), "bgr24")
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            for packet in stream.encode(frame):
+                if index == 2:
+                    damaged = av.Packet(b"this is no picture")
+                    damaged.pts, damaged.dts, damaged.time_base = packet.pts, packet.dts, packet.time_base
+                    damaged.stream = stream
+                    packet = damaged
+                container.mux(packet)
+    with open_source(str(path), backend="pyav") as source:
+        taken = [frame.acquired_ns for frame in source]
+    assert np.diff(taken).tolist() == [S // 25, 2 * S // 25, S // 25, S // 25]
