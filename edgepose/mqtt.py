@@ -58,6 +58,10 @@ class LostError(EdgeposeError):
     """No connection, or none any more: it may come back by itself."""
 
 
+class GarbledError(LostError):
+    """It sends what is not MQTT."""
+
+
 @dataclass(frozen=True)
 class Broker:
     """Where the broker is and how to be let in. Make one with :func:`parse_broker`."""
@@ -342,15 +346,15 @@ class Session:
             wake.recv(4096)
         events = ready.get(fileno, 0)
         try:
-            if pending or events & ~select.POLLOUT:
-                read = client.loop_read()
-                if read == MQTTErrorCode.MQTT_ERR_PROTOCOL and (self._v5 or self.connected):  # 3.1.1: or a refusal
-                    self._garbled = "a malformed packet"
+            read = client.loop_read() if pending or events & ~select.POLLOUT else None
+            if read == MQTTErrorCode.MQTT_ERR_PROTOCOL:
+                known = self._v5 or self.connected  # else paho may mean a CONNACK that refuses the version
+                self._garbled = "a malformed packet" if known else "or knows no version 3.1.1"
             if events & select.POLLOUT:
                 client.loop_write()
             client.loop_misc()
         except _GARBLED as error:
-            self._garbled = str(error)  # by versions of paho that do not look themselves
+            self._garbled = str(error) or type(error).__name__  # by versions of paho that do not look themselves
             raise self._ended() from error
         if self._not_ours is not None:
             raise self._not_ours
@@ -431,7 +435,7 @@ class Session:
         if self._fault:
             return self._fault
         if self._garbled:
-            return LostError(f"{self._broker} sends what is not MQTT ({self._garbled}); check the port")
+            return GarbledError(f"{self._broker} sends what is not MQTT ({self._garbled}); check the port")
         if "CERTIFICATE_REQUIRED" in self._log or "HANDSHAKE_FAILURE" in self._log:
             return RefusedError(f"{self._broker} wants a client certificate; give certfile and keyfile")
         if "ALERT" in self._log:

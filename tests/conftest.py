@@ -39,7 +39,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def _a_cache_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests leave the user's cache alone; one that is named (EDGEPOSE_CACHE) keeps what they know of the image sets."""
     with pytest.MonkeyPatch.context() as patch:
-        if "EDGEPOSE_CACHE" not in os.environ:
+        if not os.environ.get("EDGEPOSE_CACHE"):
             patch.setenv("EDGEPOSE_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 

@@ -31,7 +31,7 @@ from edgepose.messages import (
     encode,
     topics,
 )
-from edgepose.mqtt import TRANSIENT, Broker, LostError, Packet, RefusedError, Session, TooLargeError
+from edgepose.mqtt import TRANSIENT, Broker, GarbledError, LostError, Packet, RefusedError, Session, TooLargeError
 from edgepose.redact import without_secrets
 
 log = logging.getLogger(__name__)
@@ -315,7 +315,8 @@ class MQTTSink:
             self._show("refused", str(error))
         except LostError as error:
             reason = str(error)
-            if session and session.connected and time.monotonic() - opened < STABLE_S:
+            soon = session and session.connected and time.monotonic() - opened < STABLE_S
+            if soon and not isinstance(error, GarbledError):
                 reason += f"; if this goes on, look for another client named {self._client_id}"
             if not self._stop.is_set():  # else it is the broker's answer to our goodbye
                 self._show("lost" if self._connections else "connecting", reason)

@@ -9,7 +9,7 @@ the box; above it the frame's number and the id. Joints with a score under --sur
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -60,17 +60,26 @@ def followed(
     film: Path, model: str, finder: str, threads: int, *, hold_sides: bool = True
 ) -> Iterator[tuple[NDArray[np.uint8], People]]:
     """Each frame of ``film`` and its people, found and followed as in the loop."""
+    with sources.open_source(str(film)) as source:
+        yield from followed_in(source, model, finder, threads, hold_sides=hold_sides)
+
+
+def followed_in(
+    frames: Iterable[Frame], model: str, finder: str, threads: int, *, hold_sides: bool = True
+) -> Iterator[tuple[NDArray[np.uint8], People]]:
+    """Each of ``frames`` and its people, found and followed as in the loop."""
     pose, found = bundles.load(model, role="pose"), bundles.load(finder, role="person")
     opened = [engines.load(bundle, "auto", Options(threads=threads, batches=(1,))) for bundle in (pose, found)]
     estimator, looking = Estimator(opened[0], pose.manual, second_look=True), Finder(opened[1], found.manual)
     crowd = Everybody(estimator, looking, "run", {"": Regions()}, hold_sides=hold_sides)
-    with sources.open_source(str(film)) as source:
-        for number, frame in enumerate(source):
+    try:
+        for number, frame in enumerate(frames):
             (people,) = crowd.update([Frame(frame.image, frame.acquired_ns, number, "")])
             yield frame.image, people
-    crowd.settle()  # a look of the finder's may still run
-    for engine in opened:
-        engine.close()
+    finally:
+        crowd.settle()  # a look of the finder's may still run
+        for engine in opened:
+            engine.close()
 
 
 def main(

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import json
-import re
 import socketserver
-import struct
 import subprocess
 import sys
 import threading
@@ -19,11 +16,9 @@ from typing import Any, cast
 
 import cbor2
 import pytest
-from paho.mqtt import client as paho
 
 from edgepose.bundle import Bundle
 from edgepose.errors import EdgeposeError
-from edgepose.listen import listen
 from edgepose.messages import Encoding, Info, Stats, decode, info_message
 from edgepose.mqtt import Broker, LostError, parse_broker
 from edgepose.sinks.mqtt import Backoff, MQTTSink, client_id
@@ -296,46 +291,6 @@ def test_a_broker_that_says_why_it_ends_the_connection() -> None:
         sink = MQTTSink(broker, "bench", "front", backoff=Backoff(60, 60))
         wait_for(lambda: sink.state == "lost")
         assert "ended the connection: Session taken over by a client of the same name" in sink.reason
-        sink.close()
-
-
-CONNACK = b"\x20\x03\x00\x00\x00"
-
-
-@pytest.mark.parametrize(
-    ("answer", "stays", "sentence"),
-    [
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", False, "closed the connection without an answer; if it speaks TLS there"),
-        (b"\xff" * 9, True, r"sends what is not MQTT \(a malformed packet\); check the port"),
-        (CONNACK + b"\x30\x02\x00\x09", True, "sends what is not MQTT .*; check the port"),
-        (CONNACK + b"\xd0\x10", False, "broke; if this goes on, look for another client named edgepose-bench-front"),
-    ],
-)
-def test_what_is_no_broker_is_survived(answer: bytes, stays: bool, sentence: str) -> None:
-    with scripted(answer, stays=stays) as broker:
-        sink = MQTTSink(broker, "bench", "front", backoff=Backoff(60, 60))
-        wait_for(lambda: sink.reason)
-        assert not sink.connect(0)
-        assert re.search(sentence, sink.reason), sink.reason
-        sink.close()
-        if not answer.startswith(CONNACK):
-            with pytest.raises(EdgeposeError, match=sentence):
-                listen(broker, timeout_s=5, out=io.StringIO(), backoff=Backoff(60, 60))
-
-
-@pytest.mark.parametrize("error", [struct.error("bad char"), IndexError("index out of range"), ValueError("x")])
-def test_what_older_pahos_make_of_it_is_survived_too(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before 2.2 paho-mqtt left malformed packets to whoever calls."""
-
-    def fails(_: object) -> None:
-        raise error
-
-    monkeypatch.setattr(paho.Client, "loop_read", fails)
-    with scripted(CONNACK, stays=True) as broker:
-        with pytest.raises(EdgeposeError, match=rf"sends what is not MQTT \({error}\); check the port"):
-            listen(broker, timeout_s=5, out=io.StringIO(), backoff=Backoff(60, 60))
-        sink = MQTTSink(broker, "bench", "front", backoff=Backoff(60, 60))
-        wait_for(lambda: "sends what is not MQTT" in sink.reason)
         sink.close()
 
 

@@ -22,7 +22,7 @@ from trainer.recipe import DataSet, Recipe, load
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """(spec, root) of eight drawn figures; crops are cached beside them."""
+    """(spec, root) of eight drawn figures."""
     root = tmp_path_factory.mktemp("drawn")
     return make_coco(root, 8)
 
