@@ -67,7 +67,7 @@ class SinglePerson:
         return People([f"{self._run}-{self._count}"], self._box[None].copy(), poses)
 
     def _next_box(self, poses: Poses, last: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The box of the joints that are sure, coming in slowly where it is much smaller; the last one where few are."""
+        """The box of the joints that are sure, coming in slowly where it is much smaller; where few are, the last."""
         sure = poses.scores[0] >= CONFIDENT
         if sure.sum() < 4:
             return last
