@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -161,6 +162,25 @@ def beginning(folder: Path, recipe: Course, *, resume: bool) -> tuple[Path | Non
     return checkpoint, start
 
 
+_BESIDE_THE_POINT = (  # Lightning's warnings of what is so on purpose, or its own
+    "You're resuming from a checkpoint that ended before",  # the plan of samples knows where it was
+    r"Found \d+ module\(s\) in eval mode",  # frozen stages
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+)
+
+
+class Bar(RichProgressBar):
+    """The run's steps. Lightning's own bar shows a resumed run's against those that are left, and an epoch of -2."""
+
+    @property
+    def total_train_batches(self) -> int:
+        """All that the run makes, those before it was resumed among them."""
+        return self.trainer.max_steps * self.trainer.accumulate_grad_batches
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "training"
+
+
 def train(
     learner: Learner,
     data: LearningData,
@@ -197,13 +217,15 @@ def train(
         logger=[CSVLogger(folder, name="log", version=f"from-{start:07}", flush_logs_every_n_steps=1),
                 TensorBoardLogger(folder, name="", version="tensorboard")],
         log_every_n_steps=max(min(20, total // 10), 1),  # a short run has a curve too
-        callbacks=[saver, *callbacks, RichProgressBar()],
+        callbacks=[saver, *callbacks, Bar()],
         enable_checkpointing=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )  # fmt: skip
     try:
-        with saver.between_steps() if local * nodes == 1 else nullcontext():
+        with warnings.catch_warnings(), saver.between_steps() if local * nodes == 1 else nullcontext():
+            for beside_the_point in _BESIDE_THE_POINT:
+                warnings.filterwarnings("ignore", message=beside_the_point)
             trainer.fit(learner, data, ckpt_path=checkpoint, weights_only=True)
     except EdgeposeError as error:
         _, traceback, text = str(error).partition("Original Traceback")

@@ -17,6 +17,7 @@ from trainer import checkpoints
 from trainer.data.module import select
 from trainer.evaluate import figures, open_estimator, predict
 from trainer.fit import PoseModule, fit, load_best
+from trainer.learner import Bar
 from trainer.recipe import DataSet, Recipe, load
 
 
@@ -175,6 +176,24 @@ def test_the_rate_follows_the_batch_of_each_stage(drawn):
         optimiser.step()
         schedule.step()
     assert rates == pytest.approx([0.1] * 10 + [0.4] * 10)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_bar_of_a_resumed_run_is_that_of_the_whole(drawn, tmp_path, monkeypatch, recwarn, accumulate):
+    """And nobody is warned of what is so on purpose."""
+    spec, root = drawn
+    made = recipe(spec, optimiser={"warm_up": 1, "ema": 0.5, "accumulate": accumulate})
+    shown = []
+
+    def end(bar, *_):
+        (task,) = [t for t in bar.progress.tasks if t.id == bar.train_progress_bar_id]
+        shown.append((task.completed, task.total))
+
+    monkeypatch.setattr(Bar, "on_train_epoch_end", end)
+    for steps, resume in ((2, False), (5, True)):
+        fit(made, tmp_path, root=root, workers=0, threads=1, max_steps=steps, resume=resume)
+    assert shown == [(2 * accumulate, 2 * accumulate), (5 * accumulate, 5 * accumulate)]
+    assert not [str(told.message) for told in recwarn if "lightning" in told.filename]
 
 
 def test_a_run_is_not_overwritten_nor_mixed(drawn, tmp_path):
