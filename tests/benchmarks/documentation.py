@@ -32,7 +32,7 @@ from edgepose.sinks.overlay import VISIBLE, annotate
 from tests.benchmarks.clip_sheet import followed, followed_in
 from tests.people.films import CLIP, side_by_side
 
-STANDING = (120, 250, 600)  # frames of the clip in which one person stands in full view
+STANDING = (110, 280, 660)  # frames of the clip in which one person stands in full view
 LYING = (330, 600, 800)
 TURNS = (cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_COUNTERCLOCKWISE)
 SETTLED = 40  # images after which everybody has been seen often enough
