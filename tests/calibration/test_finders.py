@@ -116,7 +116,10 @@ def test_what_finds_too_few_on_one_set_is_not_written(made, scenes, tmp_path, mo
             finders.calibrate(bundle, chosen, sets, out)
         assert not list(tmp_path.iterdir())
     else:
-        assert finders.calibrate(bundle, chosen, sets, out).bundle.path.exists()
+        made = finders.calibrate(bundle, chosen, sets, out).bundle
+        assert made.path.exists()
+        told = [row.figures["average_precision"] for row in bundles.load(str(out), role="person").manual.accuracy]
+        assert told == list(after), "what INT8 finds, not what the float one does"
 
 
 def test_a_set_without_a_whole_person_judges_nothing(made, scenes, tmp_path):

@@ -378,6 +378,9 @@ def test_the_page_compares_with_what_the_gate_compared_with(learnt, tmp_path):
         learnt.bundle, learnt.chosen, {"x@all": learnt.persons}, tmp_path / "int8.onnx", against=other
     )
     assert outcome.float_.percent("pckh05") < outcome.int8.percent("pckh05") - 20
+    assert outcome.published is not None
+    told = outcome.published.manual.accuracy[0].figures["pckh05"]
+    assert told == pytest.approx(outcome.int8.percent("pckh05"), abs=0.01), "INT8's, not that of what it is held to"
     found = compare_outcome(outcome, repeats=1)
     assert found.differences[0].a == pytest.approx(outcome.float_.percent("pckh05"))
     assert found.differences[0].b == pytest.approx(outcome.int8.percent("pckh05"))

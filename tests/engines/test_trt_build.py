@@ -178,7 +178,11 @@ def test_compatibility_options_where_there_are_any(name, tmp_path):
         with pytest.raises(EdgeposeError, match="same-capability"):
             Done(name, bundle, same)
     else:
-        assert Done(name, bundle, same).manifest.wanted.hardware == "same-capability"
+        done = Done(name, bundle, same)
+        assert done.manifest.wanted.hardware == "same-capability"
+        assert done.all("IBuilderConfig.hardware_compatibility_level=") == [
+            (done.trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY,)
+        ]
 
 
 @pytest.mark.parametrize("name", VERSIONS)

@@ -70,16 +70,19 @@ def test_motion_smears_along_one_direction() -> None:
     """A dot becomes a line: its light stays, and spreads along one axis far more than along the other."""
     dot = np.zeros((96, 96, 3), np.uint8)
     cv2.circle(dot, (48, 48), 2, (255, 255, 255), -1)
-    ratios = []
+    ratios, directions = [], set[int]()
     for seed in range(30):
         line = degrade(Augmentation(motion=1), np.random.default_rng(seed), dot)[:, :, 0].astype(float)
         assert line.sum() == pytest.approx(float(dot[:, :, 0].sum()), rel=0.1)
         y, x = np.nonzero(line > 8)
-        spread = np.linalg.eigvalsh(np.cov(np.stack([x, y]), aweights=line[y, x]))
+        spread, axes = np.linalg.eigh(np.cov(np.stack([x, y]), aweights=line[y, x]))
+        if spread[1] > 1.5 * spread[0]:
+            directions.add(int(np.degrees(np.arctan2(axes[1, 1], axes[0, 1])) % 180) // 45)
         ratios.append(spread[1] / spread[0])
         middle = (line.sum(axis=0) @ np.arange(96), line.sum(axis=1) @ np.arange(96)) / line.sum()
         assert np.allclose(middle, 48, atol=0.2)  # joints stay where their labels are
     assert np.median(ratios) > 1.2
+    assert directions == {0, 1, 2, 3}
 
 
 def test_low_light_is_darker_and_noisier() -> None:

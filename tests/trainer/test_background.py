@@ -17,8 +17,8 @@ from edgepose.skeletons import MPII16
 from tests.trainer.conftest import figure
 from trainer.augment import Augmentation
 from trainer.data.background import AROUND, SMALLEST, empty_windows, windows
-from trainer.data.cache import open_cache
-from trainer.data.persons import load
+from trainer.data.cache import MARGIN, open_cache
+from trainer.data.persons import Person, load
 from trainer.data.samples import Draw, Samples
 from trainer.data.splits import join_twins, side, take
 from trainer.evaluate import open_estimator
@@ -54,6 +54,25 @@ def test_windows_keep_away_from_people_and_from_doubtful_places() -> None:
     assert inside(around, np.array([PERSON, DOUBTFUL])).max() <= 0.02
     assert (around[:, :2] >= -1e-6).all()
     assert (around[:, 2:] <= np.array([640, 400]) + 1e-6).all()
+
+
+def test_whoever_stands_beside_an_empty_window_is_never_shown() -> None:
+    """However augmentation zooms out, turns and shifts: who is there is white, all that is empty black."""
+    window = np.array([200.0, 200.0, 264.0, 264.0])
+    (around,) = grown(window[None])
+    image = np.full((464, 464, 3), 255, np.uint8)
+    image[round(around[1]) : round(around[3]), round(around[0]) : round(around[2])] = 0
+    nobody = Person(Path("x.png"), np.zeros((16, 2)), np.zeros(16, bool), unpadded(window, 1.25), "x", nobody=True)
+    size = 64
+    side = round(size * MARGIN)
+    cached = warp(image, crop_affine(nobody.box, (side, side), 1.25 * MARGIN), (side, side))
+    assert cached[1:-1, 1:-1].max() == 0, "a sample shows parts of this, and beyond its edge what stands there"
+
+
+def unpadded(window: NDArray[np.float64], padding: float) -> NDArray[np.float64]:
+    """The box whose crop with ``padding`` shows ``window`` [4]."""
+    middle, half = (window[:2] + window[2:]) / 2, (window[2:] - window[:2]) / 2 / padding
+    return np.concatenate([middle - half, middle + half])
 
 
 def test_nobody_small_stands_in_a_window() -> None:

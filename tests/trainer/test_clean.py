@@ -185,7 +185,7 @@ def lsp(folder, persons):
     table = np.zeros((14, 3, len(persons)))
     for n, (image, labels) in enumerate(persons):
         cv2.imwrite(str(folder / "images" / f"im{n + 1:05d}.png"), image)
-        table[:, :2, n], table[:, 2, n] = labels + 1.0, 1
+        table[:, :2, n], table[:, 2, n] = labels, 1
     savemat(folder / "joints.mat", {"joints": table})
 
 

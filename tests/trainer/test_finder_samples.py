@@ -7,7 +7,7 @@ import pytest
 from edgepose.people.association import iou
 from trainer.data.samples import Draw
 from trainer.finder.recipe import SceneAugmentation
-from trainer.finder.samples import MOST, SceneSamples
+from trainer.finder.samples import MOST, UNSURE, SceneSamples
 from trainer.finder.scenes import Scene
 
 NOBODY = np.zeros((0, 4))
@@ -98,7 +98,7 @@ def test_samples_are_what_the_network_takes(bright):
     made = sample(bright, size=64)
     assert made["image"].shape == (3, 64, 64)
     assert made["image"].dtype == np.uint8
-    assert made["people"].shape == made["unsure"].shape == (MOST, 4)
+    assert (made["people"].shape, made["unsure"].shape) == ((MOST, 4), (UNSURE, 4))
     assert made["people"].dtype == np.float32
 
 
@@ -138,10 +138,16 @@ def test_there_are_at_most_so_many_and_the_rest_is_unsure(tmp_path):
     """Never background: that would teach that people are not."""
     low = np.stack(np.meshgrid(np.arange(10) * 20.0, np.arange(8) * 20.0), axis=-1).reshape(-1, 2)
     boxes = np.concatenate([low, low + 15], axis=1)
-    made = sample(grounds(tmp_path, size=200, people=boxes), size=200, mosaic=0.0, scale=[1.0, 1.0])
+    doubtful = np.concatenate([boxes, boxes + 1])
+    scenes = grounds(tmp_path, size=200, people=boxes, unsure=doubtful)
+    made = sample(scenes, size=200, mosaic=0.0, flip=0.0, scale=[1.0, 1.0])
     assert len(boxes) == 80
     assert len(rows(made["people"])) == MOST == 64
-    assert len(rows(made["unsure"])) == 16
+    there = rows(made["unsure"])
+    assert len(there) == 16 + 160
+    told = np.concatenate([rows(made["people"]), there])
+    for box in np.concatenate([boxes, doubtful]):
+        assert np.abs(told - box).max(axis=1).min() < 1e-3
 
 
 def test_a_mosaic_has_four_images(tmp_path):

@@ -196,6 +196,32 @@ def test_the_bar_of_a_resumed_run_is_that_of_the_whole(drawn, tmp_path, monkeypa
     assert not [str(told.message) for told in recwarn if "lightning" in told.filename]
 
 
+def test_the_best_weights_are_the_moving_average(drawn):
+    """By w' <- 0.9 w' + 0.1 w after each step."""
+    module = PoseModule(recipe(drawn[0], optimiser={"ema": 0.9}))
+    module.average.update_parameters(module.model)  # the first is a copy
+    before = next(iter(module.best.parameters())).clone()
+    with torch.no_grad():
+        next(iter(module.model.parameters())).add_(1.0)
+    module.average.update_parameters(module.model)
+    assert torch.allclose(next(iter(module.best.parameters())), before + 0.1)
+    plain = PoseModule(recipe(drawn[0], optimiser={"ema": 0}))
+    assert plain.best is plain.model
+
+
+@pytest.mark.parametrize("stem_rate", [1.0, 0.1])
+def test_weights_decay_and_norms_and_biases_do_not(drawn, stem_rate):
+    module = PoseModule(recipe(drawn[0], optimiser={"weight_decay": 0.3, "stem_rate": stem_rate, "ema": 0}))
+    groups = module._groups()
+    assert sum(len(g["params"]) for g in groups) == len(list(module.model.parameters()))
+    assert {g["share"] for g in groups} == {1.0, stem_rate}
+    stem = {id(p) for name, p in module.model.named_parameters() if "stem" in name.split(".")}
+    for group in groups:
+        assert {p.ndim > 1 for p in group["params"]} == {group["weight_decay"] == 0.3}
+        if stem_rate < 1:
+            assert {id(p) in stem for p in group["params"]} == {group["share"] == stem_rate}
+
+
 def test_a_run_is_not_overwritten_nor_mixed(drawn, tmp_path):
     spec, root = drawn
     fit(recipe(spec), tmp_path, root=root, workers=0, threads=1, max_steps=2)

@@ -128,4 +128,7 @@ def test_colour_noise_changes_colours_not_shape():
     assert np.abs(noisy.astype(int) - crop).mean() > 2
     assert np.corrcoef(noisy[..., 1].ravel(), crop[..., 1].ravel())[0, 1] > 0.9
     assert np.array_equal(colour_noise(Augmentation(colour=0, blur=0), rng, crop), crop)
-    assert colour_noise(Augmentation(colour=0, blur=1), rng, crop).shape == crop.shape
+    blurred = colour_noise(Augmentation(colour=0, blur=1), rng, crop)
+    assert blurred.shape == crop.shape
+    assert blurred.std() < 0.8 * crop.std()
+    assert abs(float(blurred.mean()) - float(crop.mean())) < 2

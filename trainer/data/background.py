@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edgepose.errors import EdgeposeError
 from edgepose.people.association import inside
 from edgepose.skeletons import Skeleton
+from trainer.data.cache import MARGIN
 from trainer.data.persons import Person, PersonSet, load, read_image
 from trainer.finder.recipe import SceneSet
 from trainer.finder.scenes import Scene, read
@@ -21,7 +22,7 @@ from trainer.progress import progress
 from trainer.recipe import Background
 
 SMALLEST = 48  # pixels: a window's side; smaller ones are blown up to blurs
-AROUND = 1.3  # the part that must be empty / window: augmentation zooms out and shifts
+AROUND = MARGIN  # the part that must be empty / window: all that augmentation, which zooms out and turns, may show
 TOUCHES = 0.02  # share of a window up to which a box may reach into it
 SHOWS = 0.1  # share of a box up to which it may lie in a window
 PLAIN = 15.0  # grey levels: standard deviation below which a window is sky or wall and teaches little

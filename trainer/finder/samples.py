@@ -15,7 +15,8 @@ from trainer.data.samples import Draw
 from trainer.finder.recipe import SceneAugmentation
 from trainer.finder.scenes import Boxes, Scene
 
-MOST = 64  # people, and as many unsure places, in a sample
+MOST = 64  # people in a sample
+UNSURE = 256  # unsure places: who is small, cut off, in a crowd or beyond MOST, of four scenes in a mosaic
 _SMALLEST = 10.0  # side in input pixels below which a person is left out of the loss
 _VISIBLE = 0.4  # share of a person inside the picture below which it is left out of the loss
 
@@ -33,7 +34,7 @@ class Rectangle:
 
 
 class SceneSamples(Dataset[dict[str, NDArray[np.generic]]]):
-    """``image`` [3, S, S] uint8 RGB; ``people`` and ``unsure`` [MOST, 4] in input pixels, NaN where there is none."""
+    """``image`` [3, S, S] uint8 RGB; ``people`` [MOST, 4], ``unsure`` [UNSURE, 4] in input pixels, NaN for none."""
 
     def __init__(self, scenes: list[Scene], augmentation: SceneAugmentation) -> None:
         self._scenes, self._augmentation = scenes, augmentation
@@ -58,8 +59,8 @@ class SceneSamples(Dataset[dict[str, NDArray[np.generic]]]):
         picture = colour_noise(self._colour, rng, picture)
         return {
             "image": np.ascontiguousarray(picture[:, :, ::-1].transpose(2, 0, 1)),
-            "people": _filled(sure),
-            "unsure": _filled(np.concatenate([sure[MOST:], *unsure])),
+            "people": _filled(sure, MOST),
+            "unsure": _filled(np.concatenate([sure[MOST:], *unsure]), UNSURE),
         }
 
     def _places(self, rng: np.random.Generator, draw: Draw) -> list[tuple[Rectangle, int]]:
@@ -110,7 +111,7 @@ def _clipped(boxes: Boxes, place: Rectangle) -> tuple[Boxes, NDArray[np.float64]
     return cut, (cut[:, 2:] - cut[:, :2]).prod(axis=1) / whole
 
 
-def _filled(boxes: Boxes) -> NDArray[np.float32]:
-    rows = np.full((MOST, 4), np.nan, dtype=np.float32)
-    rows[: min(len(boxes), MOST)] = boxes[:MOST]
+def _filled(boxes: Boxes, most: int) -> NDArray[np.float32]:
+    rows = np.full((most, 4), np.nan, dtype=np.float32)
+    rows[: min(len(boxes), most)] = boxes[:most]
     return rows
