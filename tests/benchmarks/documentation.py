@@ -22,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # the tests are no installed
 
 from edgepose import bundle as bundles
 from edgepose import console, engines
-from edgepose.crops import apply
 from edgepose.draw import draw_pose
 from edgepose.engines import Options
 from edgepose.errors import EdgeposeError
@@ -31,10 +30,10 @@ from edgepose.frame import Frame
 from edgepose.sinks.overlay import VISIBLE, annotate
 from tests.benchmarks.clip_sheet import followed, followed_in
 from tests.people.films import CLIP, side_by_side
+from tests.test_upright import TURNS, turned
 
 STANDING = (110, 280, 660)  # frames of the clip in which one person stands in full view
 LYING = (330, 600, 800)
-TURNS = (cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_COUNTERCLOCKWISE)
 SETTLED = 40  # images after which everybody has been seen often enough
 _MARGIN = 16  # pixels about a turned person's box
 
@@ -70,11 +69,8 @@ def upright(model: str, finder: str) -> Image:
     rows: list[list[Image]] = [[], []]
     film = {number: pair for number, pair in enumerate(islice(followed(CLIP, model, finder, 2), max(LYING) + 1))
             if number in LYING}  # fmt: skip
-    for (image, people), turn in zip(film.values(), TURNS, strict=True):
-        rolled = cv2.rotate(image, turn)
-        there = _turned(turn, image.shape[1], image.shape[0])
-        corners = apply(there, people.boxes[0].reshape(2, 2))
-        box = np.concatenate([corners.min(axis=0), corners.max(axis=0)])
+    for (image, people), quarters in zip(film.values(), TURNS, strict=True):
+        rolled, box, _ = turned(image, people.boxes[0], quarters)
         for row, look in zip(rows, looks, strict=True):
             drawn, poses = rolled.copy(), look.estimate(rolled, box[None])
             draw_pose(drawn, poses.joints[0], poses.scores[0] >= VISIBLE, bundle.skeleton, 2)
@@ -86,15 +82,6 @@ def upright(model: str, finder: str) -> Image:
         cv2.rectangle(picture, (0, 0), (width + 16, 30), (255, 255, 255), -1)
         cv2.putText(picture, words, (8, 21), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (0, 0, 0), 1, cv2.LINE_AA)
     return np.concatenate(pictures)
-
-
-def _turned(turn: int, width: int, height: int) -> NDArray[np.float64]:
-    """Where (x, y) of an image comes by that quarter turn, an affine map [2, 3]."""
-    return {
-        cv2.ROTATE_90_CLOCKWISE: np.array([[0, -1, height - 1], [1, 0, 0]], float),
-        cv2.ROTATE_180: np.array([[-1, 0, width - 1], [0, -1, height - 1]], float),
-        cv2.ROTATE_90_COUNTERCLOCKWISE: np.array([[0, 1, 0], [-1, 0, width - 1]], float),
-    }[turn]
 
 
 def _square(image: Image, box: NDArray[np.float64], side: int = 300) -> Image:
