@@ -78,7 +78,7 @@ def test_the_same_seed_draws_the_same_images_and_of_every_set_as_many(made, scen
         finders.drawn(sets, manual, 8)
 
 
-def test_it_is_the_finder_in_int8_and_finds_what_the_float_one_finds(made, tmp_path):
+def test_it_is_the_finder_in_int8_and_its_maps_are_near_the_float_ones(made, tmp_path):
     spec, root, bundle = made
     out = tmp_path / "int8.onnx"
     words = ["--data", f"{spec}@all", "--count", "8", "--judge-on", f"{spec}@all", "--data-root", root]

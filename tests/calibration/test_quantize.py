@@ -13,7 +13,7 @@ from calibration import gate, graph, sensitivity, sets
 from calibration import report as page
 from calibration.judge import METRICS, Answers, Judge
 from calibration.quantize import METHODS, quantize, quantized_graph
-from calibration.ranges import by_percentile, by_squared_error
+from calibration.ranges import PERCENTILE, amax, by_percentile, by_squared_error
 from calibration.sensitivity import Budget, Run, Sensitivity, cheapest, sensitivities
 from calibration.sets import CalibrationSet
 from calibration.verify import compare_outcome
@@ -122,6 +122,33 @@ def test_the_least_squared_error_is_the_least():
     errors = [error(edge) for edge in edges[32:]]
     assert error(found) < 1.02 * min(errors)
     assert error(found) < 0.95 * error(values.max())  # worth the search
+
+
+@pytest.mark.parametrize("method", ["percentile", "mse"])
+def test_ranges_are_of_all_images_together(learnt, method):
+    """One range of eight crops as of one long crop: their magnitudes counted by hand."""
+    import onnxruntime
+
+    graph_of = onnx.load(learnt.bundle.path)
+    inner = [name for node in graph_of.graph.node if node.op_type == "Relu" for name in node.output][:3]
+    graph_of.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in inner)
+    session = onnxruntime.InferenceSession(graph_of.SerializeToString(), providers=["CPUExecutionProvider"])
+    images = learnt.chosen.images()
+    images = images * np.linspace(0.2, 1, len(images), dtype=np.float32)[:, None, None, None]  # no two alike
+    for name, found in amax(learnt.bundle, images, inner, method).items():
+        values = np.abs(np.concatenate([session.run([name], {"image": image[None]})[0].ravel() for image in images]))
+        bin_width = float(values.max()) / 2048
+        if method == "percentile":
+            highest = np.quantile(values, PERCENTILE / 100, method="inverted_cdf")  # of values that are there
+            assert highest <= found * (1 + 1e-6)
+            assert found == pytest.approx(float(highest), abs=1.01 * bin_width)
+        else:
+            edges = np.linspace(values.max() / 16, values.max(), 1921)
+            steps = edges / 127
+            errors = [((np.clip(np.round(values / s), 0, 127) * s - values) ** 2).sum() for s in steps[::16]]
+            step = found / 127
+            error = ((np.clip(np.round(values / step), 0, 127) * step - values) ** 2).sum()
+            assert error < 1.02 * min(errors)
 
 
 def test_ranges_by_percentile_and_error_cut_what_is_rare(learnt):

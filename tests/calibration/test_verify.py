@@ -57,6 +57,33 @@ def test_the_judge_agrees_with_the_evaluation(learnt, judge):
         assert answers.percent(metric) == pytest.approx(evaluated[metric], abs=0.01)
 
 
+class TwoSided:
+    """An engine that takes every joint for its twin of the other side as well, a little less surely."""
+
+    name, precision = "two-sided", "float32"
+
+    def __init__(self, engine, mirror):
+        self._engine, self._mirror = engine, mirror
+
+    def infer(self, images):
+        maps = self._engine.infer(images)
+        return maps + np.float32(0.9) * maps[:, self._mirror]
+
+
+def test_the_judge_parts_twins_as_the_device_does(learnt, judge):
+    """With ``mirror_ratio`` the weaker of two peaks on one place is looked for elsewhere; see edgepose.heatmaps."""
+    runner = open_runner(str(learnt.bundle.path))
+    engine = TwoSided(runner.engine, judge.skeleton.mirror)
+    joints = {}
+    for ratio in (0.0, 0.5):
+        decode = runner.manual.decode.model_copy(update={"mirror_ratio": ratio})
+        manual = runner.manual.model_copy(update={"decode": decode})
+        joints[ratio] = Judge(learnt.persons, manual).answer(engine).joints
+        device = predict(Estimator(engine, manual), learnt.persons).joints
+        np.testing.assert_allclose(joints[ratio], device, atol=1e-3)
+    assert not np.allclose(joints[0.0], joints[0.5], atol=1)
+
+
 def hits(array):
     return Answers(np.zeros((*array.shape, 2)), {"pckh05": array.astype(float), "pckh01": array.astype(float)})
 
