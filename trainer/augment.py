@@ -39,8 +39,10 @@ class Augmentation(BaseModel):
     flip: Share = 0.5
     colour: Annotated[float, Field(ge=0, le=1)] = 0.3  # gain, contrast and brightness, +-
     blur: Share = 0.1  # share of samples that lose detail, as a small or badly focused person does
+    hue: Share = 0.0  # share of samples in other colours: hair, clothes and light of another hue, pale or strong
     motion: Share = 0.0  # share of samples smeared along a random direction, as in a long exposure
     dark: Share = 0.0  # share of samples in low light: less of it, and the sensor's noise in what is left
+    grey: Share = 0.0  # share of samples without colour, as by infrared light at night
     jpeg: Share = 0.0  # share of samples that were compressed hard
     cut_out: Share = 0.0  # share of samples with one to three patches hidden; the joints under them stay asked for
     half_body: Share = 0.0  # share of samples framed on the upper or the lower body alone, as a camera too near does
@@ -103,12 +105,21 @@ def colour_noise(augmentation: Augmentation, rng: np.random.Generator, crop: NDA
 
 
 def degrade(augmentation: Augmentation, rng: np.random.Generator, crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """What real cameras do to a BGR crop [H, W, 3], in their order: hidden, smeared, dark and noisy, compressed.
+    """What the world and real cameras do to a BGR crop [H, W, 3], in their order.
+
+    Hidden, in other colours, smeared, dark and noisy, without colour, compressed.
 
     A share of nought draws no random number: recipes without these see the samples that they always saw.
     """
     # cut_out: DeVries & Taylor 2017, with rectangles.
-    steps = {"cut_out": _hide, "motion": _smear, "dark": _darken, "jpeg": _compress}
+    steps = {
+        "cut_out": _hide,
+        "hue": _recolour,
+        "motion": _smear,
+        "dark": _darken,
+        "grey": _without_colour,
+        "jpeg": _compress,
+    }
     for name, step in steps.items():
         share = getattr(augmentation, name)
         if share and rng.random() < share:
@@ -156,6 +167,22 @@ def _hide(rng: np.random.Generator, crop: NDArray[np.uint8]) -> NDArray[np.uint8
             v, u = int(rng.integers(0, height - h)), int(rng.integers(0, width - w))
             hidden[y : y + h, x : x + w] = crop[v : v + h, u : u + w]
     return hidden
+
+
+def _recolour(rng: np.random.Generator, crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    import cv2
+
+    # Colours turn about the axis of the greys, by Rodrigues' formula; how bright a pixel is stays, grey stays grey.
+    turn, _ = cv2.Rodrigues(np.full(3, rng.uniform(-np.pi / 2, np.pi / 2) / np.sqrt(3)))
+    saturation = rng.uniform(0.3, 1.5)
+    return np.asarray(cv2.transform(crop, saturation * turn + (1 - saturation) / 3), np.uint8)
+
+
+def _without_colour(rng: np.random.Generator, crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    import cv2
+
+    # What is bright by infrared light, hair and dyed cloth often, need not be so to the eye: any mixture of channels.
+    return np.asarray(cv2.transform(crop, np.tile(rng.dirichlet(np.ones(3)), (3, 1))), np.uint8)
 
 
 def _smear(rng: np.random.Generator, crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
