@@ -22,6 +22,12 @@ def photograph() -> NDArray[np.uint8]:
     return np.repeat(waves[..., None], 3, axis=2).astype(np.uint8)
 
 
+def coloured() -> NDArray[np.uint8]:
+    """The same, warm on one side and cool on the other, so that no hue clips it: [96, 96, 3] BGR."""
+    tint = np.linspace(-25, 25, 96)
+    return np.clip(photograph() * 0.5 + 60 + np.stack([tint, 0 * tint, -tint], axis=-1), 0, 255).astype(np.uint8)
+
+
 def standing() -> Person:
     """Ankles at y = 100, hips at 60, head top at 0."""
     height = {"ankle": 100, "knee": 80, "hip": 60, "pelvis": 60, "thorax": 25, "neck": 20, "top": 0,
@@ -36,14 +42,36 @@ def changed(name: str, seed: int = 0, share: float = 1.0) -> NDArray[np.uint8]:
     return degrade(Augmentation.model_validate({name: share}), np.random.default_rng(seed), photograph())
 
 
-@pytest.mark.parametrize("name", ["cut_out", "motion", "dark", "jpeg"])
+@pytest.mark.parametrize("name", ["cut_out", "hue", "motion", "dark", "grey", "jpeg"])
 def test_a_degradation_changes_the_picture_the_same_way_for_the_same_seed(name: str) -> None:
-    crop = changed(name)
-    assert crop.shape == (96, 96, 3)
-    assert crop.dtype == np.uint8
-    assert not np.array_equal(crop, photograph())
-    assert np.array_equal(crop, changed(name))
-    assert not np.array_equal(crop, changed(name, seed=1))
+    first, again, other = (
+        degrade(Augmentation.model_validate({name: 1}), np.random.default_rng(seed), coloured()) for seed in (0, 0, 1)
+    )
+    assert first.shape == (96, 96, 3)
+    assert first.dtype == np.uint8
+    assert not np.array_equal(first, coloured())
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_another_hue_is_as_bright_and_leaves_grey_as_it_is() -> None:
+    assert np.array_equal(changed("hue"), photograph())
+    before = coloured().astype(float)
+    for seed in range(20):
+        after = degrade(Augmentation(hue=1), np.random.default_rng(seed), coloured()).astype(float)
+        assert np.abs(after.mean(axis=2) - before.mean(axis=2)).max() < 1
+        first, second = ((p - p.mean(axis=2, keepdims=True))[:, :10].mean(axis=(0, 1)) for p in (before, after))
+        strengths = [float(np.linalg.norm(colour)) for colour in (first, second)]
+        assert 0.2 < strengths[1] / strengths[0] < 1.6
+        assert first @ second > -0.1 * strengths[0] * strengths[1]  # turned by 90 degrees at most
+
+
+def test_without_colour_every_channel_is_one_mixture_of_them() -> None:
+    for seed in range(20):
+        night = degrade(Augmentation(grey=1), np.random.default_rng(seed), coloured())
+        assert (night == night[..., :1]).all()
+        assert (night >= coloured().min(axis=2, keepdims=True)).all()
+        assert (night <= coloured().max(axis=2, keepdims=True)).all()
 
 
 def test_without_degradations_no_random_number_is_drawn() -> None:
