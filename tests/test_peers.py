@@ -28,7 +28,7 @@ from trainer.profile import latency
 
 REPOSITORY = Path(__file__).parent.parent
 SYNTH = "synth:60"  # of which more than four are on the side dev
-WEAKENING = ("blur", "noise", "low light", "JPEG")  # they leave every pixel at its place
+WEAKENING = ("blur", "noise", "low light", "colour", "JPEG")  # they leave every pixel at its place
 needs_litert = pytest.mark.skipif(importlib.util.find_spec("ai_edge_litert") is None, reason="no ai-edge-litert here")
 
 
@@ -292,6 +292,15 @@ def test_noise_is_as_strong_as_it_says(scene):
     dark = robustness.darken(grey, 0.5, np.random.default_rng(0)).image
     assert dark.mean() == pytest.approx(64, abs=0.5)
     assert dark.std() == pytest.approx(np.sqrt(2**2 + 0.25 * 64), rel=0.03)
+
+
+def test_without_colour_is_grey_and_as_bright(scene):
+    night = robustness.fade(cluttered(scene), 0, None).image
+    assert (night == night[..., :1]).all()
+    luma = cluttered(scene).image @ np.array([0.114, 0.587, 0.299])  # BT.601, of BGR
+    assert np.abs(night[..., 0] - luma).max() < 1.5
+    half = robustness.fade(cluttered(scene), 0.5, None).image.astype(float)
+    assert np.abs(half - (cluttered(scene).image + night.astype(float)) / 2).max() <= 1
 
 
 def test_blur_is_measured_at_a_person_of_256_px(scene):

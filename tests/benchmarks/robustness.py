@@ -111,6 +111,14 @@ def darken(scene: Scene, gain: float, rng: np.random.Generator) -> Scene:
     return replace(scene, image=_grey_levels(signal + noise))
 
 
+def fade(scene: Scene, share: float, _: np.random.Generator) -> Scene:
+    """Only ``share`` of the colour left; 1: as it is, 0: grey, as of a camera that sees by infrared light at night."""
+    if share == 1:
+        return scene
+    grey = cv2.cvtColor(cv2.cvtColor(scene.image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+    return replace(scene, image=np.asarray(cv2.addWeighted(scene.image, share, grey, 1 - share, 0), np.uint8))
+
+
 def compress(scene: Scene, quality: float, _: np.random.Generator) -> Scene:
     """JPEG of ``quality``; 100: as it is."""
     if quality == 100:
@@ -168,6 +176,7 @@ CORRUPTIONS = {
     "blur": Corruption("Gaussian blur, sigma in px at 256 px", (0, 1, 2, 3, 4, 6), blur),
     "noise": Corruption("sensor noise, grey levels", (0, 10, 20, 30, 45, 60), add_noise),
     "low light": Corruption("light that is left, noise with it", (1, 0.7, 0.5, 0.3, 0.2, 0.1), darken),
+    "colour": Corruption("colour that is left", (1, 0.75, 0.5, 0.25, 0), fade),
     "JPEG": Corruption("JPEG quality (100: as it is)", (100, 95, 70, 40, 20, 10, 5), compress),
     "size": Corruption("longer side of the person, px at most", (SIDE, 200, 128, 96, 64),
                        lambda scene, side, _: shrink(scene, side)),
@@ -240,7 +249,7 @@ def plot(lines: dict[str, dict[str, list[float]]], rival: str, title: str, path:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(2, 4, figsize=(13, 6), sharey=True, layout="constrained")
+    figure, panels = pyplot.subplots(3, 3, figsize=(11, 9), sharey=True, layout="constrained")
     for axes, (name, models) in zip(panels.flat, lines.items(), strict=True):
         levels = CORRUPTIONS[name].levels
         ours = [model for model in models if model != rival]
