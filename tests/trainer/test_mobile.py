@@ -231,7 +231,7 @@ def test_the_stem_has_a_rate_of_its_own(tmp_path, monkeypatch):
             patched.setattr(PoseModule, "on_train_start", remember, raising=False)
             fit(made, tmp_path / str(share), root=tmp_path, workers=0)
         ended = torch.load(tmp_path / str(share) / "last.ckpt", weights_only=True)["state_dict"]
-        moved[share] = {k: float((ended[f"model.{k}"] - v).norm()) for k, v in begun.items()}
+        moved[share] = {k: float((ended[f"model.{k}"] - v.detach()).norm()) for k, v in begun.items()}
     for name, whole in moved[1.0].items():
         expected = whole * (0.1 if name.startswith("stem.") else 1.0)
         assert moved[0.1][name] == pytest.approx(expected, rel=0.02, abs=1e-6), name
