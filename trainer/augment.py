@@ -108,7 +108,6 @@ def degrade(augmentation: Augmentation, rng: np.random.Generator, crop: NDArray[
     """What the world and real cameras do to a BGR crop [H, W, 3], in their order.
 
     Hidden, in other colours, smeared, dark and noisy, without colour, compressed.
-
     A share of nought draws no random number: recipes without these see the samples that they always saw.
     """
     # cut_out: DeVries & Taylor 2017, with rectangles.
