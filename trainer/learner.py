@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from edgepose import console
 from edgepose.errors import EdgeposeError
 from edgepose.files import make_folder, write_beside
 from edgepose.toml import validate
@@ -31,6 +32,17 @@ from trainer.optimise import make_optimiser, rate_factor
 from trainer.recipe import Course
 
 PRECISIONS: dict[str, Any] = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
+
+
+def precision(recipe: Course, *, on_gpu: bool) -> Any:
+    """Lightning's name of what the steps are computed in: the recipe's, or on a CPU what that has instructions for."""
+    if on_gpu or recipe.precision == "float32":
+        return PRECISIONS[recipe.precision]
+    if torch.backends.cpu.get_cpu_capability() == "AVX2":  # bfloat16 takes twice float32's time there
+        if is_first():
+            console.say(f"note: this CPU has no AVX-512 for {recipe.precision}; training in float32, which is faster")
+        return PRECISIONS["float32"]
+    return PRECISIONS["bfloat16"]
 
 
 def steps(recipe: Course) -> list[Stage]:
@@ -204,7 +216,7 @@ def train(
     trainer = lightning.Trainer(
         max_steps=min(max_steps or total, total),
         max_epochs=-1,  # steps alone decide: to Lightning a resumed run is in a later epoch
-        precision=PRECISIONS[recipe.precision if on_gpu or recipe.precision != "float16" else "bfloat16"],
+        precision=precision(recipe, on_gpu=on_gpu),
         gradient_clip_val=recipe.optimiser.clip or None,
         accumulate_grad_batches=recipe.optimiser.accumulate,
         devices=local,

@@ -96,6 +96,6 @@ def load(bundle: Bundle, name: str = "auto", options: Options | None = None) -> 
             raise EdgeposeError(f"{bundle.path} is {bundle.manual.precision}; take its INT8 bundle, or make one: "
                                 "edgepose-calibrate quantize")  # fmt: skip
         options = replace(options, precision="auto")
-    if bundle.manual.precision == "int8" and name != "tensorrt" and options.device.upper() in ("AUTO", "CPU"):
+    if bundle.manual.precision == "int8" and name == "onnxruntime" and options.device.upper() in ("AUTO", "CPU"):
         cpu.say_where_sums_are_cut_off(bundle.manual.name)
     return cast(Engine, importlib.import_module(module).load(bundle, options))

@@ -29,7 +29,10 @@ def sums_exactly() -> bool:
 
 @cache
 def say_where_sums_are_cut_off(model: str) -> None:
-    """Tell, once of each INT8 ``model``, that this CPU takes something from its accuracy, if it does."""
+    """Tell, once of each INT8 ``model``, that this CPU takes something from its accuracy, if it does.
+
+    For engines whose graph cannot be made narrow: see :mod:`edgepose.engines.narrow`.
+    """
     if not sums_exactly():
-        console.say(f"note: this CPU has neither VNNI nor AMX, so that {model} may be less accurate here than "
-                    "where it was measured; its float file is not (docs/calibration.md)")  # fmt: skip
+        console.say(f"note: this CPU has neither VNNI nor AMX, so that {model} may be less accurate with "
+                    "onnxruntime than where it was measured; openvino makes up for it")  # fmt: skip

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.bundle import Bundle
-from edgepose.engines import Options
+from edgepose.engines import Options, cpu
+from edgepose.engines.narrow import narrow
 from edgepose.errors import EdgeposeError
 
 # OpenVINO's own default on a CPU with bf16 instructions is bf16; "auto" here means the bundle's precision.
@@ -73,6 +74,8 @@ class OpenVINOEngine:
         try:
             for count in options.batches or (0,):
                 graph = runtime.read_model(bundle.path)
+                if bundle.manual.precision == "int8" and device == "CPU" and not cpu.sums_exactly():
+                    narrow(graph)
                 if count:
                     graph.reshape([count, *graph.input().partial_shape[1:]])
                 self._models[count] = runtime.compile_model(graph, device, settings)

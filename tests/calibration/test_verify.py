@@ -22,6 +22,7 @@ from calibration.verify import (
     scenes_of,
 )
 from edgepose import EdgeposeError, skeletons
+from edgepose.engines.cpu import sums_exactly
 from edgepose.estimator import Estimator
 from tests.calibration.command import run
 from trainer.data.persons import make_person
@@ -261,7 +262,7 @@ def test_the_commands_end_as_they_say(learnt, tmp_path):
 def test_ort_and_openvino_agree_on_their_own_int8(learnt, judge, tmp_path):
     made = quantize(learnt.bundle, learnt.chosen, tmp_path / "int8.onnx")
     found = compare(open_runner(f"{made.path}@openvino"), open_runner(f"{made.path}@onnxruntime"), judge, repeats=2)
-    assert found.shift["median"] < 0.02
+    assert found.shift["median"] < (0.02 if sums_exactly() else 0.03)  # seven bits of OpenVINO's beside eight
 
 
 def test_who_cannot_be_judged_on_is_said(learnt):

@@ -9,7 +9,6 @@ import torch
 
 from edgepose import bundle as bundles
 from edgepose import engines
-from edgepose.engines.cpu import sums_exactly
 from edgepose.people.association import iou
 from edgepose.people.finder import Finder, Found
 from trainer.finder.evaluate import (
@@ -250,8 +249,6 @@ SETS = (
 @pytest.mark.parametrize(("data", "guesses"), SETS)
 def test_the_shipped_finders_find_people_of_whom_they_did_not_learn(data_root, data, guesses, name):
     """As their card says: some 95 each."""
-    if name.endswith("int8") and not sums_exactly():
-        pytest.skip("a CPU with neither VNNI nor AMX: see docs/calibration.md")
     bundle = bundles.load(name, role="person")
     scenes = read(SceneSet(data=data, guesses=guesses, split="dev"), data_root)
     engine = engines.load(bundle)

@@ -17,7 +17,7 @@ from trainer import checkpoints
 from trainer.data.module import select
 from trainer.evaluate import figures, open_estimator, predict
 from trainer.fit import PoseModule, fit, load_best
-from trainer.learner import Bar
+from trainer.learner import Bar, precision
 from trainer.recipe import DataSet, Recipe, load
 
 
@@ -55,6 +55,26 @@ def weights(path):
 
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpu", "cpu", "taken"),
+    [
+        ("bfloat16", False, "AVX512", "bf16-mixed"),
+        ("float16", False, "AVX512", "bf16-mixed"),
+        ("bfloat16", False, "AVX2", "32-true"),
+        ("float16", False, "AVX2", "32-true"),
+        ("float32", False, "AVX2", "32-true"),
+        ("bfloat16", True, "AVX2", "bf16-mixed"),
+        ("float16", True, "AVX2", "16-mixed"),
+    ],
+)
+def test_a_cpu_trains_in_what_it_has_instructions_for(asked, gpu, cpu, taken, monkeypatch):
+    told = []
+    monkeypatch.setattr("trainer.learner.console.say", told.append)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: cpu)
+    assert precision(recipe("synth:1", precision=asked), on_gpu=gpu) == taken
+    assert bool(told) == (taken == "32-true" and asked != "float32")
 
 
 def test_resuming_gives_the_same_weights(drawn, tmp_path):
