@@ -24,6 +24,8 @@ def narrow(graph: Any) -> int:
         if node.get_type_name() != "Convolution":
             continue
         scaled = weights = node.input_value(1).get_node()
+        if scaled.get_friendly_name() in rounded:  # two convolutions with the same weights
+            continue
         while weights.get_type_name() in ("Multiply", "Subtract", "Convert"):  # DequantizeLinear, from below
             weights = weights.input_value(0).get_node()
         if weights.get_type_name() == "FakeQuantize":  # QuantizeLinear of weights that are kept in float
