@@ -243,6 +243,15 @@ def _lets_others_run() -> bool:
     return numbers(getattr(bindings, "__version__", "")) >= (12, 9, 1)
 
 
+def _address(held: Any) -> int:
+    """Where a CUDA object of cuda-python's lies; ``int()`` of one is to go."""
+    try:
+        utils = importlib.import_module("cuda.bindings.utils")
+    except ImportError:  # before 12.9.1
+        return int(held)
+    return int(utils.get_cuda_native_handle(held))
+
+
 class CUDAPython:
     """By cuda-python's runtime API, which makes the primary context current by itself."""
 
@@ -274,7 +283,7 @@ class CUDAPython:
         )
         with self.active():
             stream = self._call("cudaStreamCreateWithFlags", runtime.cudaStreamNonBlocking)
-        self.stream = int(stream)
+        self.stream = _address(stream)
         self._owned.callback(self._call, "cudaStreamDestroy", self.stream)
 
     @contextmanager

@@ -13,6 +13,7 @@ class HostRuntime:
     cudaHostAllocDefault, cudaHostAllocMapped, cudaStreamNonBlocking, cudaEventDisableTiming = 0, 2, 1, 2
     cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
     cudaError_t = SimpleNamespace(cudaErrorNotReady=600, cudaErrorInsufficientDriver=35)
+    get_cuda_native_handle = staticmethod(int)  # of cuda.bindings.utils; our streams are addresses
     __version__ = ""  # of cuda.bindings: not said before 12.6.1
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
 

@@ -77,6 +77,17 @@ def test_a_graph_that_cannot_be_recorded_is_none(memory):
     assert memory.graph(lambda: pytest.fail("nothing is recorded where recording cannot begin")) is None
 
 
+def test_a_streams_address_is_asked_for_as_this_cuda_python_wants_it(runtime, monkeypatch):
+    stream = runtime.cudaStream_t(4096)
+    assert device_memory._address(stream) == 4096
+
+    def older(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(importlib, "import_module", older)
+    assert device_memory._address(stream) == 4096
+
+
 def test_without_a_gpu_it_is_said(runtime):
     with pytest.raises(EdgeposeError, match=r"there is no CUDA device 0 here \(.+\); check the driver"):
         open_memory()
