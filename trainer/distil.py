@@ -32,7 +32,7 @@ class Teacher:
                 f"distillation.teacher: {manual.name} speaks of skeleton {manual.skeleton}, the recipe of "
                 f"{recipe.skeleton}; choose a teacher with the recipe's skeleton"
             )
-        # Half precision does for a teacher, and OpenVINO is twice as fast in it.
+        # Half precision does for a teacher, and OpenVINO is twice as fast in it where the CPU has it.
         half = recipe.precision == "bfloat16" and engines.available()[:1] == ["openvino"]
         options = engines.Options(threads=threads, precision="bfloat16" if half else "auto")
         self._engine = engines.load(self._bundle, options=options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import platform
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -38,9 +39,10 @@ def precision(recipe: Course, *, on_gpu: bool) -> Any:
     """Lightning's name of what the steps are computed in: the recipe's, or on a CPU what that has instructions for."""
     if on_gpu or recipe.precision == "float32":
         return PRECISIONS[recipe.precision]
-    if torch.backends.cpu.get_cpu_capability() == "AVX2":  # bfloat16 takes twice float32's time there
+    able = torch.backends.cpu.get_cpu_capability().startswith("AVX512") or platform.machine() not in ("x86_64", "AMD64")
+    if not able:  # bfloat16 takes more than twice float32's time there
         if is_first():
-            console.say(f"note: this CPU has no AVX-512 for {recipe.precision}; training in float32, which is faster")
+            console.say(f"note: this CPU has no AVX-512; training in float32, faster here than {recipe.precision}")
         return PRECISIONS["float32"]
     return PRECISIONS["bfloat16"]
 

@@ -31,8 +31,8 @@ def sums_exactly() -> bool:
 def say_where_sums_are_cut_off(model: str) -> None:
     """Tell, once of each INT8 ``model``, that this CPU takes something from its accuracy, if it does.
 
-    For engines whose graph cannot be made narrow: see :mod:`edgepose.engines.narrow`.
+    For engines whose graph is not narrowed: see :mod:`edgepose.engines.narrow`.
     """
     if not sums_exactly():
         console.say(f"note: this CPU has neither VNNI nor AMX, so that {model} may be less accurate with "
-                    "onnxruntime than where it was measured; openvino makes up for it")  # fmt: skip
+                    "onnxruntime than where it was measured; --engine openvino avoids that")  # fmt: skip

@@ -1,8 +1,8 @@
 """INT8 weights in seven bits, for CPUs that add products of bytes in sixteen.
 
-An x86 CPU without VNNI and AMX multiplies by ``vpmaddubsw``, which adds two products of an unsigned byte and a signed
-one: 255 * 127 twice does not fit and is cut off, 255 * 64 twice does. A depthwise convolution has nothing to add up and
-keeps its eight bits.
+An x86 CPU without VNNI and AMX multiplies by ``vpmaddubsw``, which adds the products of two channels: two of 255 and
+127 make 64,770, more than the 32,767 that fit; two of 255 and 64 make 32,640. What does not fit is cut off. A depthwise
+convolution has no second channel, and keeps its eight bits.
 """
 
 from __future__ import annotations
@@ -15,29 +15,36 @@ import numpy as np
 def narrow(graph: Any) -> int:
     """Round the weights of the INT8 convolutions in ``graph``, an ``openvino.Model``, to steps of twice the size.
 
-    Weights are symmetric, as ``edgepose-calibrate quantize`` makes them. Returns how many were rounded.
+    Weights are symmetric and belong to convolutions alone, as ``edgepose-calibrate quantize`` makes them. Returns how
+    many tensors of weights that were.
     """
     from openvino import Type
 
-    rounded = set()
+    done, count = set(), 0  # names of nodes: of weights in seven bits, and of what scales them
     for node in graph.get_ordered_ops():
-        if node.get_type_name() != "Convolution":
+        if node.get_type_name() not in ("Convolution", "GroupConvolution"):
             continue
-        scaled = weights = node.input_value(1).get_node()
-        if scaled.get_friendly_name() in rounded:  # two convolutions with the same weights
-            continue
-        while weights.get_type_name() in ("Multiply", "Subtract", "Convert"):  # DequantizeLinear, from below
+        weights, scale = node.input_value(1).get_node(), None
+        while weights.get_type_name() in ("Reshape", "Multiply", "Subtract", "Convert"):  # DequantizeLinear, from below
+            scale = weights if weights.get_type_name() == "Multiply" else scale
             weights = weights.input_value(0).get_node()
-        if weights.get_type_name() == "FakeQuantize":  # QuantizeLinear of weights that are kept in float
-            _times(weights, 1, 2.0)  # what becomes -128
-            _times(weights, 2, 2.0)  # and 127
-        elif weights.get_type_name() == "Constant" and weights.get_output_element_type(0) == Type.i8:
-            _halve(weights)
-        else:
+        kind, name = weights.get_type_name(), weights.get_name()
+        in_bytes = kind == "Constant" and weights.get_output_element_type(0) == Type.i8
+        if scale is None or not (in_bytes or kind == "FakeQuantize"):
             continue  # in float
-        _times(scaled, 1, 2.0)
-        rounded.add(scaled.get_friendly_name())
-    return len(rounded)
+        if weights.get_output_partial_shape(0)[1] == 1:
+            continue  # depthwise
+        if name not in done:
+            if in_bytes:
+                name = _halve(weights).get_name()
+            else:  # QuantizeLinear of weights that are kept in float
+                _times(weights, 1, 2.0)  # what becomes -128
+                _times(weights, 2, 2.0)  # and 127
+            count += 1
+        if scale.get_name() not in done:
+            _times(scale, 1, 2.0)
+        done |= {name, scale.get_name()}
+    return count
 
 
 def _times(node: Any, index: int, factor: float) -> None:
@@ -48,9 +55,11 @@ def _times(node: Any, index: int, factor: float) -> None:
     taken.replace_source_output(opset13.multiply(taken.get_source_output(), np.float32(factor)).output(0))
 
 
-def _halve(weights: Any) -> None:
+def _halve(weights: Any) -> Any:
+    """Put half of a Constant of bytes in its place; returns that."""
     from openvino import opset13
 
-    half = np.rint(weights.get_data() / 2).astype(np.int8)
+    half = opset13.constant(np.rint(weights.get_data() / 2).astype(np.int8))
     for taker in weights.output(0).get_target_inputs():
-        taker.replace_source_output(opset13.constant(half).output(0))
+        taker.replace_source_output(half.output(0))
+    return half

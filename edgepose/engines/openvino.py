@@ -74,7 +74,7 @@ class OpenVINOEngine:
         try:
             for count in options.batches or (0,):
                 graph = runtime.read_model(bundle.path)
-                if bundle.manual.precision == "int8" and device == "CPU" and not cpu.sums_exactly():
+                if bundle.manual.precision == "int8" and device.split(".")[0] == "CPU" and not cpu.sums_exactly():
                     narrow(graph)
                 if count:
                     graph.reshape([count, *graph.input().partial_shape[1:]])

@@ -1,6 +1,7 @@
 """The shipped INT8 bundles: of the shipped float one, and as good as it where the images are at hand."""
 
 import os
+import platform
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -93,7 +94,7 @@ def avx2(tmp_path_factory):
         yield pool
 
 
-@pytest.mark.skipif(not sums_exactly(), reason="a CPU with neither VNNI nor AMX: see docs/calibration.md")
+@pytest.mark.skipif(not sums_exactly(), reason="to the letter only with VNNI or AMX: see docs/calibration.md")
 @pytest.mark.parametrize(("name", "kind", "engine"), RUNNERS)
 def test_they_keep_the_budget(name, kind, engine, data_root, vnni):
     """How kernels round depends on the CPU's instructions, and a budget to the letter on that."""
@@ -112,7 +113,7 @@ def lost_for_certain(name, kind, engine, root):
         for metric, limit in asdict(Budget()).items():
             if np.isfinite(float_.percent(metric, persons)):
                 made = row.figures.get(metric, np.inf)  # the first files were not judged by the torso
-                if float_.percent(metric, persons) - made > limit:
+                if not float_.percent(metric, persons) - made <= limit:
                     faults.append((row.data, metric, made))
                 answers = (Answers(a.joints[persons], {metric: a.hits[metric][persons]}) for a in (float_, int8))
                 here = difference(metric, *answers, np.arange(persons.sum()))  # each by itself: the narrower interval
@@ -130,8 +131,19 @@ def test_they_kept_the_budget_when_made_and_keep_it_here_as_far_as_persons_can_t
     assert faults == []
 
 
-@pytest.mark.parametrize(("name", "kind", "engine"), [runner for runner in RUNNERS if runner[2] == "openvino"])
-def test_they_keep_it_with_weights_in_seven_bits(name, kind, engine, data_root, avx2):
-    faults, shift = avx2.submit(lost_for_certain, name, kind, engine, data_root).result()
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="it is of x86 CPUs")
+@pytest.mark.parametrize(
+    ("file", "limit"),  # in brackets what it is with eight bits, whose sums are cut off
+    [
+        (("edgepose-first", "int8"), 0.010),  # 0.0068 (0.0160)
+        (("edgepose-first", "int8-cpu"), 0.007),  # 0.0063 (0.0081)
+        (("edgepose-s", "int8"), 0.03),  # 0.0237 (0.0572)
+        (("edgepose-m", "int8"), 0.03),  # 0.0215 (0.0470)
+        (("edgepose-l", "int8"), 0.02),  # 0.0162 (0.0252)
+    ],
+)
+def test_they_keep_it_with_weights_in_seven_bits(file, limit, data_root, avx2):
+    """As far as persons can tell; and joints move less than where sums are cut off."""
+    faults, shift = avx2.submit(lost_for_certain, *file, "openvino", data_root).result()
     assert faults == []
-    assert shift < 0.026  # 0.057 with eight bits, whose sums are cut off (edgepose-s)
+    assert 0 < shift < limit

@@ -63,6 +63,8 @@ def same(a, b):
         ("bfloat16", False, "AVX512", "bf16-mixed"),
         ("float16", False, "AVX512", "bf16-mixed"),
         ("bfloat16", False, "AVX2", "32-true"),
+        ("bfloat16", False, "DEFAULT", "32-true"),
+        ("bfloat16", False, "SVE256", "bf16-mixed"),
         ("float16", False, "AVX2", "32-true"),
         ("float32", False, "AVX2", "32-true"),
         ("bfloat16", True, "AVX2", "bf16-mixed"),
@@ -72,6 +74,7 @@ def same(a, b):
 def test_a_cpu_trains_in_what_it_has_instructions_for(asked, gpu, cpu, taken, monkeypatch):
     told = []
     monkeypatch.setattr("trainer.learner.console.say", told.append)
+    monkeypatch.setattr("trainer.learner.platform.machine", lambda: "aarch64" if cpu.startswith("SVE") else "x86_64")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: cpu)
     assert precision(recipe("synth:1", precision=asked), on_gpu=gpu) == taken
     assert bool(told) == (taken == "32-true" and asked != "float32")
