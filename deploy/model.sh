@@ -3,7 +3,7 @@
 #
 #   deploy/model.sh NAME DATA        NAME: s, m, l; DATA: the folder with lspet/ and mpii_sports/
 #
-# One and a half to six hours on two cores with AVX-512 (four times that without). An interrupted run goes on where it stopped; a
+# One and a half to six hours on two cores with AVX-512 (several times that without). An interrupted run goes on where it stopped; a
 # file that is there is not made again. movenet_lightning_fp16.tflite (s, m) or movenet_thunder_fp16.tflite (l) must lie in the current
 # folder (https://www.kaggle.com/models/google/movenet: TFLite, singlepose-lightning or -thunder, float16, under that name). m goes on
 # from the second run of s. s and m are taught by edgepose-l and learn from labels that it has cleaned: as it comes with the package.
