@@ -20,6 +20,7 @@ EXPECTED = 0.35  # seconds for which a joint is expected where it was, moved on 
 MEMORY = 1.0  # seconds for which an unsure joint is carried along
 DAMPING = 1.5  # seconds in which an unseen person is thought to stop; prediction never goes further than this
 FASTEST = 3.0  # box heights (longer sides) per second: a sprint
+SETTLED = 0.3  # seconds after the first sight until which any velocity is believed: it starts from none
 WEARING = 0.5  # seconds over which a look is averaged
 RENEWED = 0.15  # seconds after which the look of who is alone is taken again
 
@@ -40,6 +41,7 @@ class Track:
     seen_ns: int  # of the last sight; of the found box before the first
     id: str = ""  # named when confirmed, so that false starts use up no name
     found: float = 0.0  # the finder's score of who is new
+    first_ns: int = 0  # of the first sight
     sights: int = 0
     mean: float = 0.0  # score of the last sight
     velocity: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))  # of the whole body, pixels per second
@@ -47,6 +49,7 @@ class Track:
     ahead: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))  # [K, 2] predicted joints
     look: NDArray[np.float64] = field(default_factory=lambda: np.full((len(REGIONS), 3), np.nan))  # when last alone
     worn_ns: int | None = None  # when the look was last taken
+    jolt: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))  # of the last sight, if not believed
 
     def predict(self, now_ns: int) -> None:
         """Constant velocity that dies away: ``v T (1 - exp(-t / T))`` pixels in t seconds."""
@@ -73,7 +76,9 @@ class Track:
     def see(self, joints: NDArray[np.float64], scores: NDArray[np.float64], now_ns: int, confident: float) -> None:
         """A sight of the person: ``joints`` [K, 2] with ``scores`` [K]."""
         sure = scores >= confident
-        self._measure(joints, sure & (self.sure_ns == self.seen_ns), (now_ns - self.seen_ns) / 1e9)
+        if not self.sights:
+            self.first_ns = now_ns
+        self._measure(joints, sure & (self.sure_ns == self.seen_ns), now_ns)
         carried = ~sure & np.isfinite(self.ahead[:, 0]) & (now_ns - self.sure_ns <= MEMORY * 1e9)
         both = sure & np.isfinite(self.ahead[:, 0])
         off = _median(joints[both] - self.ahead[both]) if both.any() else np.zeros(2)
@@ -97,15 +102,21 @@ class Track:
         mixed = np.where(np.isfinite(self.look), self.look + share * (look - self.look), look)
         self.look = np.where(np.isfinite(look), mixed, self.look)
 
-    def _measure(self, joints: NDArray[np.float64], both: NDArray[np.bool_], seconds: float) -> None:
+    def _measure(self, joints: NDArray[np.float64], both: NDArray[np.bool_], now_ns: int) -> None:
         """Velocity from the joints [K, 2] that were sure in ``both`` [K] the last sight and this one."""
+        seconds = (now_ns - self.seen_ns) / 1e9
         if both.sum() < 4 or seconds <= 0:
             return
         # The median: a leg taken for the other one is no motion.
-        moved = _median(joints[both] - self.joints[both]) / seconds
-        self.velocity = self.velocity + (1 - math.exp(-seconds / SMOOTHING)) * (moved - self.velocity)
-        limit = FASTEST * max(float(max(self.box[2:] - self.box[:2])), 1.0)
-        self.velocity *= min(1.0, limit / max(float(np.hypot(*self.velocity)), 1e-6))
+        change = _median(joints[both] - self.joints[both]) / seconds - self.velocity
+        height = max(float(max(self.box[2:] - self.box[:2])), 1.0)
+        # Who is seen wrongly once, and rightly again, has not moved. Two jolts the same way are how somebody moves.
+        jolts = float(np.hypot(*change)) > FASTEST * height and now_ns - self.first_ns > SETTLED * 1e9
+        before, self.jolt = self.jolt, change if jolts and not self.jolt.any() else np.zeros(2)
+        if jolts and not change @ before > 0:
+            return
+        self.velocity = self.velocity + (1 - math.exp(-seconds / SMOOTHING)) * change
+        self.velocity *= min(1.0, FASTEST * height / max(float(np.hypot(*self.velocity)), 1e-6))
 
 
 def _median(points: NDArray[np.float64]) -> NDArray[np.float64]:

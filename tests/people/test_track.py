@@ -304,17 +304,46 @@ def test_a_lost_person_moves_on_slower_and_slower_and_is_then_gone():
     assert len(tracker.boxes(now + SECOND // 10)) == 0
 
 
+def ahead(*shifts, settled=20):
+    """How far ahead, px, the next crop of who is 300 px tall is: ``settled`` frames at rest, answers ``shifts`` off."""
+    world, frame = World([stands(400)], **QUIET), SECOND // 30
+    tracker, _ = followed(world, world.view(0), [number * frame for number in range(settled)])
+    for number, shift in enumerate(shifts, settled):
+        answers = world.estimate(world.view(0), tracker.boxes(number * frame))
+        answers.joints[0, :, 0] += shift
+        assert len(tracker.update(answers, number * frame)) == 1
+    crop = tracker.boxes((settled + len(shifts)) * frame)
+    return (crop - tracker._tracks[0].box)[0, 0]
+
+
 def test_no_speed_is_beyond_the_fastest():
     """An answer that leaps must not throw the next crop out of the frame."""
-    world = World([stands(400)], **QUIET)
-    view = world.view(0)
-    tracker, _ = followed(world, view, [0, SECOND // 30, SECOND // 15])
-    leap = world.estimate(view, tracker.boxes(SECOND // 10))
-    people = tracker.update(Poses(leap.joints + np.array([40.0, 0.0]), leap.scores, leap.covariance), SECOND // 10)
-    assert len(people) == 1
-    height = people.boxes[0, 3] - people.boxes[0, 1]
-    later = tracker.boxes(SECOND // 10 + SECOND // 30)
-    assert later[0, 0] - people.boxes[0, 0] < 3.1 * height / 30 + 5
+    leap = ahead(40, settled=3)
+    assert 5 < leap < 3.1 * 300 / 30
+    assert leap < ahead(40, 80, settled=3) < 3.1 * 300 / 30
+
+
+@pytest.mark.parametrize("leap", [35, 40])
+def test_who_is_seen_wrongly_for_a_frame_has_not_moved(leap):
+    assert abs(ahead(leap)) < 0.5
+    assert abs(ahead(leap, 0)) < 0.5
+    assert abs(ahead(leap, 0, -leap, 0)) < 0.5
+
+
+def test_two_leaps_the_same_way_are_a_motion():
+    assert ahead(35, 70) > 3
+
+
+def test_who_sets_off_is_followed_at_once():
+    """By one and a half of the height a second."""
+    assert ahead(15) > 2
+    assert ahead(-15) < -2
+
+
+@pytest.mark.parametrize("speed", [600, 900])
+def test_who_runs_into_the_view_is_held(speed):
+    frames = film(World([Person("A", walk(200, speed))], **QUIET), new(), regular(27_000 // speed))
+    assert all(f.ids == ["run-1"] for f in frames[2:-1])
 
 
 def test_one_unsure_leg_neither_shrinks_nor_moves_the_crop():
