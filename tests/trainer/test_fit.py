@@ -320,8 +320,9 @@ def test_pickles_are_not_executed(tmp_path):
     assert not (tmp_path / "pwned").exists()
 
 
-def test_an_interrupted_run_keeps_its_checkpoint(drawn, tmp_path):
-    """Ctrl-C in mid-run: one sentence, a whole checkpoint, and --resume goes on from it."""
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_interrupted_run_keeps_its_checkpoint(drawn, tmp_path, workers):
+    """Ctrl-C in mid-run, which a terminal sends to all of its processes: one sentence, and a whole checkpoint."""
     spec, root = drawn
     text = f"""
 name = "long"
@@ -348,13 +349,15 @@ batch = 4
         "main()"
     )
     command = [sys.executable, "-c", program, "fit", str(path), "--out", str(out), "--data-root", str(root),
-               "--workers", "0", "--threads", "1"]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+               "--workers", str(workers), "--threads", "1"]  # fmt: skip
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     log = out / "log" / "from-0000000" / "metrics.csv"
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") > 2):
         time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2, errors
     assert "training was interrupted; go on with --resume" in errors

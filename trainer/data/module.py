@@ -19,6 +19,7 @@ from edgepose.skeletons import Skeleton
 from trainer.data.background import windows
 from trainer.data.cache import CropCache, open_cache
 from trainer.data.cleaning import correct
+from trainer.data.loader import loader
 from trainer.data.persons import Person, PersonSet, from_behind, load, to_skeleton, unlabelled
 from trainer.data.samples import Plan, Samples
 from trainer.data.splits import join_twins, take, why_empty
@@ -108,15 +109,7 @@ class PoseData(LearningData):
             rank=self.trainer.global_rank if self.trainer else 0,
             world=self.trainer.world_size if self.trainer else 1,
         )
-        return DataLoader(
-            samples,
-            batch_sampler=plan,
-            num_workers=self._workers,
-            prefetch_factor=8 if self._workers else None,
-            worker_init_fn=one_thread,
-            # A forked child inherits OpenCV's thread pool without its threads and hangs; spawned ones start clean.
-            multiprocessing_context="spawn" if self._workers else None,
-        )
+        return loader(samples, plan, self._workers)
 
     def view(self, count: int) -> Tensor:
         """At most ``count`` training crops as they are, evenly drawn: [N, 3, S, S], RGB 0..255, at exported size S."""
@@ -128,10 +121,3 @@ class PoseData(LearningData):
             affine = crop_affine(self._persons[index].box, size, self._recipe.padding)
             crops.append(cache.sample(index - first, affine, size)[:, :, ::-1].transpose(2, 0, 1))
         return torch.from_numpy(np.stack(crops).astype(np.float32))
-
-
-def one_thread(_: int) -> None:
-    """A worker warps on one thread; the others belong to the network."""
-    import cv2
-
-    cv2.setNumThreads(1)

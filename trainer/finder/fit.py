@@ -17,7 +17,7 @@ from edgepose import bundle as bundles
 from edgepose.errors import EdgeposeError
 from edgepose.toml import validate
 from trainer import checkpoints
-from trainer.data.module import one_thread
+from trainer.data.loader import loader
 from trainer.data.samples import Draw, Plan
 from trainer.finder.monitor import FinderMonitor
 from trainer.finder.recipe import FinderRecipe
@@ -98,14 +98,8 @@ class SceneData(LearningData):
 
     def train_dataloader(self) -> DataLoader[Any]:
         recipe = self._recipe
-        return DataLoader(
-            SceneSamples(self.scenes, recipe.augmentation),
-            batch_sampler=Plan(self._shares, steps(recipe), recipe.seed, self._start),
-            num_workers=self._workers,
-            prefetch_factor=8 if self._workers else None,
-            worker_init_fn=one_thread,
-            multiprocessing_context="spawn" if self._workers else None,
-        )
+        plan = Plan(self._shares, steps(recipe), recipe.seed, self._start)
+        return loader(SceneSamples(self.scenes, recipe.augmentation), plan, self._workers)
 
     def view(self, count: int) -> Tensor:
         """``count`` training images [N, 3, S, S], RGB 0..255, of the first stage's size, evenly drawn."""
