@@ -46,18 +46,23 @@ def persons_of(texts: list[str], skeleton: str, root: Path | None) -> list[Perso
 
 
 def people_of(texts: list[str], skeleton: str, root: Path | None) -> dict[str, list[Person]]:
-    """As :func:`persons_of`, by DATA@SPLIT."""
+    """As :func:`persons_of`, by DATA@SPLIT. Groups are of scenes: no two sets have one in common."""
+    from dataclasses import replace
+
     from edgepose import skeletons
     from edgepose.toml import validate
     from trainer.data.module import select as of_set
-    from trainer.data.splits import of_split
+    from trainer.data.splits import join_twins, of_split
     from trainer.recipe import DataSet
 
     people = {}
     for text in texts:
         data, split = of_split(text)
         spec = validate(DataSet, {"data": data, "split": split or "all"}, f"'{text}'")
-        people[text] = of_set(spec, skeletons.get(skeleton), root).persons
+        chosen = of_set(spec, skeletons.get(skeleton), root)
+        if spec.split == "all":  # only splits join them already
+            chosen = join_twins(chosen)
+        people[text] = [replace(person, group=f"{data}: {person.group}") for person in chosen.persons]
     return people
 
 

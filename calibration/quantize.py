@@ -13,6 +13,7 @@ import logging
 import tempfile
 from collections.abc import Collection
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -94,7 +95,12 @@ def _for_tensorrt(bundle: Bundle, images: NDArray[np.float32], method: str) -> A
         source.write_bytes(bundle.path.read_bytes())
         # A process of its own, because ModelOpt patches onnxruntime's quantiser for everybody in its process.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            pool.submit(_modelopt, source, result, images, method if method == "entropy" else "max").result()
+            quantized = pool.submit(_modelopt, source, result, images, method if method == "entropy" else "max")
+            try:
+                quantized.result()
+            except BrokenProcessPool as error:
+                raise EdgeposeError("ModelOpt's process was ended, as the system does where memory is short; free some "
+                                    "or calibrate with fewer crops") from error  # fmt: skip
         model = onnx.load(result)
     if method in ("percentile", "mse"):
         set_ranges(model, amax(bundle, images, list(activations(model)), method))

@@ -7,6 +7,7 @@ goes into everything that is calibrated with it.
 from __future__ import annotations
 
 import hashlib
+import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -19,10 +20,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from edgepose.bundle import Bundle, Manual
 from edgepose.crops import crop_affine, warp
 from edgepose.errors import EdgeposeError
-from edgepose.files import write_beside
+from edgepose.files import kind, write_beside
 from edgepose.toml import first_fault
 from trainer.data.persons import Person, read_image
 from trainer.progress import progress
+
+# What numpy and zipfile raise for an archive that is damaged, encrypted, or packed in a way that Python does not know.
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, RuntimeError, SyntaxError, tokenize.TokenError,
+            zipfile.BadZipFile, zlib.error)  # fmt: skip
 
 
 class About(BaseModel):
@@ -87,7 +92,7 @@ def save(chosen: CalibrationSet, path: Path) -> CalibrationSet:
 
 def load(path: Path) -> CalibrationSet:
     """Read a set; EdgeposeError when the file is absent, damaged, or not a calibration set."""
-    if not path.is_file():
+    if kind(path) != "file":
         raise EdgeposeError(f"calibration set {path} does not exist; make one with 'edgepose-calibrate select'")
     try:
         archive = np.load(path, allow_pickle=False)
@@ -99,7 +104,7 @@ def load(path: Path) -> CalibrationSet:
         about = About.model_validate_json(text)
     except ValidationError as error:
         raise EdgeposeError(f"{path} is not a calibration set: {first_fault(About, error)}") from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _DAMAGED as error:
         raise EdgeposeError(f"{path} is not a whole calibration set ({error}); make it again") from error
     if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1] != 3 or not 0 < len(crops) == len(about.persons):
         raise EdgeposeError(f"{path} is not a calibration set: its crops are {crops.dtype} {crops.shape} "

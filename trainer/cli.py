@@ -85,12 +85,10 @@ def _fit_pose(path: Path, out: Path | None, **settings: Any) -> Path:
     return folder
 
 
-def _fit_finder(path: Path, out: Path | None, *, devices: int, **settings: Any) -> Path:
+def _fit_finder(path: Path, out: Path | None, **settings: Any) -> Path:
     from trainer.finder import fit as training
     from trainer.finder.recipe import load
 
-    if devices != 1:
-        raise EdgeposeError("a person finder is trained on one device; leave --devices out")
     recipe = load(path)
     folder = out or Path("runs") / recipe.name
     training.fit(recipe, folder, **settings)
@@ -440,7 +438,7 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder for the runs, table.md and pareto.png; goes on where it was.")],
     measure_on: Annotated[str, typer.Option(help="DATA@SPLIT whose accuracy is tabled.")],
     common: Annotated[str, typer.Option(help="Recipe that gives data, size, images, optimiser to all.")] = "common",
-    macs: Annotated[float, typer.Option(min=1, help="Million multiply-accumulates that each network may cost.")] = 80,
+    macs: Annotated[int, typer.Option(min=1, help="Million multiply-accumulates that each network may cost.")] = 80,
     data_root: Root = None,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: torch's choice, and 2 for latency.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Processes that make samples.")] = 1,
@@ -462,7 +460,7 @@ def compare(
         loaded,
         load(_recipe_file(common)),
         out,
-        budget=round(macs * 1e6),
+        budget=macs * 1_000_000,
         measure_on=_sets([measure_on])[0],
         root=data_root,
         workers=workers,

@@ -28,7 +28,7 @@ from trainer.models.norms import SETTLED_ON
 from trainer.models.preprocess import Measured
 from trainer.monitor import Monitor
 from trainer.parts import composition_of
-from trainer.recipe import Model, Recipe
+from trainer.recipe import Model, Recipe, refuse_lone_value
 from trainer.targets import heatmap_loss, output_loss, to_cells
 
 _OF_A_STEM = {"stem", "multiplier", "shallow", "preprocessing", "norm"}  # keys of [model]
@@ -178,13 +178,17 @@ def fit(
     reached without the interruption. ``max_steps`` stops early, as an interruption would.
     EdgeposeError: the folder holds another run, data are missing, or a batch cannot be divided.
     """
-    local, nodes = _processes(devices)
+    local, nodes = processes(devices)
     if torch.cuda.is_available() and local > (here := torch.cuda.device_count()):
         raise EdgeposeError(f"{local} processes need as many GPUs, and this machine has {here}; ask for fewer devices")
     for number, stage in enumerate(recipe.stages):
         if stage.batch % (local * nodes * recipe.optimiser.accumulate):
             raise EdgeposeError(f"stages.{number}.batch {stage.batch} cannot be divided among {local * nodes} processes"
                                 f" in {recipe.optimiser.accumulate} parts; choose a multiple")  # fmt: skip
+        try:
+            refuse_lone_value(number, stage, recipe.model, local * nodes * recipe.optimiser.accumulate)
+        except ValueError as error:
+            raise EdgeposeError(str(error)) from error
     checkpoint, start = beginning(folder, recipe, resume=resume)
     if threads:
         torch.set_num_threads(threads)
@@ -214,7 +218,7 @@ def fit(
     )
 
 
-def _processes(devices: int) -> tuple[int, int]:
+def processes(devices: int) -> tuple[int, int]:
     """Processes on this machine, and machines: as torchrun says where it started us."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         local = int(os.environ["LOCAL_WORLD_SIZE"])

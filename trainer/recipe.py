@@ -212,6 +212,13 @@ def begins_once(course: Course, model: Model) -> None:
         raise ValueError("model.frozen keeps what a stem begins with; say by pretrained or start_from what that is")
 
 
+def refuse_lone_value(number: int, stage: StageSpec, model: Model, parts: int) -> None:
+    """ValueError where batch norm has one value to take statistics of: a part of one image, its map one cell."""
+    if stage.size == 4 * 2**model.poolings and stage.batch == parts and model.norm == "batch":
+        raise ValueError(f"stages.{number}: the smallest map of {stage.size} pixels is one cell, and batch norm needs "
+                         "more than one of one image; choose a larger size or batch, or fewer poolings")  # fmt: skip
+
+
 class Recipe(Course):
     """A pose network's; see the fields. ``load`` reads one from TOML."""
 
@@ -304,6 +311,7 @@ class Recipe(Course):
                                  f"{self.optimiser.accumulate}")  # fmt: skip
             if stage.images < stage.batch:
                 raise ValueError(f"stages.{number}.images {stage.images} is less than one batch of {stage.batch}")
+            refuse_lone_value(number, stage, self.model, self.optimiser.accumulate)
         if len({(s.size, s.sigma) for s in self.stages}) > len({s.size for s in self.stages}):
             raise ValueError("stages of one size must have one sigma: give each sigma a size of its own")
         if self.stages[-1].size != max(s.size for s in self.stages):

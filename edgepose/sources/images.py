@@ -27,7 +27,7 @@ def read_picture(path: Path) -> NDArray[np.uint8] | None:
     """
     try:
         data = np.frombuffer(path.read_bytes(), np.uint8)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name with a null character
         return None
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None

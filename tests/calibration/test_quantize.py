@@ -1,5 +1,7 @@
 """Q/DQ graphs: what is quantised, what can go back to float, and that the budget is kept or nothing is written."""
 
+import os
+import signal
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
@@ -10,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization.calibrate import HistogramCalibrater
 
 from calibration import gate, graph, sensitivity, sets
+from calibration import quantize as quantize_module
 from calibration import report as page
 from calibration.judge import METRICS, Answers, Judge
 from calibration.quantize import METHODS, int8_manual, quantize, quantized_graph
@@ -208,6 +211,16 @@ def test_what_cannot_be_quantised_is_refused(learnt, tmp_path):
         with pytest.raises(EdgeposeError, match=sentence):
             quantize(bundle, chosen, tmp_path / "refused.onnx", **changes)
     assert not (tmp_path / "refused.onnx").exists()
+
+
+def _killed(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_where_the_system_ends_modelopt_it_is_said(learnt, monkeypatch):
+    monkeypatch.setattr(quantize_module, "_modelopt", _killed)
+    with pytest.raises(EdgeposeError, match="ModelOpt's process was ended, as the system does where memory is short"):
+        quantized_graph(learnt.bundle, learnt.chosen)
 
 
 def test_sets_are_whole_or_refused(learnt, tmp_path):

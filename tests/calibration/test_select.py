@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -168,6 +169,31 @@ def test_damaged_set(tiny: Bundle, persons: list[Person], tmp_path: Path) -> Non
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(EdgeposeError, match=r"set\.npz is not a whole calibration set .*; make it again"):
         sets.load(path)
+
+
+def test_what_numpy_and_zipfile_make_of_a_damaged_set_is_a_sentence(
+    tiny: Bundle, persons: list[Person], tmp_path: Path
+) -> None:
+    """Each byte of the archive's names, versions and headers, whose faults have many kinds of exceptions."""
+    path = tmp_path / "set.npz"
+    sets.save(select(tiny, persons, 4, method="random"), path)
+    whole, faults = path.read_bytes(), set()
+    ends = [*range(160), *range(len(whole) - 200, len(whole))]
+    for place in ends:
+        for flipped in (0xFF, 0x01, 0x0D):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ flipped]) + whole[place + 1 :])
+            try:
+                sets.load(path)
+            except EdgeposeError as error:
+                faults.add(type(error.__cause__))
+    assert len(faults) > 4, faults
+    assert faults & {RuntimeError, NotImplementedError}
+    assert faults & {SyntaxError, tokenize.TokenError}
+
+
+def test_a_set_whose_name_is_too_long_is_refused() -> None:
+    with pytest.raises(EdgeposeError, match="cannot be looked at: File name too long"):
+        sets.load(Path("x" * 300 + ".npz"))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from calibration.cli import people_of, persons_of
 from calibration.judge import METRICS, Answers, Judge
 from calibration.quantize import quantize
 from calibration.sensitivity import Budget
@@ -26,6 +27,7 @@ from edgepose.engines import cpu
 from edgepose.engines.cpu import sums_exactly
 from edgepose.estimator import Estimator
 from tests.calibration.command import run
+from tests.trainer.conftest import make_coco
 from trainer.data.persons import make_person
 from trainer.evaluate import figures, open_estimator, predict
 from trainer.fit import fit, load_best
@@ -120,6 +122,21 @@ def test_the_interval_is_of_scenes():
     persons = [make_person(Path("x.png"), np.ones((16, 2)), np.ones(16, bool), group) for group in "baab"]
     assert scenes_of(persons).tolist() == [1, 0, 0, 1]
     assert set(drawn_again(np.array([[1.0, 10, 10, 1]]), scenes_of(persons))[0]) == {4.0, 22.0, 40.0}
+
+
+def test_scenes_of_several_sets_are_their_own_and_near_duplicates_are_one(tmp_path):
+    """The sets have the same names of groups; their splits keep near-duplicates together, and so must all of them."""
+    texts = []
+    for folder in ("first", "second"):
+        spec, root = make_coco(tmp_path / folder, 6)  # two images a group
+        images = root / "figures" / "images"
+        (images / "005.png").write_bytes((images / "000.png").read_bytes())  # of the third group and the first
+        texts.append(spec.replace("figures", f"{folder}/figures") + "@all")
+    apart = people_of(texts, "mpii16", tmp_path)
+    assert [len(persons) for persons in apart.values()] == [6, 6]
+    for persons in apart.values():
+        assert scenes_of(persons).tolist() == [0, 0, 1, 1, 0, 0]
+    assert scenes_of(persons_of(texts, "mpii16", tmp_path)).max() + 1 == 4
 
 
 def test_what_b_may_lose(learnt, judge, tmp_path):

@@ -23,6 +23,7 @@ from trainer.data import load
         ("coco:boxes.json:.", "one category with keypoints, it has 0"),
         ("coco:null.json:.", "is not COCO keypoint JSON"),
         ("coco:named.json:.", "is not COCO keypoint JSON"),
+        ("coco:endless.json:.", "is not COCO keypoint JSON"),
         ("lsp:.", "is not an LSP joints.mat"),
         ("lsp:damaged", "is not an LSP joints.mat"),
         ("synth:²", "is not a number of persons"),
@@ -45,6 +46,8 @@ def test_bad_data_gets_a_sentence(tmp_path, spec, sentence):
     (tmp_path / "null.json").write_text(json.dumps(nothing))
     named = {"images": [], "annotations": [], "categories": [{**persons, "skeleton": [["a", "b"]]}]}
     (tmp_path / "named.json").write_text(json.dumps(named))
+    endless = {"images": [], "annotations": [], "categories": [{**persons, "skeleton": [[1, float("inf")]]}]}
+    (tmp_path / "endless.json").write_text(json.dumps(endless))
     (tmp_path / "long.json").write_text(f'{{"images": {"9" * 5000}}}')
     (tmp_path / "deep.json").write_text("[" * 100_000)
     nameless = {"images": [{"id": 3}], "annotations": [], "categories": [persons | {"skeleton": None}]}

@@ -126,6 +126,7 @@ def test_the_file_comes_back_and_belongs_to_its_persons(tmp_path):
         ("name,x\n", "first line must be image,person,exchange,hide"),
         ("image,person,exchange,hide\nim1.png,0,both,\n", "line 2: expected an image's name"),
         ("image,person,exchange,hide\nim1.png,first,all,\n", "line 2: expected an image's name"),
+        (f"image,person,exchange,hide\nim1.png,{'9' * 5000},all,\n", "line 2: expected an image's name"),
         ("image,person,exchange,hide\nim1.png,0,all\n", "line 2: expected an image's name"),
         (
             "image,person,exchange,hide\nim1.png,0,,left_wirst\n",

@@ -77,7 +77,7 @@ def test_coco_keeps_the_boxes_of_people_without_joints(coco):
     assert boxes == {"000.png": [[1, 2, 31, 42]], "001.png": [[5, 6, 12, 14]], "002.png": [[9, 9, 10, 10]]}
 
 
-@pytest.mark.parametrize("box", [[1, 2, 3], [1, 2, None, 4], "box"])
+@pytest.mark.parametrize("box", [[1, 2, 3], [1, 2, None, 4], "box", [1, 2, 10**400, 4]], ids=lambda box: str(box)[:20])
 def test_coco_with_a_box_that_is_none_gets_a_sentence(coco, box):
     spec, root = coco
     path = root / "figures" / "annotations.json"
@@ -86,6 +86,27 @@ def test_coco_with_a_box_that_is_none_gets_a_sentence(coco, box):
     path.write_text(json.dumps(data))
     with pytest.raises(EdgeposeError, match=r"annotation 0 is malformed"):
         load(spec, root)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("x" * 300, "cannot be looked at: File name too long"),
+        ("a\0.png", "does not exist"),
+        ("a\ud800.png", "does not exist"),
+    ],
+)
+def test_coco_with_an_images_name_that_no_file_can_have_gets_a_sentence(coco, name, sentence):
+    spec, root = coco
+    path = root / "figures" / "annotations.json"
+    data = json.loads(path.read_text())
+    data["images"][0]["file_name"] = name
+    path.write_text(json.dumps(data))
+    persons = load(spec, root)
+    with pytest.raises(EdgeposeError, match=sentence):
+        read_image(persons.persons[0].image)
+    with pytest.raises(EdgeposeError, match=sentence):
+        join_twins(persons)
 
 
 def test_a_category_that_is_a_list_gets_a_sentence(coco):

@@ -419,7 +419,11 @@ def test_a_picture_that_a_loader_process_cannot_read_is_one_sentence(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "more", "sentence"),
     [
-        ("stacks = 1", ["--devices", "2"], r"a person finder is trained on one device; leave --devices out"),
+        (
+            "stacks = 1",
+            ["--devices", "2"],
+            r"a person finder is trained on one device by one process; leave out --devices and torchrun",
+        ),
         ("stacks = 2", [], r"tiny\.toml: .*stacks 1"),
         ("stakcs = 1", [], r"tiny\.toml: unknown key 'model\.stakcs'; did you mean 'stacks'\?"),
     ],

@@ -13,6 +13,8 @@ from edgepose import EdgeposeError
 from tests.trainer.conftest import make_coco
 from trainer import checkpoints
 from trainer.data.samples import Plan, Stage
+from trainer.finder import fit as finders
+from trainer.finder.recipe import FinderRecipe
 from trainer.fit import fit
 from trainer.recipe import Recipe
 
@@ -102,6 +104,32 @@ def test_more_devices_than_there_are_or_than_torchrun_started_are_refused(tmp_pa
         monkeypatch.setenv(key, value)
     with pytest.raises(EdgeposeError, match="torchrun started 1 processes on this machine, not 4"):
         fit(made, tmp_path / "run", devices=4)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("local", ["1", "2"])
+def test_a_finder_under_torchrun_is_refused(tmp_path, monkeypatch, local):
+    """Each process would train the whole of it, all into one folder."""
+    for key, value in (("TORCHELASTIC_RUN_ID", "x"), ("LOCAL_WORLD_SIZE", local), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(key, value)
+    made = FinderRecipe.model_validate({
+        "role": "person",
+        "name": "alone",
+        "input_size": [64, 64],
+        "data": [{"data": "synth:2", "split": "all"}],
+        "model": {"depth": 2, "stacks": 1},
+        "stages": [{"images": 8, "size": 64, "batch": 4}],
+    })  # fmt: skip
+    with pytest.raises(EdgeposeError, match="on one device by one process; leave out --devices and torchrun"):
+        finders.fit(made, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_value_for_a_batch_norm_of_each_process_is_refused(tmp_path):
+    stage = {"images": 16, "size": 64, "batch": 2}
+    values = {"name": "few", "data": [{"data": "synth:8"}], "model": {"depth": 4}, "stages": [stage]}
+    with pytest.raises(EdgeposeError, match=r"stages\.0: the smallest map of 64 pixels is one cell"):
+        fit(Recipe.model_validate(values), tmp_path / "run", devices=2)
     assert not (tmp_path / "run").exists()
 
 

@@ -69,6 +69,7 @@ def test_the_paper_is_the_default(tmp_path):
         ("size = 192", "size = 200", "stages.1.size 200 must be a multiple of 64"),
         ("size = 192", "size = 64", "the last stage must have the largest size"),
         ("images = 1000", "images = 3", "is less than one batch"),
+        ("size = 128", "size = 64\nbatch = 1", "the smallest map of 64 pixels is one cell, and batch norm needs"),
         ('name = "good"', 'name = "good"\nskeleton = "mpii61"', "key 'skeleton'.*unknown skeleton"),
         ('name = "good"', 'name = "good"\ndecode = "drak"', "key 'decode'.*unknown decode method"),
         ('name = "good"', "", "key 'name' is missing"),

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from edgepose.crops import compose, crop_affine, invert, warp
 from edgepose.errors import EdgeposeError
-from edgepose.files import cache_dir, write_beside
+from edgepose.files import cache_dir, kind, write_beside
 from trainer.data.persons import Person, PersonSet, read_image
 from trainer.progress import progress
 
@@ -54,7 +54,7 @@ class CropCache:
 def _key(persons: PersonSet, size: int, padding: float) -> str:
     digest = hashlib.sha256(f"{persons.name} {size} {padding} {MARGIN}".encode())
     for person in persons.persons:
-        stat = person.image.stat() if person.image.exists() else None
+        stat = person.image.stat() if kind(person.image) != "nothing" else None
         digest.update(f"{person.image.name} {(stat.st_size, stat.st_mtime_ns) if stat else 0}".encode())
         digest.update(person.box.tobytes())
     return digest.hexdigest()[:16]

@@ -9,6 +9,7 @@ beside them says what to do (``data.corrections`` in a recipe).
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from edgepose.skeletons import Skeleton
 from trainer.data.persons import Person, PersonSet
 
 Sides = Literal["", "all", "arms", "legs"]
+_NUMBER = re.compile("[0-9]{1,9}")
 COLUMNS = ("image", "person", "exchange", "hide")
 
 SURE = 0.6  # score of both looks from which a joint is known
@@ -139,7 +141,7 @@ def read(path: Path) -> list[Correction]:
                             "'edgepose-train data clean'")  # fmt: skip
     found = []
     for number, row in enumerate(rows[1:], start=2):
-        if len(row) != len(COLUMNS) or not row[1].isdecimal() or row[2] not in get_args(Sides):
+        if len(row) != len(COLUMNS) or not _NUMBER.fullmatch(row[1]) or row[2] not in get_args(Sides):
             raise EdgeposeError(f"corrections {path}, line {number}: expected an image's name, the person's number, "
                                 f"one of all | arms | legs or nothing, and joints, not '{','.join(row)}'")  # fmt: skip
         found.append(Correction(row[0], int(row[1]), row[2], tuple(row[3].split())))  # type: ignore[arg-type]

@@ -60,7 +60,7 @@ def read(path: Path, images: Path) -> PersonSet:
         categories = {c["id"]: c for c in data["categories"]}
         annotations = list(data["annotations"])
         skeletons = {key: _skeleton(c) for key, c in categories.items() if c.get("keypoints")}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise EdgeposeError(f"{path} is not COCO keypoint JSON: {error} is missing or malformed") from error
     if len({s.joints for s in skeletons.values()}) != 1:
         raise EdgeposeError(
@@ -89,7 +89,7 @@ def read(path: Path, images: Path) -> PersonSet:
                 continue
             if not np.isfinite(table[labelled, :2]).all():
                 raise ValueError("a labelled joint's place is no number")
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise EdgeposeError(f"{path}: annotation {annotation.get('id', number)} is malformed: {error}") from error
         activity = str(image.get("activity") or "")  # null stands for none
         persons.append(make_person(images / name, table[:, :2], labelled, _group(image, name), activity))

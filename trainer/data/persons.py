@@ -171,6 +171,6 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     """BGR image [H, W, 3]; EdgeposeError names a file that cannot be read."""
     image = read_picture(path)
     if image is None:
-        state = "is not a readable image" if path.exists() else "does not exist"
+        state = "does not exist" if kind_of(path) == "nothing" else "is not a readable image"
         raise EdgeposeError(f"image {path} {state}; run 'edgepose-train data check' on its set")
     return image

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from edgepose import console
 from edgepose.errors import unknown
-from edgepose.files import cache_dir, write_beside
+from edgepose.files import cache_dir, kind, write_beside
 from trainer.data.persons import PersonSet, read_image
 from trainer.progress import progress
 
@@ -125,7 +125,7 @@ def _hashes(set_name: str, images: list[Path]) -> list[int]:
     """dHash of every image, kept on disk between runs (keyed by file names, sizes and times)."""
     stamp = hashlib.sha256()
     for path in images:
-        if not path.exists():
+        if kind(path) == "nothing":
             read_image(path)  # raises the sentence for a missing image
         stat = path.stat()
         stamp.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())

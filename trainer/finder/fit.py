@@ -24,7 +24,7 @@ from trainer.finder.recipe import FinderRecipe
 from trainer.finder.samples import SceneSamples
 from trainer.finder.scenes import Scene, read
 from trainer.finder.targets import MAPS, losses
-from trainer.fit import begin_with_stem, recipe_at, refuse_difference, refuse_stem
+from trainer.fit import begin_with_stem, processes, recipe_at, refuse_difference, refuse_stem
 from trainer.learner import Learner, LearningData, beginning, steps, train
 from trainer.models import movenet
 from trainer.models.build import parts_of
@@ -118,9 +118,12 @@ def fit(
     resume: bool = False,
     workers: int = 1,
     threads: int = 0,
+    devices: int = 1,
     max_steps: int | None = None,
 ) -> Path:
     """Train ``recipe``, writing everything into ``folder``; returns the last checkpoint; as :func:`trainer.fit.fit`."""
+    if processes(devices) != (1, 1):
+        raise EdgeposeError("a person finder is trained on one device by one process; leave out --devices and torchrun")
     checkpoint, start = beginning(folder, recipe, resume=resume)
     if threads:
         torch.set_num_threads(threads)

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from edgepose.toml import read_toml, validate
 from trainer.augment import Scale, Share
-from trainer.recipe import Course, Model, Positive, Strict, begins_once, on_dev
+from trainer.recipe import Course, Model, Positive, Strict, begins_once, on_dev, refuse_lone_value
 
 
 class SceneSet(Strict):
@@ -67,6 +67,7 @@ class FinderRecipe(Course):
                 raise ValueError(f"stages.{number}.sigma is of joints' targets; a finder's follow from the boxes")
             if stage.images < stage.batch:
                 raise ValueError(f"stages.{number}.images {stage.images} is less than one batch of {stage.batch}")
+            refuse_lone_value(number, stage, self.model, 1)
         if self.optimiser.accumulate > 1:  # the loss is per person of a batch, and its parts have different numbers
             raise ValueError("optimiser.accumulate must be 1 for a finder, whose loss counts the people of a batch")
         return self
