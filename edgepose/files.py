@@ -42,7 +42,8 @@ def write_beside(path: Path) -> Iterator[Path]:
             f"cannot write {path}: {error.strerror or error}; make room or choose another file"
         ) from error
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a file system that fails, or may only be read by now
+            beside.unlink(missing_ok=True)
 
 
 def make_folder(path: Path, advice: str) -> None:

@@ -14,7 +14,7 @@ def redact(text: str) -> str:
     """``text``, a URL, with its user part and its parameters that look like secrets masked, however malformed."""
     text = re.sub(r"(://)[^\n]*@", rf"\1{MASK}@", text)
     text = re.sub(r"(?i)^((?:rtsps?|https?|mqtts?)[:;/]+)[^\n]*@", rf"\1{MASK}@", text)  # of what should be a URL
-    text = re.sub(rf"(?i)([?&](?!keyfile=)[^=&\s]*(?:{_KEYS})[^=&\s]*=)[^&\n]+", rf"\1{MASK}", text)
+    text = re.sub(rf"(?i)([?&;](?!keyfile=)[^=&;\s]*(?:{_KEYS})[^=&\s]*=)[^&\n]+", rf"\1{MASK}", text)
     # And those that cameras want in the path.
     return re.sub(rf"(?i)(://[^?\s]*/[^=/?\s]*=?[\w-]*(?:{_KEYS})[\w-]*=)[^/?\s]+", rf"\1{MASK}", text)
 

@@ -29,7 +29,15 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise EdgeposeError(f"{path} cannot be read: {error}") from error
     except (ValueError, RecursionError) as error:  # no TOML, or a number of thousands of digits
         raise EdgeposeError(f"{path} is not valid TOML: {error}") from error
+    if _has_null(parsed):
+        raise EdgeposeError(f"{path} holds a null character (\\u0000), which no path, name or address has; take it out")
     return parsed
+
+
+def _has_null(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(_has_null(inner) for pair in value.items() for inner in pair)
+    return any(map(_has_null, value)) if isinstance(value, list) else isinstance(value, str) and "\0" in value
 
 
 def validate(model: type[M], values: object, where: str) -> M:

@@ -55,6 +55,8 @@ def test_without_a_file_the_defaults_hold():
         ("[mqtt]\nqos = 3", r"edgepose.toml: key 'mqtt.qos' \(it is 3\)"),
         ("[engine]\nthreads = 'many'", "key 'engine.threads'"),
         ("[engine\n", "edgepose.toml is not valid TOML"),
+        ("[output]\nrecord = 'x'\noverlay = \"a\\u0000.mp4\"", r"edgepose.toml holds a null character \(\\u0000\)"),
+        ("[[camera]]\nname = 'x'\n[camera.source]\nuri = \"a\\u0000\"", "edgepose.toml holds a null character"),
         ("x = " + "[" * 3000, "edgepose.toml is not valid TOML"),
         ("max_frames = " + "9" * 5000, "edgepose.toml is not valid TOML"),
         ("[engine]\nthreads = 0x" + "f" * 5000, r"key 'engine.threads' \(it is a very long number\)"),

@@ -1,9 +1,11 @@
 """Files that are whole or absent, and what the system refuses as a sentence."""
 
+import errno
 import os
 import pwd
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -84,6 +86,21 @@ def test_a_full_disk_and_a_folder_in_the_way_are_sentences(tmp_path):
         with write_beside(tmp_path / "folder.txt") as beside:
             beside.write_text("x")
     assert [p.name for p in tmp_path.iterdir()] == ["folder.txt"]
+
+
+def test_a_file_system_that_fails_by_then_is_a_sentence(tmp_path, monkeypatch):
+    """The half-written file cannot be removed either."""
+
+    def fail(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    def write():
+        with write_beside(tmp_path / "x.txt"):
+            monkeypatch.setattr(Path, "chmod", fail)
+            monkeypatch.setattr(Path, "unlink", fail)
+
+    with pytest.raises(EdgeposeError, match=r"cannot write .*x\.txt: Read-only file system"):
+        write()
 
 
 def test_a_file_where_a_folder_is_to_be_is_a_sentence(tmp_path):

@@ -143,7 +143,8 @@ class FileOverlay:
             yield
         except faults as error:
             self._writer = None  # not to be finished: what is in it is not whole, and on a full disk libav would crash
-            self._beside.unlink(missing_ok=True)
+            with suppress(OSError):  # a file system that fails, or may only be read
+                self._beside.unlink(missing_ok=True)
             reason = getattr(error, "strerror", None) or error
             raise EdgeposeError(
                 f"cannot write overlay {self._path}: {reason}; make room or choose another file"

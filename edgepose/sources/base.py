@@ -106,6 +106,12 @@ class Base(ABC):
         self.close()
 
 
+def not_again(where: str) -> EdgeposeError:
+    """That the film ``where`` was to be played again and has no way back to its start."""
+    return EdgeposeError(f"{where} cannot be played again from its start; leave 'loop' out, or put it into a file of "
+                         "another kind, such as .mkv")  # fmt: skip
+
+
 def sentence(text: str, limit: int = 200) -> str:
     """A library's message as the middle of a sentence: one line, no full stop at its end."""
     line = " ".join(text.split())

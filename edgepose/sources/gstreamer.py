@@ -30,6 +30,7 @@ from edgepose.sources.base import (
     Base,
     SourceLost,
     SourceStalled,
+    not_again,
     sentence,
     stall_timeout_of,
 )
@@ -122,8 +123,8 @@ class GStreamerSource(Base):
         self._views = Views(self._gst)
         self._bus = self._pipeline.get_bus()
         self._counter = _Counter(self._gst, self._pipeline) if spec.live else None
-        _leave_out(self._gst, self._pipeline, spec)
-        self._times = _LiveTimes(self._gst, self._pipeline) if spec.live else _FileTimes(self._gst)
+        passed = _leave_out(self._gst, self._pipeline, spec)
+        self._times = _LiveTimes(self._gst, self._pipeline) if spec.live else _FileTimes(self._gst, passed)
         self._closed = threading.Event()
         self._started = False
         self._error: EdgeposeError | None = None  # popped from the bus while frames still came
@@ -158,7 +159,8 @@ class GStreamerSource(Base):
             if self._sink.get_property("eos"):
                 if self._closed.is_set():  # a sink that was stopped says so too
                     break
-                if self._spec.flag("loop") and left > 0 and self._rewind():
+                if self._spec.flag("loop") and left > 0 and self._started:
+                    self._rewind()
                     continue
                 if self._spec.reopens:
                     raise SourceLost(f"{self._spec.redacted()} ended its stream; check the camera")
@@ -166,10 +168,12 @@ class GStreamerSource(Base):
                     raise EdgeposeError(f"{self._spec.redacted()} holds no video; check the file")
                 return None
             if left <= 0:
-                udp = ", and that no firewall keeps its UDP out" if self._spec.text("protocol") == "udp" else ""
-                raise SourceStalled(
-                    f"no frame from {self._spec.redacted()} for {wait:g} s; check the camera and its cable{udp}"
-                )
+                advice = "check the camera and its cable"
+                if self._spec.text("protocol") == "udp":
+                    advice += ", and that no firewall keeps its UDP out"
+                if self._spec.kind == "file":
+                    advice = "check the file, or read it with --backend pyav"
+                raise SourceStalled(f"no frame from {self._spec.redacted()} for {wait:g} s; {advice}")
         return None
 
     def close(self) -> None:
@@ -191,11 +195,12 @@ class GStreamerSource(Base):
             camera=self.camera,
         )
 
-    def _rewind(self) -> bool:
-        """Play a file again from its start."""
+    def _rewind(self) -> None:
+        """Play a file again from its start; EdgeposeError where it has no way back."""
         self._times.rewind()
         flags = self._gst.SeekFlags.FLUSH | self._gst.SeekFlags.KEY_UNIT
-        return self._started and bool(self._pipeline.seek_simple(self._gst.Format.TIME, flags, 0))
+        if not self._pipeline.seek_simple(self._gst.Format.TIME, flags, 0):
+            raise not_again(self._spec.redacted())
 
     def _bus_error(self) -> EdgeposeError | None:
         """The first error on the bus as one sentence; keeps latency and clock in order on the way."""
@@ -256,17 +261,28 @@ def check_file(spec: SourceSpec) -> None:
         raise EdgeposeError(f"file {path} may not be read; change its permissions")
 
 
-def _leave_out(module: Any, pipe: Any, spec: SourceSpec) -> None:
-    """Of a source that cannot be asked for ``fps`` pass no more than that, where the launch string has its place."""
+def _leave_out(module: Any, pipe: Any, spec: SourceSpec) -> deque[int]:
+    """Of a source that cannot be asked for ``fps`` pass no more than that, where the launch string has its place.
+
+    A film's buffers that have no time get one here, in their order: that of the place that they have in the film.
+    """
+    passed = deque[int]()
     element = pipe.get_by_name("pace")
     if element is None:
-        return
+        return passed
     pace, times = Pace(spec.number("fps")), _Stamps(module, by_arrival=spec.kind == "http")
 
     def pass_on(_pad: Any, info: Any) -> Any:
-        return module.PadProbeReturn.DROP if pace.skips(times.ns(info.get_buffer())) else module.PadProbeReturn.OK
+        buffer = info.get_buffer()
+        at_ns = times.ns(buffer)
+        if pace.skips(at_ns):
+            return module.PadProbeReturn.DROP
+        if buffer.pts == module.CLOCK_TIME_NONE and not spec.live:
+            passed.append(at_ns)
+        return module.PadProbeReturn.OK
 
     element.get_static_pad("sink").add_probe(module.PadProbeType.BUFFER, pass_on)
+    return passed
 
 
 class _Stamps:
@@ -343,8 +359,9 @@ class _LiveTimes:
 class _FileTimes:
     """PTS -> start of play + PTS - first PTS, rising over all rounds of a loop."""
 
-    def __init__(self, module: Any) -> None:
-        self._none = module.CLOCK_TIME_NONE
+    def __init__(self, module: Any, passed: deque[int]) -> None:
+        """``passed``: times of buffers that come without any, where frames are left out before they come."""
+        self._none, self._passed = module.CLOCK_TIME_NONE, passed
         self._origin_ns: int | None = None  # what PTS 0 stands for
         self._last_ns = 0
         self._step_ns = _STEP_NS
@@ -356,13 +373,16 @@ class _FileTimes:
             self._step_ns = buffer.duration
         if not self._last_ns:
             self._last_ns = time.time_ns() - self._step_ns
-        if buffer.pts == self._none:
-            self._last_ns += self._step_ns
-            return self._last_ns
+        at_ns = buffer.pts
+        if at_ns == self._none:
+            if not self._passed:
+                self._last_ns += self._step_ns
+                return self._last_ns
+            at_ns = self._passed.popleft()
         if self._origin_ns is None or self._again:
-            self._origin_ns = self._last_ns + self._step_ns - buffer.pts
+            self._origin_ns = self._last_ns + self._step_ns - at_ns
             self._again = False
-        self._last_ns = self._origin_ns + buffer.pts
+        self._last_ns = self._origin_ns + at_ns
         return self._last_ns
 
     def rewind(self) -> None:

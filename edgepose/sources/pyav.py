@@ -30,6 +30,7 @@ from edgepose.sources.base import (
     Base,
     SourceLost,
     SourceStalled,
+    not_again,
     sentence,
     stall_timeout_of,
 )
@@ -204,7 +205,10 @@ class PyAVSource(Base):
                     raise self._no_video()
                 if not self._spec.flag("loop") or self._closed.is_set():
                     return
-                container.seek(0)
+                try:
+                    container.seek(0)
+                except self._av.error.FFmpegError as error:
+                    raise not_again(self._spec.redacted()) from error
                 times.rewind()
 
     def _no_video(self) -> EdgeposeError:
@@ -284,6 +288,8 @@ class _Times:
         self._last_ns = 0
         self._last_arrival_ns = self._last_pts_ns = 0
         self._again = False
+        self._stamps: dict[str, int] = {}  # the last PTS and DTS
+        self._faults = {"pts": 0, "dts": 0}  # how often they did not rise
 
     def utc_ns(self, taken_ns: int) -> int:
         """A network camera's time, by what the clock says now; the others are in UTC already."""
@@ -312,11 +318,26 @@ class _Times:
                 self._origin_ns = min(offset, risen)
             self._last_arrival_ns, self._last_pts_ns = arrival_ns, pts_ns
             return min(arrival_ns, self._origin_ns + pts_ns)
-        if self._origin_ns is None or self._again:
+        pts_ns = self._rising(frame)
+        # A film played again, or two of them joined in one file, begins anew.
+        if self._origin_ns is None or self._again or self._origin_ns + pts_ns < self._last_ns:
             self._origin_ns = (self._last_ns + self._step_ns if self._last_ns else time.time_ns()) - pts_ns
             self._again = False
         self._last_ns = self._origin_ns + pts_ns
         return self._last_ns
+
+    def _rising(self, frame: Any) -> int:
+        """A film's time of ``frame``, ns: its PTS, or the DTS where that runs back less often.
+
+        As libavcodec guesses it (``guess_correct_pts``). An AVI with B-frames has no PTS of its own.
+        """
+        for name in ("pts", "dts"):
+            stamp, before = getattr(frame, name), self._stamps.get(name)
+            if stamp is not None:
+                self._faults[name] += before is not None and stamp <= before and not self._again
+                self._stamps[name] = stamp
+        by_dts = frame.dts is not None and self._faults["pts"] > self._faults["dts"]
+        return int((frame.dts if by_dts else frame.pts) * frame.time_base * 1_000_000_000)
 
     def rewind(self) -> None:
         self._again = True

@@ -156,6 +156,20 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(form, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_name_that_is_too_long_with_what_marks_it_as_half_is_a_sentence(with_av, tmp_path):
+    overlay = open_overlay(str(tmp_path / f"{'x' * 248}.mp4"), MPII16)
+
+    def film():
+        for seq in range(100):
+            overlay.show(frame(seq), someone())
+        overlay.close()
+
+    with pytest.raises(EdgeposeError, match=r"cannot write overlay .*xxx\.mp4: .*; make room or choose another file"):
+        film()
+    overlay.close()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_film_that_broke_is_not_put_in_its_place(with_av, tmp_path, monkeypatch):
     overlay = open_overlay(str(tmp_path / "film.mp4"), MPII16)
     overlay.show(frame(0), someone())

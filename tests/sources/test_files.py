@@ -180,6 +180,38 @@ def test_loop_goes_on_with_rising_times(write_clip: Writer, backend: str) -> Non
     np.testing.assert_allclose(steps, 40, atol=2)
 
 
+def raw_mjpeg(folder: Path, frames: int = 40) -> Path:
+    """JPEG pictures one after the other, without any times; they get brighter by 5."""
+    path = folder / "film.mjpeg"
+    encoded = [cv2.imencode(".jpg", np.full((48, 64, 3), 5 * n, np.uint8))[1].tobytes() for n in range(frames)]
+    path.write_bytes(b"".join(encoded))
+    return path
+
+
+def test_fps_of_a_film_without_times_leaves_its_pace(tmp_path: Path, backend: str) -> None:
+    whole = read_all(str(raw_mjpeg(tmp_path)), backend)
+    assert len(whole) == 40
+    step = (whole[-1].acquired_ns - whole[0].acquired_ns) / 39
+    some = read_all(f"file://{raw_mjpeg(tmp_path)}?fps=10".replace(" ", "%20"), backend)
+    assert 10 <= len(some) <= 20
+    for frame in some:
+        number = round(frame.image.mean() / 5)
+        assert (frame.acquired_ns - some[0].acquired_ns) / step == pytest.approx(number, abs=0.2)
+
+
+def test_a_film_without_a_way_back_is_not_looped(tmp_path: Path, backend: str) -> None:
+    path, seen = raw_mjpeg(tmp_path, 5), 0
+    with open_source(f"file://{path}?loop=true".replace(" ", "%20"), backend=backend) as source:
+        try:
+            while seen < 12 and source.read() is not None:
+                seen += 1
+        except EdgeposeError as error:
+            assert "film.mjpeg cannot be played again from its start; leave 'loop' out, or put it" in str(error)  # noqa: PT017
+            assert seen == 5
+        else:
+            assert seen == 12  # it has one, then
+
+
 def test_realtime_plays_at_its_pace_and_drops(write_clip: Writer, backend: str) -> None:
     path = write_clip(frames=30, fps=25)
     with open_source(f"file://{path}?realtime=true".replace(" ", "%20"), backend=backend) as source:

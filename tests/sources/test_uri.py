@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import pytest
 
 from edgepose.errors import EdgeposeError
@@ -168,6 +170,19 @@ def test_secrets_in_the_query_are_in_no_fault() -> None:
     assert "hush" not in str(caught.value)
 
 
+@pytest.mark.parametrize("blanks", [("", " "), (" ", ""), ("  ", "  ")])
+def test_blanks_around_a_uri_make_it_no_file(blanks: tuple[str, str]) -> None:
+    """Whose name would be shown, with the password in it."""
+    uri = f"rtsp://me:{quote(SECRET, safe='')}@h/x".join(blanks)
+    spec = parse(uri, environ={})
+    assert (spec.kind, spec.password) == ("rtsp", SECRET)
+    assert spec.location == "rtsp://h/x"
+    with pytest.raises(EdgeposeError, match="the source begins with 'rtsp', but not with 'rtsp://'") as caught:
+        parse(f"rtsp:/me:{SECRET}@h/x".join(blanks), environ={})
+    assert "w0rd" not in str(caught.value)
+    assert parse(" my film.mp4").location == " my film.mp4"
+
+
 def test_secrets_in_the_query() -> None:
     spec = parse("http://h/x?user=a&pwd=hush&fps=5", environ={})
     assert spec.redacted() == "http://h/x?user=a&pwd=***"
@@ -180,6 +195,7 @@ def test_secrets_in_the_query() -> None:
     [
         ("http://h/v.mjpg?user=bob&pw=hush&fps=5", "http://h/v.mjpg?user=bob&pw=***"),
         ("http://h/v.cgi?loginuse=bob&loginpas=hush", "http://h/v.cgi?loginuse=bob&loginpas=***"),
+        ("http://h/v?user=bob;password=hush", "http://h/v?user=bob;password=***"),
         (
             "rtsp://h/user=a_password=hush_channel=1_stream=0.sdp?real_stream",
             "rtsp://h/user=a_password=***?real_stream",
