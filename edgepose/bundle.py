@@ -35,7 +35,7 @@ GAUSSIAN_RADII: Radii = (1.17741, 2.145966, 2.447747)  # sqrt(-2 ln(1 - level)):
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Decode(_Strict):
@@ -234,8 +234,8 @@ def _read(path: Path) -> Any:
         model = onnx.load_model(path, format="protobuf", load_external_data=False)
         if not model.graph.node:
             raise DecodeError("it has no graph")
-        onnx.checker.check_model(model)
-    except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
+        onnx.checker.check_model(model, full_check=True)  # shapes, too: engines rely on what is declared
+    except (DecodeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         reason = (str(error).strip() or "it cannot be parsed").splitlines()[0][:120]
         raise EdgeposeError(f"{path} is not a whole ONNX file ({reason}); fetch or export it again") from error
     except OSError as error:

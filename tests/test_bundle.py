@@ -121,11 +121,27 @@ def _with_manual(path, text):
         ({"ellipses": {"radii": [[2.0, 1.0, 3.0]]}}, "ellipses.radii must rise"),
         ({"ellipses": {"radii": [[1.0, 2.0, 3.0]] * 2}}, "ellipses.radii has 2 rows for 16 joints"),
         ({"score": {"raw": [0.0, 0.0], "probability": [0, 1]}}, "score.raw must rise"),
+        ({"score": {"raw": [0.0, float("nan")], "probability": [0, 1]}}, r"score.raw.1' \(it is nan\)"),
+        ({"covariance_scale": [float("inf")]}, r"covariance_scale.0' \(it is inf\)"),
+        ({"decode": {"blur_sigma": float("inf")}}, r"decode.blur_sigma' \(it is inf\)"),
+        ({"padding": float("inf")}, r"padding' \(it is inf\)"),
     ],
 )
 def test_a_wrong_manual_is_refused_with_its_fault(tmp_path, change, sentence):
     manual = {**json.loads(tiny_manual().model_dump_json(by_alias=True)), **change}
     refused(_with_manual(tmp_path / "wrong.onnx", json.dumps(manual)), sentence)
+
+
+def test_a_graph_that_gives_other_heatmaps_than_it_says_is_refused(tmp_path):
+    """Engines take memory for what it says; TensorRT would write behind it."""
+    model = tiny_graph()
+    for size in model.graph.output[0].type.tensor_type.shape.dim[2:]:
+        size.dim_value //= 2
+    entry = model.metadata_props.add()
+    entry.key = "edgepose"
+    entry.value = json.dumps({**json.loads(tiny_manual().model_dump_json(by_alias=True)), "stride": 8})
+    onnx.save(model, str(tmp_path / "false.onnx"))
+    refused(tmp_path / "false.onnx", r"is not a whole ONNX file \(.*; fetch or export it again")
 
 
 def test_a_missing_key_is_named(tmp_path):

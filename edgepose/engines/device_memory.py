@@ -349,6 +349,11 @@ class CUDAPython:
             enqueue()
         except EdgeposeError:
             refused = True
+        except BaseException:  # such as Ctrl-C: a stream that still records cannot even be waited for
+            error, recorded = runtime.cudaStreamEndCapture(self.stream)
+            if not int(error):
+                runtime.cudaGraphDestroy(recorded)
+            raise
         error, recorded = runtime.cudaStreamEndCapture(self.stream)
         if int(error):
             runtime.cudaGetLastError()  # a refused capture is no fault of the calls that follow
@@ -357,6 +362,7 @@ class CUDAPython:
         error, executable = (1, None) if refused else runtime.cudaGraphInstantiateWithFlags(recorded, 0)
         self._call("cudaGraphDestroy", recorded)
         if int(error):
+            runtime.cudaGetLastError()
             return None
         self._owned.callback(self._call, "cudaGraphExecDestroy", executable)
         return functools.partial(self._call, "cudaGraphLaunch", executable, self.stream)

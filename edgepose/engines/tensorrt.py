@@ -21,7 +21,7 @@ from edgepose.bundle import Bundle
 from edgepose.engines import Options
 from edgepose.engines.device_memory import Memory, open_memory
 from edgepose.engines.pipelined import pipelined
-from edgepose.engines.trt_library import described, has, library, listener
+from edgepose.engines.trt_library import Heard, described, has, library
 from edgepose.errors import EdgeposeError
 from edgepose.plans import Manifest, Wanted
 
@@ -38,7 +38,7 @@ class TensorRTEngine:
         """``memory`` is the engine's from here on; it closes it. EdgeposeError: TensorRT refuses the plan."""
         self.precision = manifest.precision
         self._trt, self._bundle, self._memory = trt, bundle, memory
-        self._log = listener(trt)
+        self._heard = Heard(trt)
         self._lanes: list[_Lane] = []
         self._next = 0
         self._closed = False
@@ -52,7 +52,10 @@ class TensorRTEngine:
 
     def _open(self, plan: bytes, manifest: Manifest) -> None:
         trt, memory = self._trt, self._memory
-        self._runtime = trt.Runtime(self._log)
+        try:
+            self._runtime = trt.Runtime(self._heard.logger)
+        except (TypeError, RuntimeError):  # what its constructor raises without a usable GPU
+            raise self._refused("make a runtime for") from None
         if manifest.wanted.version_compatible:
             self._runtime.engine_host_code_allowed = True  # such a plan carries its own runtime
         if manifest.wanted.dla_core is not None:
@@ -93,7 +96,6 @@ class TensorRTEngine:
         if images.shape[1:] != shape[1:] or not 1 <= len(images) <= self.max_batch:
             raise EdgeposeError(f"model {self._bundle.manual.name} takes 1 to {self.max_batch} images of "
                                 f"{list(shape[1:])}, not {list(images.shape)}")  # fmt: skip
-        self._next = (self._next + 1) % self.lanes
         count = len(images)
         rows = max(count, self._least)  # a DLA's plan has one batch size; what is over is not looked at
         with self._memory.active():
@@ -104,6 +106,7 @@ class TensorRTEngine:
             if not lane.runs[rows]():
                 raise self._refused("run")
             lane.done.record()
+        self._next = (self._next + 1) % self.lanes
 
         def heatmaps() -> Heatmaps:
             self._require_open()
@@ -137,6 +140,10 @@ class TensorRTEngine:
             )
         if not all(accepted):
             raise self._refused(f"take {rows} images for")
+        given, expected = tuple(context.get_tensor_shape("heatmaps")), (rows, *lane.heatmaps.array.shape[1:])
+        if given != expected:  # it would write elsewhere
+            raise EdgeposeError(f"{self._bundle.path}: {rows} images give heatmaps {list(given)}, and the manual says "
+                                f"{list(expected)}; export it again")  # fmt: skip
         return context
 
     def _require_open(self) -> None:
@@ -144,7 +151,7 @@ class TensorRTEngine:
             raise EdgeposeError("the TensorRT engine is closed; load the model again")
 
     def _refused(self, what: str) -> EdgeposeError:
-        return EdgeposeError(f"{described(self._trt)} cannot {what} {self._bundle.path}: {self._log.last()}")
+        return EdgeposeError(f"{described(self._trt)} cannot {what} {self._bundle.path}: {self._heard.last()}")
 
     def close(self) -> None:
         """Wait for what runs, and release contexts, engine, buffers and stream; heatmaps not copied are gone.

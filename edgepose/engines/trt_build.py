@@ -24,7 +24,7 @@ from edgepose import plans
 from edgepose.bundle import Bundle
 from edgepose.engines.device_memory import Memory, open_memory
 from edgepose.engines.trt_callbacks import CALIBRATION_BATCH, calibrator, shown
-from edgepose.engines.trt_library import described, has, library, listener
+from edgepose.engines.trt_library import Heard, described, has, library
 from edgepose.engines.trt_precision import (
     Mode,
     batches,
@@ -136,22 +136,22 @@ class _Job:
 def _serialised(job: _Job) -> tuple[bytes, list[str]]:
     """The plan's bytes, and the names of the builder flags that were set."""
     trt, bundle, wanted = job.trt, job.bundle, job.wanted
-    log = listener(trt)
+    heard = Heard(trt)
 
     def refused(what: str) -> EdgeposeError:
-        return EdgeposeError(f"{described(trt)} cannot {what} {bundle.path}: {log.last()}")
+        return EdgeposeError(f"{described(trt)} cannot {what} {bundle.path}: {heard.last()}")
 
     try:
-        builder = trt.Builder(log)
+        builder = trt.Builder(heard.logger)
     except (TypeError, RuntimeError):  # what its constructor raises without a usable GPU
         raise refused("make a builder for") from None
     network = builder.create_network(_network_flags(trt, job.mode))
-    parser = trt.OnnxParser(network, log)
+    parser = trt.OnnxParser(network, heard.logger)
     if wanted.dla_core is not None and has(trt, "OnnxParserFlag", "ADJUST_FOR_DLA"):
         parser.set_flag(trt.OnnxParserFlag.ADJUST_FOR_DLA)
     if not parser.parse(job.content):
         faults = "; ".join(" ".join(parser.get_error(i).desc().split()) for i in range(parser.num_errors))
-        raise EdgeposeError(f"{described(trt)} cannot read {bundle.path}: {faults or log.last()}")
+        raise EdgeposeError(f"{described(trt)} cannot read {bundle.path}: {faults or heard.last()}")
     config = builder.create_builder_config()
     flags = _configure(trt, builder, config, wanted, job.mode)
     width, height = bundle.manual.input_size

@@ -158,6 +158,11 @@ def _set_shape(context, name, shape):
     return context.__dict__.get("profile") == 0 and least <= shape[0] <= most
 
 
+def _shape(context, name):
+    assert name == "heatmaps"
+    return [context.__dict__["shape"][0], *context.__dict__["session"].get_outputs()[0].shape[1:]]
+
+
 def _set_profile(context, index, stream):
     context.__dict__["profile"] = index
     return index == 0
@@ -218,6 +223,7 @@ BEHAVIOUR = {
     ("IExecutionContext", "set_input_shape"): _set_shape,
     ("IExecutionContext", "set_optimization_profile_async"): _set_profile,
     ("IExecutionContext", "set_tensor_address"): _set_address,
+    ("IExecutionContext", "get_tensor_shape"): _shape,
     ("IExecutionContext", "execute_async_v3"): _execute,
 }
 

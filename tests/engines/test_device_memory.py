@@ -165,6 +165,20 @@ def test_a_refused_recording_is_none_and_leaves_nothing(host, call):
     assert not host.live
 
 
+def test_a_recording_that_is_interrupted_is_ended(host):
+    """The stream could not even be waited for on the way out."""
+    memory = CUDAPython()
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with memory.active(), pytest.raises(KeyboardInterrupt):
+        memory.graph(interrupt)
+    assert host.recording is None
+    memory.close()
+    assert not host.live
+
+
 def test_bindings_without_a_version_are_old_ones(host):
     assert not CUDAPython()._lets_others_run
 

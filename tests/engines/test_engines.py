@@ -224,6 +224,18 @@ def test_tensorrt_that_is_absent_is_refused(tiny, monkeypatch):
         engines.load(tiny, "tensorrt")
 
 
+@pytest.mark.parametrize(
+    "fault", ["raise ModuleNotFoundError('no tensorrt.tensorrt')", "raise OSError('libnvinfer.so')"]
+)
+def test_tensorrt_that_cannot_be_loaded_is_refused(tiny, tmp_path, monkeypatch, fault):
+    """Made for another Python than this one, or without its libraries."""
+    (tmp_path / "tensorrt.py").write_text(fault)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    with pytest.raises(EdgeposeError, match="tensorrt is installed and cannot be loaded: .*or choose another --engine"):
+        engines.load(tiny, "tensorrt")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_closing_twice_is_closing(tiny, name):
     engine = engines.load(tiny, name)

@@ -218,6 +218,63 @@ def test_options_that_cannot_be_followed(tiny, options, sentence):
         opened(tiny, options, surface.module("tensorrt-10.3.0"), surface.LazyMemory())
 
 
+def test_a_batch_that_was_refused_takes_no_answer_away(tiny, expected):
+    """Whoever goes on after it has the answers that were begun before."""
+    memory = surface.LazyMemory()
+    engine = opened(tiny, Options(), surface.module("tensorrt-10.3.0"), memory)
+    first, second, third = images(1, 1, 1)
+    begun = Begun(engine)
+    answer = begun.begin(first)
+    memory.refuse = True
+    with pytest.raises(EdgeposeError, match="cannot run"):
+        begun.begin(second)
+    memory.refuse = False
+    other = begun.begin(third)
+    assert np.array_equal(answer(), expected(first))
+    assert np.array_equal(other(), expected(third))
+
+
+def test_heatmaps_of_another_shape_than_their_memory_are_refused(trt, tiny, monkeypatch):
+    engine = opened(tiny, Options(), trt, surface.LazyMemory())
+    monkeypatch.setitem(surface.BEHAVIOUR, ("IExecutionContext", "get_tensor_shape"), lambda *_: [2, 16, 32, 32])
+    with pytest.raises(
+        EdgeposeError, match=r"2 images give heatmaps \[2, 16, 32, 32\], and the manual says \[2, 16, 16, 16"
+    ):
+        engine.infer(images(2)[0])
+    engine.close()
+
+
+def test_a_runtime_that_cannot_be_made_is_told_in_a_sentence(tiny):
+    trt, memory = surface.module("tensorrt-10.3.0"), surface.LazyMemory()
+    opened(tiny, Options(), trt, surface.LazyMemory()).close()  # builds the plan
+
+    def nothing(logger):
+        raise TypeError("pybind11::init(): factory function returned nullptr")  # as its bindings do
+
+    trt.Runtime = nothing
+    with pytest.raises(EdgeposeError, match="tensorrt 10.3.0 cannot make a runtime for "):
+        opened(tiny, Options(), trt, memory)
+    assert memory.closed
+
+
+def test_all_of_a_process_tell_one_logger_which_is_never_freed(trt, tiny):
+    """TensorRT keeps the first one's address; each engine has what was said in its time."""
+    first, second = (opened(tiny, Options(), trt, surface.LazyMemory()) for _ in range(2))
+    loggers = {id(engine._runtime._arguments[0]) for engine in (first, second)}
+    assert len(loggers) == 1
+    logger = weakref.ref(first._runtime._arguments[0])
+    logger().log(trt.ILogger.Severity.ERROR, "out of memory")
+    third = opened(tiny, Options(), trt, surface.LazyMemory())
+    assert [engine._heard.last() for engine in (first, second, third)] == ["out of memory"] * 2 + ["it gave no reason"]
+    logger().log(trt.ILogger.Severity.WARNING, "slow")
+    assert [engine._heard.last() for engine in (first, third)] == ["out of memory", "slow"]
+    for engine in (first, second, third):
+        engine.close()
+    del first, second, third, engine
+    gc.collect()
+    assert logger() is not None
+
+
 def test_devices_and_precisions(tiny):
     trt = surface.module("tensorrt-10.3.0")
     trt.batches = (1, 1, 1)
