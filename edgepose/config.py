@@ -111,7 +111,7 @@ class Mqtt(_Strict):
     cafile: str = ""
     certfile: str = ""
     keyfile: str = ""
-    insecure: bool = False  # accept any server certificate
+    insecure: bool | None = None  # accept any server certificate; none: as the URL says, else not
 
 
 class Output(_Strict):

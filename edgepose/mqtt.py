@@ -111,7 +111,7 @@ def parse_broker(
     cafile: Path | None = None,
     certfile: Path | None = None,
     keyfile: Path | None = None,
-    insecure: bool = False,
+    insecure: bool | None = None,
     password_file: Path | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Broker:
@@ -145,7 +145,7 @@ def parse_broker(
                             "EDGEPOSE_MQTT_PASSWORD or a password file, an @ in topics is %40")  # fmt: skip
     options = _options(shown, parts.query)
     given = {"version": version, "cafile": cafile, "certfile": certfile, "keyfile": keyfile,
-             "insecure": "true" if insecure else None}  # fmt: skip
+             "insecure": None if insecure is None else str(insecure).lower()}  # fmt: skip
     for name, value in options.items():
         ours = given[name]
         if ours is not None and ours != (Path(value) if isinstance(ours, Path) else value):
@@ -161,7 +161,7 @@ def parse_broker(
         cafile=cafile or _path(options, "cafile"),
         certfile=certfile or _path(options, "certfile"),
         keyfile=keyfile or _path(options, "keyfile"),
-        insecure=insecure or options.get("insecure") == "true",
+        insecure=bool(insecure) or options.get("insecure") == "true",
         version=version or options.get("version") or "5",
     )
     _check(broker, shown, parts.fragment)

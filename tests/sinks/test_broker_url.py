@@ -44,6 +44,7 @@ def test_options_stand_in_the_url_or_among_the_settings() -> None:
         ("mqtts://hub?cafile=a", {"cafile": Path("b")}),
         ("mqtts://hub?version=5", {"version": "3.1.1"}),
         ("mqtts://hub?insecure=false", {"insecure": True}),
+        ("mqtts://hub?insecure=true", {"insecure": False}),
     ):
         with pytest.raises(EdgeposeError, match=r"among the settings is .*; leave one of them out"):
             parse_broker(url, **given, environ={})
