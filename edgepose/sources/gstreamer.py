@@ -123,8 +123,8 @@ class GStreamerSource(Base):
         self._views = Views(self._gst)
         self._bus = self._pipeline.get_bus()
         self._counter = _Counter(self._gst, self._pipeline) if spec.live else None
-        passed = _leave_out(self._gst, self._pipeline, spec)
-        self._times = _LiveTimes(self._gst, self._pipeline) if spec.live else _FileTimes(self._gst, passed)
+        steps = _leave_out(self._gst, self._pipeline, spec)
+        self._times = _LiveTimes(self._gst, self._pipeline) if spec.live else _FileTimes(self._gst, steps)
         self._closed = threading.Event()
         self._started = False
         self._error: EdgeposeError | None = None  # popped from the bus while frames still came
@@ -264,25 +264,28 @@ def check_file(spec: SourceSpec) -> None:
 def _leave_out(module: Any, pipe: Any, spec: SourceSpec) -> deque[int]:
     """Of a source that cannot be asked for ``fps`` pass no more than that, where the launch string has its place.
 
-    A film's buffers that have no time get one here, in their order: that of the place that they have in the film.
+    Of a film's buffers that have no time it tells, in their order, how long each comes after the one passed before.
     """
-    passed = deque[int]()
+    steps = deque[int]()
     element = pipe.get_by_name("pace")
     if element is None:
-        return passed
+        return steps
     pace, times = Pace(spec.number("fps")), _Stamps(module, by_arrival=spec.kind == "http")
+    passed_ns = 0
 
     def pass_on(_pad: Any, info: Any) -> Any:
+        nonlocal passed_ns
         buffer = info.get_buffer()
         at_ns = times.ns(buffer)
         if pace.skips(at_ns):
             return module.PadProbeReturn.DROP
         if buffer.pts == module.CLOCK_TIME_NONE and not spec.live:
-            passed.append(at_ns)
+            steps.append(at_ns - passed_ns)
+        passed_ns = at_ns
         return module.PadProbeReturn.OK
 
     element.get_static_pad("sink").add_probe(module.PadProbeType.BUFFER, pass_on)
-    return passed
+    return steps
 
 
 class _Stamps:
@@ -359,9 +362,9 @@ class _LiveTimes:
 class _FileTimes:
     """PTS -> start of play + PTS - first PTS, rising over all rounds of a loop."""
 
-    def __init__(self, module: Any, passed: deque[int]) -> None:
-        """``passed``: times of buffers that come without any, where frames are left out before they come."""
-        self._none, self._passed = module.CLOCK_TIME_NONE, passed
+    def __init__(self, module: Any, steps: deque[int]) -> None:
+        """``steps``: of buffers without a time, where frames are left out before they come; else all are alike."""
+        self._none, self._steps = module.CLOCK_TIME_NONE, steps
         self._origin_ns: int | None = None  # what PTS 0 stands for
         self._last_ns = 0
         self._step_ns = _STEP_NS
@@ -373,16 +376,13 @@ class _FileTimes:
             self._step_ns = buffer.duration
         if not self._last_ns:
             self._last_ns = time.time_ns() - self._step_ns
-        at_ns = buffer.pts
-        if at_ns == self._none:
-            if not self._passed:
-                self._last_ns += self._step_ns
-                return self._last_ns
-            at_ns = self._passed.popleft()
+        if buffer.pts == self._none:
+            self._last_ns += self._steps.popleft() if self._steps else self._step_ns
+            return self._last_ns
         if self._origin_ns is None or self._again:
-            self._origin_ns = self._last_ns + self._step_ns - at_ns
+            self._origin_ns = self._last_ns + self._step_ns - buffer.pts
             self._again = False
-        self._last_ns = self._origin_ns + at_ns
+        self._last_ns = self._origin_ns + buffer.pts
         return self._last_ns
 
     def rewind(self) -> None:

@@ -123,7 +123,8 @@ def parse(uri: str, *, camera: str | None = None, environ: Mapping[str, str] | N
         raise EdgeposeError("the source is empty; give a URI such as v4l2:///dev/video0, rtsp://host/path or clip.mp4")
     if any(ord(c) < 32 or ord(c) == 127 for c in uri):
         raise EdgeposeError(f"the source {redact(uri)!r} holds a control character; write it as %XX")
-    if re.match(rf"(?i)(?:{'|'.join(_SCHEMES)})[:;]", uri.strip()):  # a path may begin with a blank, and no URI
+    # A path may begin with a blank, and no URI.
+    if re.match(rf"(?i)(?:{'|'.join(_SCHEMES)})(?:[:;]|//|/.*@)", uri.strip()):
         uri = uri.strip()
     scheme, kind, rest = _split_scheme(uri)
     if kind in ("rtsp", "http"):

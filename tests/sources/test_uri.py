@@ -177,9 +177,10 @@ def test_blanks_around_a_uri_make_it_no_file(blanks: tuple[str, str]) -> None:
     spec = parse(uri, environ={})
     assert (spec.kind, spec.password) == ("rtsp", SECRET)
     assert spec.location == "rtsp://h/x"
-    with pytest.raises(EdgeposeError, match="the source begins with 'rtsp', but not with 'rtsp://'") as caught:
-        parse(f"rtsp:/me:{SECRET}@h/x".join(blanks), environ={})
-    assert "w0rd" not in str(caught.value)
+    for start in ("rtsp:/", "rtsp//", "rtsp;//", "rtsp/"):
+        with pytest.raises(EdgeposeError, match="the source begins with 'rtsp', but not with 'rtsp://'") as caught:
+            parse(f"{start}me:{SECRET}@h/x".join(blanks), environ={})
+        assert "w0rd" not in str(caught.value)
     assert parse(" my film.mp4").location == " my film.mp4"
 
 
