@@ -179,6 +179,7 @@ def beginning(folder: Path, recipe: Course, *, resume: bool) -> tuple[Path | Non
 _BESIDE_THE_POINT = (  # Lightning's warnings of what is so on purpose, or its own
     "You're resuming from a checkpoint that ended before",  # the plan of samples knows where it was
     r"Found \d+ module\(s\) in eval mode",  # frozen stages
+    "Consider setting `persistent_workers=True`",  # a run is one epoch: they start once
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
 

@@ -362,6 +362,7 @@ batch = 4
     assert process.returncode == 2, errors
     assert "training was interrupted; go on with --resume" in errors
     assert "Traceback" not in errors
+    assert "persistent_workers" not in errors
     kept = checkpoints.read(out / checkpoints.LAST)
     assert kept["global_step"] > 0
     # What was saved is that step's state and no other's, batch norms' statistics included.
