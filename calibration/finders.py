@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from calibration.gate import BudgetError
-from calibration.judge import ROUNDING
+from calibration.judge import ROUNDING, judging
 from calibration.quantize import quantize
 from calibration.sets import About, CalibrationSet, crop
 from edgepose import engines
@@ -28,7 +28,6 @@ from trainer.finder.scenes import Scene
 from trainer.progress import progress
 
 Scenes = Mapping[str, list[Scene]]  # DATA@SPLIT -> its scenes
-ENGINE = "openvino"  # that float and INT8 are judged on
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def calibrate(
 
 
 def _found(bundle: Bundle, sets: Scenes, threads: int) -> dict[str, Quality]:
-    engine = engines.load(bundle, ENGINE, engines.Options(threads=threads))
+    engine = engines.load(bundle, judging(), engines.Options(threads=threads))
     try:
         finder = Finder(engine, bundle.manual, least=LOWEST)
         return {
@@ -133,4 +132,4 @@ def _measured(name: str, result: Quality) -> Accuracy:
     data, split = of_split(name)
     keys = ("average_precision", "recall", "precision", "labelled_recall")
     figures = {key: getattr(result, key) for key in keys}
-    return Accuracy(data=data, split=split or "all", persons=result.people, engine=ENGINE, figures=figures)
+    return Accuracy(data=data, split=split or "all", persons=result.people, engine=judging(), figures=figures)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from calibration import groups
-from calibration.judge import COMPARABLE, METRICS, Answers, Judge, Masks
+from calibration.judge import COMPARABLE, METRICS, Answers, Judge, Masks, judging
 from calibration.quantize import Target, int8_manual, quantized_graph
 from calibration.sensitivity import Budget, Run, Sensitivity, cheapest, sensitivities
 from calibration.sets import CalibrationSet
@@ -48,6 +48,11 @@ class Outcome:
     ranked: list[Sensitivity] = field(default_factory=list)  # empty where no search was needed
     fault: str = ""
     published: Bundle | None = None
+
+    @property
+    def runs_on(self) -> str:
+        """The engine that it is run on here; the reference only judges."""
+        return "openvino" if self.engine == "reference" else self.engine
 
     @property
     def joints(self) -> dict[str, float]:
@@ -100,7 +105,7 @@ def calibrate(
     Where plain INT8 does not, layers go back to float, the most harmful first. ``search`` ranks the layers in any
     case. ``against`` is the float bundle that accuracy is compared
     with, where it is not ``bundle`` itself: for a model that has learnt with INT8's rounding, what it was before.
-    The variant for CPUs is judged on onnxruntime, and is not repaired: layers are ranked on OpenVINO.
+    The variant for CPUs is not repaired.
     """
     budget = budget or Budget()
     reference = against or bundle
@@ -114,7 +119,7 @@ def calibrate(
     float_ = _float_answers(reference, judge, threads)
     model = quantized_graph(bundle, chosen, method=method, target=target)
     manual = int8_manual(bundle, chosen, method, target)
-    run = Run(judge, manual, "onnxruntime" if target == "cpu" else "openvino", threads)
+    run = Run(judge, manual, judging(target), threads)
     int8 = run(model)
     fault = budget.broken_by(float_, int8, judge.sets)
     keep: list[str] = []
@@ -170,26 +175,26 @@ def judged(
                 f"{int8.path} was not made with this {what.replace('_', ' ')} (sha256 {ours[:16]}, it states "
                 f"{made_from.get(what, 'none')[:16]}); give what it was made with"
             )
-    engine = int8.manual.accuracy[0].engine if int8.manual.accuracy else "openvino"
-    if search and engine != "openvino":
+    target: Target = "cpu" if any(row.engine == judging("cpu") for row in int8.manual.accuracy) else "tensorrt"
+    if search and target == "cpu":
         raise EdgeposeError(f"{int8.path} was made with --target cpu, and no layer of such a file goes back to float: "
                             "there is nothing to rank")  # fmt: skip
     judge = judge_of(people, bundle.manual)
     float_ = _float_answers(bundle, judge, threads)
     method = made_from.get("ranges", "max")
     model = onnx.load(int8.path)
-    run = Run(judge, int8.manual, engine, threads)
+    run = Run(judge, int8.manual, judging(target), threads)
     answers = run(model)
     keep: list[str] = []
     ranked: list[Sensitivity] = []
-    if engine == "openvino":
+    if target == "tensorrt":
         whole = quantized_graph(bundle, chosen, method=method)
         keep = [name for name in layers(whole) if name not in layers(model)]
         ranked = sensitivities(whole, float_, judge, run) if search else []
     fault = (budget or Budget()).broken_by(float_, answers, judge.sets)
     published = None if fault else int8
     return Outcome(
-        bundle, bundle, chosen, method, engine, judge, float_, answers, model, keep, ranked, fault, published
+        bundle, bundle, chosen, method, run.engine, judge, float_, answers, model, keep, ranked, fault, published
     )
 
 

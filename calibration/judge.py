@@ -9,11 +9,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.quantize import Target
 from calibration.sets import cut
 from edgepose import skeletons
 from edgepose.bundle import Manual
 from edgepose.crops import apply, crop_affine, invert
 from edgepose.engines import Engine
+from edgepose.engines.cpu import sums_exactly
 from edgepose.engines.pipelined import pipelined
 from edgepose.errors import EdgeposeError
 from edgepose.heatmaps import Decoder, cells_to_input
@@ -31,6 +33,16 @@ METRICS: dict[str, tuple[Literal["head", "torso"], float]] = {
 COMPARABLE = ("input_size", "padding", "skeleton", "stride", "decode")
 ROUNDING = 1e-9  # points; a loss of exactly what may be lost is within the budget
 _BATCH = 8
+
+
+def judging(target: Target = "tensorrt") -> str:
+    """The engine that INT8 files made for ``target`` are judged on, by which they compute as they will there.
+
+    OpenVINO computes as TensorRT does, but not on a CPU where it is given weights in seven bits.
+    """
+    if target == "cpu":
+        return "onnxruntime"
+    return "openvino" if sums_exactly() else "reference"
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def write(outcome: Outcome, path: Path, *, threads: int = 2, repeats: int = 50) 
                  _image(_grid([_bgr(c) for c in outcome.chosen.crops[:_SHOWN]], _EXAMPLES, _SMALL))),
         _section("Accuracy", "Against the labels, all sets together, in percent; the difference with its 95 % interval "
                  f"over {compared.scenes} scenes (paired bootstrap).", _accuracy(compared)),
-        _section("Latency", f"One crop on {outcome.engine}, {compared.threads or 'all'} threads, in turns in one run.",
+        _section("Latency", f"One crop on {outcome.runs_on}, {compared.threads or 'all'} threads, in turns in one run.",
                  _latency(compared)),
         _section("By joint", f"Points of {outcome.judge.leading} that INT8 lost (below nought: gained).",
                  _bars(outcome.joints)),

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from calibration.graph import in_float, layers
-from calibration.judge import ROUNDING, Answers, Judge, Masks
+from calibration.judge import ROUNDING, Answers, Judge, Masks, judging
 from edgepose import engines
 from edgepose.bundle import Manual, save
 from edgepose.errors import EdgeposeError
@@ -73,7 +73,7 @@ class Run:
 
     judge: Judge
     manual: Manual
-    engine: str = "openvino"
+    engine: str = field(default_factory=judging)
     threads: int = 0
 
     def __call__(self, model: Any) -> Answers:

@@ -1,6 +1,7 @@
 """Two runners of one model on the same crops: do they give the same joints, and what does each cost?
 
-A runner is a model on an engine in a precision: a bundle on openvino, onnxruntime, tensorrt, or a checkpoint on torch.
+A runner is a model on an engine in a precision: a bundle on openvino, onnxruntime, tensorrt or reference, or a
+checkpoint on torch.
 """
 
 from __future__ import annotations
@@ -102,16 +103,17 @@ class Comparison:
 
 
 def compare_outcome(outcome: Outcome, *, repeats: int = 50, threads: int = 0) -> Comparison:
-    """Float and INT8 of a calibration, both on the engine that INT8 was judged on."""
+    """Float and INT8 of a calibration as they were judged; timed on the engine that they run on here."""
     options = engines.Options(threads=threads)
     manual = outcome.bundle.manual.model_copy(update={"precision": "int8", "accuracy": []})
     with tempfile.TemporaryDirectory() as folder:
         int8 = save(outcome.graph, manual, Path(folder) / "int8.onnx")
         pair = [
-            Runner(name, engines.load(bundle, outcome.engine, options), bundle.manual)
+            Runner(name, engines.load(bundle, outcome.runs_on, options), bundle.manual)
             for name, bundle in (("float", outcome.reference), ("INT8", int8))
         ]
-        found = compare(pair[0], pair[1], outcome.judge, repeats=repeats, threads=threads)
+        answers = outcome.float_, outcome.int8
+        found = _compared(pair, outcome.judge, answers, repeats=repeats, threads=threads)
         for runner in pair:
             runner.engine.close()
     return found
@@ -128,13 +130,21 @@ def compare(a: Runner, b: Runner, judge: Judge, *, repeats: int = 50, threads: i
                 f"{a.text} and {b.text} differ in {key} ({getattr(a.manual, key)} and {getattr(b.manual, key)}); "
                 "compare runners of one model"
             )
-    one, two = judge.answer(a.engine), judge.answer(b.engine)
+    answers = judge.answer(a.engine), judge.answer(b.engine)
+    return _compared([a, b], judge, answers, repeats=repeats, threads=threads, seed=seed)
+
+
+def _compared(
+    pair: Sequence[Runner], judge: Judge, answers: tuple[Answers, Answers], *, repeats: int, threads: int, seed: int = 0
+) -> Comparison:
+    """What tells the ``answers`` of two models apart, and what each runner takes."""
+    (a, b), (one, two) = pair, answers
     apart = judge.shift(one, two)
     apart = apart[np.isfinite(apart)]
     if not apart.size:
         raise EdgeposeError(f"neither {a.text} nor {b.text} gives any joint a number; try another engine or precision")
     image, scenes = judge.images(1), scenes_of(judge.persons)
-    seconds = take_turns([partial(runner.engine.infer, image) for runner in (a, b)], repeats)
+    seconds = take_turns([partial(runner.engine.infer, image) for runner in pair], repeats)
     return Comparison(
         a=a.text,
         b=b.text,

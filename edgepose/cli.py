@@ -56,7 +56,7 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings file
 SourceUri = Annotated[str | None, typer.Option("--source", help="Camera or file: v4l2:///dev/video0, rtsp://, FILE.")]
 Mqtt = Annotated[str | None, typer.Option("--mqtt", help="Broker: mqtt://[user@]host[:port]/[prefix], or mqtts://.")]
 Model = Annotated[str | None, typer.Option("--model", help="A shipped model's name, or a bundle FILE.onnx.")]
-EngineName = Annotated[str | None, typer.Option("--engine", help="auto, openvino, onnxruntime, tensorrt.")]
+EngineName = Annotated[str | None, typer.Option("--engine", help="auto, openvino, onnxruntime, tensorrt; reference.")]
 Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads of the engine; 0: its own choice.")]
 Precision = Annotated[str | None, typer.Option("--precision", help="auto, float32, float16, bfloat16, int8.")]
 EngineDevice = Annotated[str | None, typer.Option("--engine-device", help="The engine's own device name, e.g. GPU.")]

@@ -104,7 +104,7 @@ def evaluate(
     ],
     data_root: Root = None,
     split: Annotated[str, typer.Option(help="train | dev | val | all")] = "all",
-    engine: Annotated[str, typer.Option(help="Engine for a bundle: auto, openvino, onnxruntime, ...")] = "auto",
+    engine: Annotated[str, typer.Option(help="Of a bundle: auto | openvino | onnxruntime | reference ...")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: the engine's choice.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of predictions to this PNG.")] = None,
@@ -332,7 +332,7 @@ def data_clean(
     data_root: Root = None,
     split: Annotated[str, typer.Option(help="train | dev | val | all; leave alone what you measure on.")] = "train",
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of corrected persons to this PNG.")] = None,
-    engine: Annotated[str, typer.Option(help="auto | openvino | onnxruntime | tensorrt")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto | openvino | onnxruntime | tensorrt | reference")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: the engine's choice.")] = 0,
 ) -> None:
     """Find labels that a trained network contradicts: sides exchanged, joints on another limb or another person."""

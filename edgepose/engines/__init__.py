@@ -51,6 +51,7 @@ class Options:
 REGISTRY: dict[str, tuple[str, tuple[str, ...], str]] = {
     "openvino": ("edgepose.engines.openvino", ("openvino",), "pip install 'edgepose[openvino]'"),
     "onnxruntime": ("edgepose.engines.onnxruntime", ("onnxruntime",), "pip install 'edgepose[onnxruntime]'"),
+    "reference": ("edgepose.engines.reference", ("onnxruntime",), "pip install 'edgepose[onnxruntime]'"),
     # On a Jetson the library comes with JetPack.
     "tensorrt": ("edgepose.engines.tensorrt", trt_library.LIBRARIES, "sudo apt install python3-libnvinfer"),
 }

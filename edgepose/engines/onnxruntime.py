@@ -19,6 +19,7 @@ class ONNXRuntimeEngine:
     """One inference session."""
 
     name = "onnxruntime"
+    optimised = True  # whether operators may be fused, and pairs of Q/DQ taken into them
     lanes = 3  # as OpenVINO's; every answer is in memory of its own
 
     def __init__(self, bundle: Bundle, options: Options) -> None:
@@ -34,6 +35,8 @@ class ONNXRuntimeEngine:
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = options.threads
         settings.log_severity_level = 3
+        if not self.optimised:
+            settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             self._session = onnxruntime.InferenceSession(str(bundle.path), settings, providers=[provider])
         except Exception as error:  # its exception classes are private, and all mean: this file will not load
