@@ -87,7 +87,7 @@ def assembled(
         if settings.mqtt.url:
             stack.push(partial(_say_goodbye, links, faults))
             for name, (_, spec) in chosen.items():
-                links[name] = _mqtt(settings, spec)
+                links[name] = _mqtt(settings, spec, speaking)
             _connect(broker_of(settings), links.values(), check)
         overlays: dict[str, Overlay] = {}
         for name, (camera, _) in chosen.items():
@@ -262,14 +262,15 @@ def broker_of(settings: Settings) -> Broker:
     )
 
 
-def _mqtt(settings: Settings, spec: SourceSpec) -> MQTTSink:
-    """A camera's link to the broker."""
+def _mqtt(settings: Settings, spec: SourceSpec, speaking: Speaking) -> MQTTSink:
+    """A camera's link to the broker, which has its info before any status says that poses come."""
     mqtt = settings.mqtt
     return MQTTSink(
         broker_of(settings),
         settings.device,
         spec.camera,
         status=("camera-lost", "no frame yet") if spec.live else ("online", ""),
+        info=speaking.info(spec.camera, spec.redacted(), live=spec.live),
         encoding=mqtt.encoding,
         qos=1 if mqtt.qos else 0,
         expiry_s=mqtt.expiry,

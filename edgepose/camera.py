@@ -15,7 +15,7 @@ from edgepose.bundle import Bundle
 from edgepose.engines import Engine
 from edgepose.frame import Frame
 from edgepose.gates import Gate, Gatekeeper
-from edgepose.messages import ModelName, Stats, info_message, pose_message
+from edgepose.messages import Info, ModelName, Stats, info_message, pose_message
 from edgepose.people import People
 from edgepose.people.smooth import predict
 from edgepose.sinks import Sink
@@ -56,6 +56,20 @@ class Speaking:
     smoothing: str = "off"  # as the info message tells
     clock: Callable[[], int] = time.time_ns
 
+    def info(self, camera: str, source: str, *, live: bool, image: tuple[int, int] | None = None) -> Info:
+        """What readers of ``camera`` must know; ``image`` is its size (width, height), None before its first frame."""
+        return info_message(
+            device=self.device,
+            camera=camera,
+            source=source,
+            bundle=self.bundle,
+            engine=self.engine.name,
+            precision=self.engine.precision,
+            image=image,
+            smoothing=self.smoothing,
+            predict_to=self.predict_to if live else "acquired",
+        )
+
 
 class Camera:
     """Publishes one camera's people."""
@@ -94,7 +108,9 @@ class Camera:
         """Send what is due: the pose message, and before it what readers must know, after it how we do."""
         if frame.size != self._size:
             self._size = frame.size
-            self._say_info(frame, frame.size)
+            info = self._speaking.info(frame.camera, self.source.description, live=self.source.live, image=frame.size)
+            for sink in self._sinks:
+                sink.publish(info)
         now = self._speaking.clock()
         if self._gatekeeper is None or self._gatekeeper.passes(people, frame.acquired_ns):
             self._say_poses(frame, people, now)
@@ -159,22 +175,6 @@ class Camera:
         )
         for sink in self._sinks:
             sink.publish(message)
-
-    def _say_info(self, frame: Frame, size: tuple[int, int]) -> None:
-        speaking = self._speaking
-        info = info_message(
-            device=speaking.device,
-            camera=frame.camera,
-            source=self.source.description,
-            bundle=speaking.bundle,
-            engine=speaking.engine.name,
-            precision=speaking.engine.precision,
-            image=size,
-            smoothing=speaking.smoothing,
-            predict_to=speaking.predict_to if self.source.live else "acquired",
-        )
-        for sink in self._sinks:
-            sink.publish(info)
 
     def _say_stats(self, camera: str) -> None:
         now = self.snapshot()

@@ -40,6 +40,7 @@ PIXELS = (
     "y grows downwards; left and right joints are the person's own"
 )
 COVARIANCE = "var_x, cov_xy, var_y of the joint's position in pixels squared"
+LONGEST_PREFIX, DEEPEST_PREFIX = 1000, 100  # bytes, levels; mosquitto takes 200 levels, device and camera among them
 _DECIMALS = np.array([1, 1, 3, 2, 2, 2])  # of x, y, score, var_x, cov_xy, var_y
 
 
@@ -216,6 +217,9 @@ def check_prefix(prefix: str) -> str:
     """``prefix`` itself; EdgeposeError where it is not one or more topic levels."""
     for level in prefix.split("/"):
         check_level("topic prefix", level)
+    if len(prefix.encode()) > LONGEST_PREFIX or prefix.count("/") >= DEEPEST_PREFIX:
+        raise EdgeposeError(f"topic prefix '{prefix[:20]}...' is too long; use {LONGEST_PREFIX} bytes and "
+                            f"{DEEPEST_PREFIX} levels at most")  # fmt: skip
     if prefix.startswith("$"):
         raise EdgeposeError(f"topic prefix '{prefix}' begins with '$', which is the broker's own; choose another")
     return prefix

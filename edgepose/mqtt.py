@@ -43,6 +43,8 @@ _ADVICE = {
     "Not authorized": "check the user and the password (EDGEPOSE_MQTT_USER, EDGEPOSE_MQTT_PASSWORD)",
     "Unsupported protocol version": "add ?version=3.1.1 to the broker's URL",
     "Client identifier not valid": "choose another device or camera name",
+    "QoS not supported": "it must allow QoS 1, with which info and status are sent",
+    "Retain not supported": "it must retain messages, as info and status are",
 }
 
 
@@ -123,8 +125,8 @@ def parse_broker(
     shown = redact(url)
     try:
         parts = urlsplit(url)
-    except ValueError as error:
-        raise EdgeposeError(f"broker '{shown}' is no URL ({error}); write mqtt://host/ or mqtts://host/") from error
+    except ValueError:  # what it says would show the password
+        raise EdgeposeError(f"broker '{shown}' is no URL; write mqtt://host/ or mqtts://host/") from None
     if parts.scheme not in ("mqtt", "mqtts") or not url.startswith(f"{parts.scheme}://"):
         shown = shown.rpartition("@")[2].removeprefix("//")
         raise EdgeposeError(f"broker '{shown}' is no MQTT URL; write mqtt://host/ or mqtts://host/")
@@ -173,9 +175,9 @@ def _options(shown: str, query: str) -> dict[str, str]:
     for name, value in options.items():
         if name not in _OPTIONS:
             raise unknown("option", name, _OPTIONS, f"broker '{shown}'")
-        if not value or (name == "insecure" and value not in ("true", "false")):
+        if not value or "\0" in value or (name == "insecure" and value not in ("true", "false")):
             raise EdgeposeError(
-                f"option '{name}' in broker '{shown}' is '{value}'; write {name}=<value> (insecure=true)"
+                f"option '{name}' in broker '{shown}' is {value!r}; write {name}=<value> (insecure=true)"
             )
     return options
 
@@ -398,6 +400,11 @@ class Session:
     def _hand_on(self, message: paho.MQTTMessage, on_message: Callable[[paho.MQTTMessage], None]) -> None:
         """To whoever listens; what that raises is not the broker's doing, and is raised by ``step``."""
         try:
+            message.topic  # noqa: B018 - decoded as it is asked for
+        except UnicodeDecodeError:
+            self._not_ours = self._not_ours or self._not_mqtt("a topic that is no UTF-8")
+            return
+        try:
             on_message(message)
         except Exception as error:  # noqa: BLE001 - raised again, outside of paho
             self._not_ours = self._not_ours or error
@@ -431,11 +438,14 @@ class Session:
         if level == paho.MQTT_LOG_ERR:
             self._log = text.removeprefix("failed to receive on socket: ")
 
+    def _not_mqtt(self, how: str) -> GarbledError:
+        return GarbledError(f"{self._broker} sends what is not MQTT ({how}); check the port")
+
     def _ended(self) -> EdgeposeError:
         if self._fault:
             return self._fault
         if self._garbled:
-            return GarbledError(f"{self._broker} sends what is not MQTT ({self._garbled}); check the port")
+            return self._not_mqtt(self._garbled)
         if "CERTIFICATE_REQUIRED" in self._log or "HANDSHAKE_FAILURE" in self._log:
             return RefusedError(f"{self._broker} wants a client certificate; give certfile and keyfile")
         if "ALERT" in self._log:

@@ -7,16 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 MASK = "***"
-_KEYS = "pas|pw|psw|token|secret|auth|key|sig"  # loginpas=, pwd= and user-pw= are among them
+_KEYS = "pas|pw|psw|token|secret|auth|key|sig|cred|jwt|session|access"  # loginpas=, pwd= and user-pw= are among them
+_USERS = "user|usr|login|account"
+_AT = "[@\uff20\ufe6b]"  # as some keyboards write it, too
 
 
 def redact(text: str) -> str:
     """``text``, a URL, with its user part and its parameters that look like secrets masked, however malformed."""
-    text = re.sub(r"(://)[^\n]*@", rf"\1{MASK}@", text)
-    text = re.sub(r"(?i)^((?:rtsps?|https?|mqtts?)[:;/]+)[^\n]*@", rf"\1{MASK}@", text)  # of what should be a URL
+    text = re.sub(rf"(://)[^\n]*{_AT}", rf"\1{MASK}@", text)
+    text = re.sub(rf"(?i)^((?:rtsps?|https?|mqtts?)[:;/]+)[^\n]*{_AT}", rf"\1{MASK}@", text)  # of what should be a URL
+    text = re.sub(rf"^[^\s:/]+:[^\s:/]+{_AT}", f"{MASK}@", text)  # and without a scheme
     text = re.sub(rf"(?i)([?&;](?!keyfile=)[^=&;\s]*(?:{_KEYS})[^=&\s]*=)[^&\n]+", rf"\1{MASK}", text)
     # And those that cameras want in the path.
-    return re.sub(rf"(?i)(://[^?\s]*/[^=/?\s]*=?[\w-]*(?:{_KEYS})[\w-]*=)[^/?\s]+", rf"\1{MASK}", text)
+    return re.sub(rf"(?i)(://[^?\s]*/[^/?\s]*?(?:{_KEYS})[\w-]*=)[^/?\s]+", rf"\1{MASK}", text)
 
 
 def redact_all(value: Any) -> Any:
@@ -36,7 +39,7 @@ def without_secrets(source: str) -> str:
     source = source.encode("utf-8", "backslashreplace").decode()
     # What stands before an @; where a password begins (:), a / in it may not have been escaped.
     source = re.sub(r'://(?:[^/\s"]*@|[^/\s":]+:[^"\s]*@)', "://", source)
-    return re.sub(rf'(?i)\b([\w-]*(?:user|loginuse|{_KEYS})[\w-]*)=(?:"(?:[^"\\]|\\.)*"|[^\s&!]+)', r"\1=...", source)
+    return re.sub(rf'(?i)\b([\w-]*(?:{_USERS}|{_KEYS})[\w-]*)=(?:"(?:[^"\\]|\\.)*"|[^\s&!]+)', r"\1=...", source)
 
 
 def is_utf8(text: str) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from io import StringIO
 from types import TracebackType
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.live import Live
@@ -19,17 +21,37 @@ from edgepose.console import say
 EVERY = 5.0  # seconds between lines where there is no terminal
 
 
+class _Unheard:
+    """A text stream for which it is no fault that nobody reads it any more, as a terminal that was closed."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._file.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 class StatusLine:
     """A context manager; ``attach`` says whose state to show."""
 
     def __init__(self) -> None:
-        self._console = Console(file=sys.stderr or StringIO())  # None where it was closed before we began
+        self._console = Console(file=cast("IO[str]", _Unheard(sys.stderr or StringIO())))  # None: it was closed before
         self._parts: Parts | None = None
         self._live: Live | None = None
         self._next = time.monotonic() + EVERY
 
     def __enter__(self) -> StatusLine:
-        if self._console.is_terminal:
+        # What FORCE_COLOR calls a terminal may be a file, and in a dumb one no line can be rewritten.
+        if self._console.is_terminal and self._console.file.isatty() and not self._console.is_dumb_terminal:
             self._live = Live(
                 console=self._console,
                 get_renderable=self._text,

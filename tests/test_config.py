@@ -80,11 +80,11 @@ def test_a_secret_in_the_wrong_place_is_not_shown(text):
 
 def test_cameras_are_all_shown_without_their_passwords():
     uris = ["rtsp://u:hush@cam1/a", "http://v:hush@cam2/b?token=it's hush&fps=5", "rtsp://cam3/c?keyfile=/etc/k.pem",
-            'rtsp://u:hu"sh@cam4/d']  # fmt: skip
+            'rtsp://u:hu"sh@cam4/d', "me:hush@cam5"]  # fmt: skip
     shown = redact_all([{"name": f"c{i}", "uri": uri, "gate": {"rate": i}} for i, uri in enumerate(uris)])
     assert [camera["uri"] for camera in shown] == [
         "rtsp://***@cam1/a", "http://***@cam2/b?token=***&fps=5", "rtsp://cam3/c?keyfile=/etc/k.pem",
-        "rtsp://***@cam4/d",
+        "rtsp://***@cam4/d", "***@cam5",
     ]  # fmt: skip
     assert shown[3]["gate"] == {"rate": 3}
 

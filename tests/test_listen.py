@@ -24,6 +24,7 @@ from edgepose.mqtt import Broker, parse_broker
 from edgepose.sinks.mqtt import Backoff, MQTTSink
 from tests.broker import PATIENCE_S, Certificates, Mosquitto, free_port, wait_for
 from tests.conftest import tiny_manual
+from tests.sinks.test_mqtt import scripted
 from tests.test_messages import check_schema, example
 
 QUICK = Backoff(0.05, 0.2)
@@ -192,6 +193,17 @@ def test_ctrl_c_and_a_closed_pipe_end_it_cleanly(mosquitto: Mosquitto) -> None:
     os.close(read)
     assert listen(parse_broker(mosquitto.url), out=os.fdopen(write, "w", closefd=False)) == "closed"
     made.close()
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_topic_that_is_no_utf8_is_the_brokers_fault(as_json: bool) -> None:
+    let_in, subscribed = b"\x20\x03\x00\x00\x00", b"\x90\x04\x00\x01\x00\x00"
+    message = b"\x30\x07\x00\x02\xff\xfe\x00{}"
+    with scripted(let_in + subscribed + message, stays=True) as broker:
+        out = io.StringIO()
+        assert listen(broker, timeout_s=1, out=out, as_json=as_json, backoff=Backoff(60, 60)) == "silence"
+    note = "sends what is not MQTT (a topic that is no UTF-8); check the port; trying again in"
+    assert (note in out.getvalue()) != as_json  # that is for people
 
 
 @pytest.mark.parametrize("form", ["", "--json"])

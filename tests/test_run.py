@@ -159,7 +159,10 @@ def test_a_file_goes_through_whole_and_validates_on_the_wire(tiny, clip, tmp_pat
             schema = next(s for k, s in schemas().items() if name in k)
             for body in bodies(seen, leaf):
                 jsonschema.validate(body, schema)
-        (info,) = bodies(seen, "info")
+        assert [m.topic.rpartition("/")[2] for m in seen.messages][:2] == ["info", "status"]  # who reads it is prepared
+        first, info = bodies(seen, "info")
+        assert first == info | {"image": None, "source": str(clip)}
+        assert info["image"] == [768, 432]
         assert info["joints"][0] == "right_ankle"
         assert info["model"]["sha256"] == tiny.sha256 == poses[0]["model"]["sha256"]
         assert {m.topic.rsplit("/", 1)[0] for m in seen.on("poses")} == {"edgepose/box/one_by_one_person"}

@@ -93,6 +93,7 @@ class MQTTSink:
         queue_size: int = 64,
         keepalive_s: int = 15,
         status: tuple[StatusState, str] = ("online", ""),
+        info: Info | None = None,
         backoff: Backoff = Backoff(),
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -130,6 +131,8 @@ class MQTTSink:
         # The state, and when it began: UTC as it was told, and by the running clock; nanoseconds.
         self._since: tuple[StatusState, int, int] = (status[0], clock(), _running_ns())
         self._status_reason = ""
+        if info is not None:
+            self.set_info(info)
         self.set_status(*status)
         self._thread.start()
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import cv2
 import numpy as np
@@ -80,6 +81,7 @@ class FileOverlay:
         self._path, self._skeleton = path, skeleton
         self._beside = path.with_name(f".{path.stem}.part{path.suffix}")
         self._writer: _AvWriter | _CvWriter | None = None
+        self._claimed: IO[bytes] | None = None  # the unfinished file, locked
         self._size = (0, 0)
         self._steady = Steady()
         self._last = self._left_out = 0.0  # seconds
@@ -88,7 +90,7 @@ class FileOverlay:
         """Append one frame; EdgeposeError where the file cannot be written."""
         image = annotate(frame, people, self._skeleton)
         if self._writer is None:
-            self._keep_earlier()
+            self._claim()
         with self._one_sentence():
             if self._writer is None:
                 # H.264 wants even sides.
@@ -96,10 +98,31 @@ class FileOverlay:
                 self._writer = _writer(self._beside, self._size)
             self._writer.add(_fitted(image, self._size), self._seconds(frame.acquired_ns))
 
-    def _keep_earlier(self) -> None:
-        """What a run that was killed had drawn, and can be seen, stays: as film.1.mkv, ..."""
-        if self._path.suffix.lower() == ".mp4" or kind(self._beside) != "file" or not self._beside.stat().st_size:
-            return
+    def _claim(self) -> None:
+        """Make the unfinished file ours until the film is whole; EdgeposeError where another run writes it."""
+        with self._one_sentence():
+            self._claimed = self._beside.open("ab")
+        with suppress(OSError):  # a file system that knows no locks
+            try:
+                fcntl.flock(self._claimed, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._release()
+                raise EdgeposeError(
+                    f"another run is writing overlay {self._path}; choose another file, or end that run"
+                ) from None
+        if self._keep_earlier():
+            self._release()
+            self._claim()
+
+    def _release(self) -> None:
+        if self._claimed is not None:
+            self._claimed.close()
+            self._claimed = None
+
+    def _keep_earlier(self) -> bool:
+        """What a run that was killed had drawn, and can be seen, stays: as film.1.mkv, ...; whether there was such."""
+        if self._path.suffix.lower() == ".mp4" or not self._beside.stat().st_size:
+            return False
         names = (self._path.with_name(f"{self._path.stem}.{n}{self._path.suffix}") for n in itertools.count(1))
         kept = next(name for name in names if kind(name) == "nothing")
         try:
@@ -109,6 +132,7 @@ class FileOverlay:
                 f"cannot put {self._beside} of an earlier run aside: {error.strerror or error}; move it yourself"
             ) from error
         console.say(f"note: overlay {self._path} of an earlier run was not finished; what there is of it is {kept}")
+        return True
 
     def _seconds(self, acquired_ns: int) -> float:
         """When the frame is shown: the camera's own time, without the hours for which it was away."""
@@ -130,6 +154,8 @@ class FileOverlay:
                 raise EdgeposeError(
                     f"cannot put overlay {self._path} in its place: {error.strerror or error}; it is {self._beside}"
                 ) from error
+            finally:
+                self._release()
 
     @contextmanager
     def _one_sentence(self) -> Iterator[None]:
@@ -145,6 +171,7 @@ class FileOverlay:
             self._writer = None  # not to be finished: what is in it is not whole, and on a full disk libav would crash
             with suppress(OSError):  # a file system that fails, or may only be read
                 self._beside.unlink(missing_ok=True)
+            self._release()
             reason = getattr(error, "strerror", None) or error
             raise EdgeposeError(
                 f"cannot write overlay {self._path}: {reason}; make room or choose another file"

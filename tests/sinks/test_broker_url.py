@@ -71,6 +71,14 @@ def test_options_stand_in_the_url_or_among_the_settings() -> None:
         ("mqtt://hub?cafile=/ca.pem", "has TLS options but no TLS; write mqtts://"),
         ("mqtt://hub?insecure=true", "has TLS options but no TLS"),
         ("mqtts://hub?certfile=/c.pem", "certfile and keyfile belong together"),
+        ("mqtt://bob:secret\uff201@hub/", r"broker 'mqtt://\*\*\*@hub/' is no URL; write mqtt://host/"),
+        ("mqtt://bob:secret\uff20hub/x", r"broker 'mqtt://\*\*\*@hub/x' is no URL"),
+        ("mqtts://hub?cafile=%00", r"option 'cafile' in broker .* is '\\x00'; write cafile=<value>"),
+        (
+            "mqtt://hub/" + "a/" * 100 + "b",
+            "topic prefix 'a/a/a/a/a/a/a/a/a/a/...' is too long; use 1000 bytes and 100",
+        ),
+        ("mqtt://hub/" + "/".join(["x" * 250] * 5), "is too long; use 1000 bytes and 100 levels at most"),
         ("mqtts://bob:12/secret@hub:8883/x", "has an @ behind its port; the password belongs into EDGEPOSE_MQTT_PASS"),
     ],
 )

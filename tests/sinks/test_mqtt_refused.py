@@ -85,6 +85,18 @@ def test_no_right_to_publish(tmp_path: Path) -> None:
         assert let_in(parse_broker(mosquitto.url.replace("//", "//eve@"), environ=environ))
 
 
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        ("max_qos 0", "QoS not supported; it must allow QoS 1, with which info and status are sent"),
+        ("retain_available false", "Retain not supported; it must retain messages, as info and status are"),
+    ],
+)
+def test_a_broker_that_lacks_what_we_need_is_told(limit: str, said: str, tmp_path: Path) -> None:
+    with Mosquitto(tmp_path, more=limit) as mosquitto:
+        assert said in refusal(parse_broker(mosquitto.url))
+
+
 def test_a_denied_info_is_not_forgotten_over_an_accepted_status(tmp_path: Path) -> None:
     mosquitto = Mosquitto(tmp_path, users={"bob": "x"}, acl="user bob\ntopic write edgepose/bench/front/status\n")
     broker = parse_broker(mosquitto.url.replace("//", "//bob@"), environ={"EDGEPOSE_MQTT_PASSWORD": "x"})

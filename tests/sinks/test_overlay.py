@@ -207,6 +207,24 @@ def test_what_a_killed_run_had_drawn_is_kept(suffix, tmp_path, capsys):
     assert f"of an earlier run was not finished; what there is of it is {tmp_path / kept[0]}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+def test_a_film_that_another_run_draws_is_left_alone(suffix, with_av, tmp_path):
+    target = str(tmp_path / f"film.{suffix}")
+    ours, other = open_overlay(target, MPII16), open_overlay(target, MPII16)
+    ours.show(frame(0), someone())
+    with pytest.raises(EdgeposeError, match=rf"another run is writing overlay .*film\.{suffix}; choose another file"):
+        other.show(frame(0), someone())
+    other.close()
+    ours.show(frame(1), someone())
+    ours.close()
+    assert [path.name for path in tmp_path.iterdir()] == [f"film.{suffix}"]
+    capture = cv2.VideoCapture(target)
+    assert [capture.read()[0] for _ in range(2)] == [True, True]
+    after = open_overlay(target, MPII16)  # it may be drawn anew when it is whole
+    after.show(frame(0), someone())
+    after.close()
+
+
 def test_a_picture_of_one_line_is_shown(with_av, tmp_path):
     overlay = open_overlay(str(tmp_path / "film.mp4"), MPII16)
     overlay.show(frame(0, 1, 40), someone())

@@ -197,6 +197,8 @@ def test_secrets_in_the_query() -> None:
         ("http://h/v.mjpg?user=bob&pw=hush&fps=5", "http://h/v.mjpg?user=bob&pw=***"),
         ("http://h/v.cgi?loginuse=bob&loginpas=hush", "http://h/v.cgi?loginuse=bob&loginpas=***"),
         ("http://h/v?user=bob;password=hush", "http://h/v?user=bob;password=***"),
+        ("http://h/v?credential=hush&jwt=hush&x=1", "http://h/v?credential=***&jwt=***&x=1"),
+        ("rtsp://h/channel=1_user=a_password=hush/s", "rtsp://h/channel=1_user=a_password=***/s"),
         (
             "rtsp://h/user=a_password=hush_channel=1_stream=0.sdp?real_stream",
             "rtsp://h/user=a_password=***?real_stream",
