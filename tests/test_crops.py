@@ -124,6 +124,13 @@ def test_box_of_joints_with_and_without_mask():
     assert np.isnan(box_of_joints(points, np.zeros(3, bool))).all()
 
 
+def test_a_crop_is_turned_with_the_clock():
+    """Up in the image is to the right in the crop."""
+    matrix = crop_affine(np.array([0.0, 0, 100, 100]), (64, 64), 1.0, rotation=90)
+    middle, above = apply(matrix, np.array([[50.0, 50], [50, 40]]))
+    assert np.allclose(above - middle, [6.4, 0], atol=1e-6)
+
+
 def test_same_convention_as_opencv():
     affine = crop_affine(np.array([3.0, 5, 13, 11]), (20, 20), 1.0, rotation=30)
     ours = apply(affine, np.array([[7.0, 8.0]]))

@@ -288,3 +288,10 @@ def test_bad_payloads_are_sentences(payload: bytes, sentence: str) -> None:
 def test_an_unknown_encoding_is_a_sentence() -> None:
     with pytest.raises(EdgeposeError, match="unknown encoding 'jsn'; did you mean 'json'"):
         encode(example(0), "jsn")  # type: ignore[arg-type]
+
+
+def test_info_tells_the_ellipses_of_every_joint(tmp_path: Path) -> None:
+    radii = [[k + 1.0, k + 2.0, k + 3.0] for k in range(16)]
+    bundle = Bundle(tmp_path, tiny_manual(ellipses={"radii": radii, "fitted_on": "x"}), "a" * 64)
+    info = info_message(device="d", camera="c", source="x", bundle=bundle, engine="e")
+    assert info.ellipses == {name: [row[i] for row in radii] for i, name in enumerate(("50", "90", "95"))}

@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 from onnxruntime.quantization.calibrate import HistogramCalibrater
 
 from calibration import gate, graph, sensitivity, sets
@@ -23,7 +22,6 @@ from calibration.sets import CalibrationSet
 from calibration.verify import compare_outcome
 from edgepose import EdgeposeError, engines, skeletons
 from edgepose.bundle import save
-from edgepose.engines import cpu
 
 
 def pair(name, scale):
@@ -164,6 +162,14 @@ def test_ranges_by_percentile_and_error_cut_what_is_rare(learnt):
     assert all(percentiles[name] <= value * 1.01 for name, value in maxima.items())
     assert any(percentiles[name] < 0.95 * value for name, value in maxima.items())
     assert any(least[name] < 0.99 * value for name, value in maxima.items())
+
+
+def test_ranges_by_entropy_are_others_than_by_maxima(learnt):
+    maxima, entropy = (
+        graph.ranges(quantized_graph(learnt.bundle, learnt.chosen, method=m)) for m in ("max", "entropy")
+    )
+    assert maxima.keys() == entropy.keys()
+    assert any(entropy[name] < 0.95 * value for name, value in maxima.items())
 
 
 def test_the_variant_for_cpus_has_unsigned_activations(learnt, tmp_path):
@@ -356,36 +362,6 @@ def test_answers_that_are_no_places_are_over_any_budget():
     assert "pck02_torso lost nan" in Budget(100, 100, 100).broken_by(
         answers(np.nan, 1.0), answers(np.nan, np.nan), everybody
     )
-
-
-def test_the_reference_computes_what_the_graph_says(learnt, tmp_path):
-    """Beside ONNX's own evaluator, in numpy; onnxruntime otherwise takes pairs of Q/DQ into operators of its own."""
-    made = quantize(learnt.bundle, learnt.chosen, tmp_path / "int8.onnx", target="cpu")
-    images = learnt.chosen.images()[:2]
-    model = onnx.load(made.path)
-    model.opset_import[0].version = 19  # the first in which the evaluator knows Q/DQ
-    wanted = ReferenceEvaluator(model).run(["heatmaps"], {"image": images})[0]
-    found, other = (engines.load(made, name).infer(images) for name in ("reference", "onnxruntime"))
-    np.testing.assert_allclose(found, wanted, atol=1e-4)
-    assert np.abs(other - wanted).max() > 1e-3
-
-
-@pytest.mark.parametrize(("flags", "engine"), [("fpu avx2", "reference"), ("fpu avx2 avx_vnni", "openvino")])
-def test_eight_bits_are_judged_where_openvino_is_given_seven(flags, engine, learnt, tmp_path, monkeypatch):
-    says = tmp_path / "cpuinfo"
-    says.write_text(f"flags\t\t: {flags}\n")
-    monkeypatch.setattr(cpu, "CPUINFO", says)
-    people = {f"{learnt.spec}@all": learnt.persons}
-    made = gate.calibrate(learnt.bundle, learnt.chosen, people, tmp_path / "int8.onnx", budget=Budget(100, 100, 100))
-    assert [row.engine for row in made.published.manual.accuracy] == [made.engine] == [engine]
-    hits = made.judge.answer(engines.load(made.published, engine)).hits
-    assert all(np.array_equal(made.int8.hits[m], hits[m], equal_nan=True) for m in METRICS)
-    assert gate.judged(learnt.bundle, made.published, learnt.chosen, people).engine == engine
-    compared = compare_outcome(made, repeats=2, threads=1)
-    told = {d.metric: (d.a, d.b) for d in compared.differences}
-    assert told["pckh01"] == pytest.approx((made.float_.percent("pckh01"), made.int8.percent("pckh01")))
-    page.write(made, tmp_path / "page.html", repeats=2)
-    assert "One crop on openvino, " in (tmp_path / "page.html").read_text()  # that is what runs it
 
 
 def test_each_set_of_persons_has_the_whole_budget(learnt, harmed, tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from calibration import verify
 from calibration.cli import people_of, persons_of
 from calibration.judge import METRICS, Answers, Judge
 from calibration.quantize import quantize
@@ -292,6 +293,12 @@ def test_seven_bits_put_joints_where_eight_do(learnt, judge, tmp_path, monkeypat
     made = quantize(learnt.bundle, learnt.chosen, tmp_path / "int8.onnx")
     found = compare(open_runner(f"{made.path}@openvino"), open_runner(f"{made.path}@onnxruntime"), judge, repeats=2)
     assert 0 < found.shift["median"] < 0.03
+
+
+def test_a_ratio_above_1_says_that_the_second_is_faster(learnt, judge, monkeypatch):
+    monkeypatch.setattr(verify, "take_turns", lambda *_: np.array([[2.0, 1.0]] * 3))
+    found = compare(*(open_runner(str(learnt.bundle.path)) for _ in "ab"), judge)
+    assert (found.a_ms, found.b_ms, found.ratio) == (2000, 1000, 2)
 
 
 def test_who_cannot_be_judged_on_is_said(learnt):

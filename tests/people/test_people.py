@@ -214,3 +214,44 @@ FRAMES = 1394
 # Frames in which a person is fully seen, and in which there is nobody; read off the clip by eye.
 FULLY_IN_VIEW = [(92, 185), (255, 435), (532, 680), (775, 850), (947, 1180), (1267, 1345)]
 EMPTY = [(5, 50), (460, 505), (710, 745), (880, 925), (1210, 1225), (1370, 1390)]
+
+
+def test_frames_without_anybody_count_in_a_row():
+    seeing = Seeing()
+    seeing.person = there = place(300, 60, 350)
+    tracker = SinglePerson(seeing, "run")
+    frames_until_found(seeing, tracker)
+    for _ in range(4):
+        seeing.person = None
+        assert [len(tracker.update(IMAGE)) for _ in range(PATIENCE - 3)] == [0] * (PATIENCE - 3)
+        seeing.person = there
+        assert tracker.update(IMAGE).ids == ["run-1"]
+
+
+def test_without_a_finder_joints_are_expected_where_they_were_surely_and_a_moment_ago():
+    seeing = Seeing()
+    seeing.person = place(300, 60, 350)
+    crowd, step = OneEach(seeing, "run", {"cam": Regions()}), 40_000_000
+
+    def update(now):
+        crowd.update([Frame(IMAGE, now, 0, "cam")])
+
+    for number in range(40):
+        update(number * step)
+    seeing.unsure = [0]
+    update(40 * step)
+    update(41 * step)
+    assert np.isnan(seeing.expected[0, 0]).all()
+    assert np.isfinite(seeing.expected[0, 1:]).all()
+    update(41 * step + 900_000_000)
+    assert seeing.expected is None
+
+
+@pytest.mark.parametrize("size", [(640, 480), (1920, 1080), (1280, 200)])
+def test_windows_of_a_size_overlap_by_half(size):
+    boxes = windows(*size, 1.25)
+    sides = np.round((boxes[:, 2] - boxes[:, 0]) * 1.25, 3)
+    for side in np.unique(sides):
+        for axis in (0, 1):
+            steps = np.diff(np.unique(boxes[sides == side][:, axis].round(3)))
+            assert (steps <= side / 2 + 0.01).all()

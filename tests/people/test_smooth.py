@@ -329,3 +329,16 @@ def test_covariances_stay_covariances(kind, frames, ahead):
             values = np.linalg.eigvalsh(smooth._matrices(result.covariance))
             assert (values >= -1e-9 * np.maximum(values.max(), 1)).all()
         now += interval
+
+
+def test_the_gate_is_of_the_whole_noise_not_of_its_new_part():
+    """Ten pixels' noise, of which a fifth is new in each frame: thirty pixels off is no outlier."""
+    kind = Kalman()
+    follow(kind, [0] * 20, every(20), (100.0, 0.0, 100.0))
+    got = kind.smooth(["a"], poses(person(30), covariance=(100.0, 0.0, 100.0)), START + 20 * FRAME)
+    assert got.joints[0, 0, 0] > 1
+
+
+def test_outliers_count_in_a_row():
+    x = [0] * 20 + [80, 80, 0, 80]
+    assert first_x(follow(Kalman(), x, every(24)))[-1] == pytest.approx(0, abs=1e-6)

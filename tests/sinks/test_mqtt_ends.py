@@ -190,3 +190,48 @@ def test_a_farewell_that_is_refused_for_the_moment_is_no_goodbye() -> None:
     broker.join(PATIENCE_S)
     assert broker.refused
     assert not broker.goodbye
+
+
+def lonely(**options: Any) -> MQTTSink:
+    """A sink whose broker is not there."""
+    return MQTTSink(parse_broker("mqtt://127.0.0.1:9/"), "bench", "front", backoff=Backoff(60, 60), **options)
+
+
+def test_what_has_waited_expires_the_sooner() -> None:
+    sink = lonely(expiry_s=10)
+    sink.publish(example(1))
+    sink._due.clear()
+    sink._queue[0] = (time.monotonic() - 3.5, sink._queue[0][1])
+    waiting = sink._next()
+    assert waiting is not None
+    assert waiting[1].expiry_s == 7
+    sink.close(0)
+
+
+def test_of_what_was_under_way_as_much_is_taken_back_as_the_queue_holds() -> None:
+    sink = lonely(qos=1, queue_size=3)
+    packet = replace(sink._packet(sink.topics.poses, example(0)), qos=1)
+    sink._inflight = {number: (time.monotonic(), packet) for number in range(10)}
+    sink._take_back()
+    assert (len(sink._queue), sink.dropped) == (3, 7)
+    sink.close(0)
+
+
+def test_after_a_link_that_held_the_waits_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    held, asked = iter([False, False, True, False]), []
+
+    class Noted(Backoff):
+        def delay(self, failures: int) -> float:
+            asked.append(failures)
+            return 0.0
+
+    def connection(sink: MQTTSink) -> bool:
+        last = next(held, None)
+        if last is None:
+            sink._stop.set()
+        return bool(last)
+
+    monkeypatch.setattr(MQTTSink, "_one_connection", connection)
+    sink = MQTTSink(parse_broker("mqtt://127.0.0.1:9/"), "bench", "front", backoff=Noted())
+    sink._thread.join(PATIENCE_S)
+    assert asked[:4] == [1, 2, 1, 2]

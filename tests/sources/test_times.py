@@ -147,3 +147,17 @@ def test_a_damaged_packet_costs_its_frame_not_the_stream(tmp_path: Path) -> None
     with open_source(str(path), backend="pyav") as source:
         taken = [frame.acquired_ns for frame in source]
     assert np.diff(taken).tolist() == [S // 25, 2 * S // 25, S // 25, S // 25]
+
+
+def test_a_v4l2_camera_through_pyav_has_the_drivers_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they are of the clock that UTC is told by; since boot, the arrival counts."""
+    monkeypatch.setattr(pyav.time, "time_ns", lambda: 1_000 * S)
+    monkeypatch.setattr(pyav.time, "monotonic_ns", lambda: 50 * S)
+    times = pyav._Times(parse("v4l2:///dev/video0"), SimpleNamespace(average_rate=30))  # type: ignore[arg-type]
+
+    def taken(milliseconds: int) -> int:
+        frame = SimpleNamespace(pts=milliseconds, time_base=Fraction(1, 1000))
+        return times.taken_ns(frame, 50 * S)
+
+    assert taken(999_980) == 999_980_000_000
+    assert taken(49_980) == 1_000 * S

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgepose.crops import BORDER
+from edgepose.crops import BORDER, apply
 from edgepose.skeletons import MPII16
-from trainer.augment import Augmentation, degrade, framing, truncate
+from trainer.augment import Augmentation, colour_noise, degrade, draw_affine, framing, truncate
 from trainer.data.persons import Person, make_person
 
 
@@ -160,3 +160,17 @@ def test_a_truncated_picture_ends_in_border_and_what_lies_beyond_is_nowhere() ->
     crop, beyond = truncate(Augmentation(), np.random.default_rng(0), picture, joints, labelled)
     assert crop is picture
     assert not beyond.any()
+
+
+def test_crops_are_shifted_and_colours_vary_as_far_as_the_recipe_says() -> None:
+    rng, box = np.random.default_rng(0), np.array([10.0, 20, 110, 220])
+    made = Augmentation(scale=(1, 1), rotation=0, shift=0.2, flip=0)
+    middle = np.array([60.0, 120])
+    off = np.array([apply(draw_affine(made, rng, box, (64, 64), 1.25)[0], middle) - 31.5 for _ in range(500)])
+    assert np.abs(off).max() <= 0.2 * 64
+    assert (np.abs(off).max(axis=0) > 12).all()
+    assert np.abs(off.mean(axis=0)).max() < 1.5
+    grey, colour = np.full((8, 8, 3), 127, np.uint8), Augmentation(colour=0.3, blur=0)
+    seen = np.array([colour_noise(colour, rng, grey)[0, 0].astype(int) for _ in range(300)])
+    assert np.ptp(seen, axis=1).mean() > 5  # each channel by itself
+    assert np.abs(seen.mean(axis=1) - 127).max() > 25  # and all together

@@ -103,3 +103,12 @@ def test_a_joint_at_no_finite_place_is_told(tmp_path, lsp):
     savemat(folder / "joints.mat", {"joints": table})
     with pytest.raises(EdgeposeError, match="is at no finite place; correct its label"):
         load(f"lsp:{folder}")
+
+
+def test_a_joint_of_mpii_beyond_the_picture_is_not_labelled(tmp_path):
+    joints = (np.arange(32).reshape(16, 2) + 5).tolist()
+    joints[3] = [-1, -1]
+    (tmp_path / "t.json").write_text(json.dumps([{"image": "a.jpg", "joints": joints, "joints_vis": [1] * 16}]))
+    (person,) = load(f"mpii:t.json:{tmp_path}", tmp_path).persons
+    assert not person.labelled[3]
+    assert person.labelled.sum() == 15

@@ -16,6 +16,7 @@ from edgepose import engines
 from edgepose.bundle import GAUSSIAN_RADII
 from edgepose.errors import EdgeposeError
 from edgepose.skeletons import MPII16
+from trainer import uncertainty
 from trainer.cli import app
 from trainer.data.persons import make_person
 from trainer.engine import TorchEngine, manual_of
@@ -70,6 +71,12 @@ def test_a_bundles_scores_are_fitted_anew_to_ones_own_persons(tmp_path):
     assert [(row.data, row.persons) for row in after.manual.accuracy] == [("synth:20:2", 20)]
     weights = [[i.raw_data for i in onnx.load(bundle.path).graph.initializer] for bundle in (before, after)]
     assert weights[0] == weights[1]
+    again = tmp_path / "again.onnx"  # from what was fitted, which nothing of is left
+    result = CliRunner().invoke(app, ["refit", str(out), str(again), "--fit-on", "synth:80:1"])
+    assert result.exit_code == 0, result.output
+    twice = bundles.load(again).manual
+    assert twice.covariance_scale == after.manual.covariance_scale != before.manual.covariance_scale
+    assert twice.ellipses == after.manual.ellipses
     errors = []
     for model in ("edgepose-s", str(out)):
         found = CliRunner().invoke(app, ["evaluate", model, "--data", "synth:80:3", "--json"])
@@ -293,3 +300,20 @@ def test_a_picture_is_of_the_kind_that_its_name_says(name, tmp_path):
     write_picture(np.full((20, 30, 3), 90, np.uint8), tmp_path / name)
     assert cv2.imread(str(tmp_path / name)).shape == (20, 30, 3)
     assert (tmp_path / name).read_bytes()[:2] == (b"\x89P" if name.endswith("png") else b"\xff\xd8")
+
+
+def test_how_a_recipe_crops_and_decodes_is_in_the_manual():
+    changes = {"padding": 1.5, "decode": "quarter", "mirror_ratio": 0.6, "target": {"sigma": 3.0}}
+    manual = manual_of(Recipe.model_validate(RECIPE | changes))
+    assert (manual.padding, manual.decode.method, manual.decode.mirror_ratio) == (1.5, "quarter", 0.6)
+    assert manual.decode.blur_sigma == 1.5
+
+
+def test_scores_are_on_the_cautious_side(monkeypatch):
+    cautious = score_map(_predictions(100), MPII16, "x")
+    monkeypatch.setattr(uncertainty, "CAUTION", 0.5)
+    plain = score_map(_predictions(100), MPII16, "x")
+    apart = np.array(plain.probability) - np.array(cautious.probability)
+    assert (apart >= 0).all()
+    assert apart.mean() > 0.005
+    assert (cautious.raw[0], cautious.probability[0]) == (0, 0)

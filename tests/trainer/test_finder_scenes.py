@@ -8,7 +8,9 @@ import pytest
 
 from edgepose import EdgeposeError
 from tests.trainer.conftest import make_coco
+from tests.trainer.test_finder_fit import recipe
 from trainer.finder.commands import scene_sets
+from trainer.finder.fit import SceneData
 from trainer.finder.recipe import SceneSet
 from trainer.finder.scenes import read
 
@@ -209,3 +211,10 @@ def test_a_split_without_anybody_is_refused(drawn_scenes):
     path.write_text(json.dumps({**content, "annotations": content["annotations"][:1]}))
     with pytest.raises(EdgeposeError, match="has no labelled person in split 'all'"):
         read(SceneSet(data=spec, split="all"), root)
+
+
+def test_a_sets_scenes_are_drawn_so_often_a_pass(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path / "cache"))
+    spec, root = make_coco(tmp_path, 4)
+    made = recipe(data=[{"data": spec, "split": "all", "share": 3}])
+    assert SceneData(made, root, workers=0)._shares.tolist() == [3] * 4

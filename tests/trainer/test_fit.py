@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from edgepose import EdgeposeError
+from edgepose.skeletons import MPII16
 from tests.trainer.conftest import make_coco
-from trainer import checkpoints
+from trainer import checkpoints, learner
 from trainer.data.module import select
 from trainer.evaluate import figures, open_estimator, predict
 from trainer.fit import PoseModule, fit, load_best
@@ -404,3 +405,30 @@ def test_all_losses_of_a_network_with_several_fall(drawn, tmp_path, model, kinds
         rows = [r for r in csv.DictReader(file) if r.get("loss")]
     for kind in kinds:
         assert float(rows[-1][f"loss_{kind}"]) < 0.75 * float(rows[0][f"loss_{kind}"]), kind
+
+
+def test_gradients_are_clipped_and_added_up_as_the_recipe_says(drawn, tmp_path, monkeypatch):
+    spec, root = drawn
+
+    class Asked(Exception):  # noqa: N818 - it ends the test, no fault
+        pass
+
+    def trainer(**options):
+        raise Asked(options["gradient_clip_val"], options["accumulate_grad_batches"])
+
+    monkeypatch.setattr(learner.lightning, "Trainer", trainer)
+    for optimiser, expected in (({"clip": 0.5, "accumulate": 2}, (0.5, 2)), ({"clip": 0}, (None, 1))):
+        with pytest.raises(Asked) as asked:
+            fit(recipe(spec, optimiser=optimiser), tmp_path / str(expected), root=root, workers=0, threads=1)
+        assert asked.value.args == expected
+
+
+def test_what_is_watched_is_what_the_checkpoint_gives(drawn, tmp_path):
+    """The moving average, where the recipe has one."""
+    spec, root = drawn
+    fit(recipe(spec, validate_every=16), tmp_path / "run", root=root, workers=0, threads=1)
+    with (tmp_path / "run" / "validation.csv").open(newline="") as file:
+        row = list(csv.DictReader(file))[-1]
+    persons = select(DataSet(data=spec, split="all"), MPII16, root).persons
+    found = figures(predict(open_estimator(str(tmp_path / "run" / "last.ckpt")), persons, "again"), MPII16)
+    assert float(row["pck02_torso"]) == pytest.approx(found["pck02_torso"], abs=0.01)

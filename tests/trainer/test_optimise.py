@@ -88,3 +88,7 @@ def test_warm_up_is_linear():
 )  # fmt: skip
 def test_courses(course, step, expected):
     assert rate_factor(Optimiser(course=course, warm_up=0), step, 200) == pytest.approx(expected)
+
+
+def test_a_course_begins_after_the_warm_up():
+    assert rate_factor(Optimiser(course="cosine", warm_up=100), 200, 300) == pytest.approx(0.5)

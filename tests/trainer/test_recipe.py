@@ -6,6 +6,7 @@ import trainer
 from edgepose import EdgeposeError
 from edgepose.toml import validate
 from trainer.finder.recipe import load as load_finder
+from trainer.fit import PoseModule
 from trainer.recipe import Recipe, load
 
 GOOD = """
@@ -90,3 +91,17 @@ def test_bad_recipes_name_the_key(tmp_path, old, new, sentence):
     with pytest.raises(EdgeposeError, match=sentence) as caught:
         load(path)
     assert "\n" not in str(caught.value)
+
+
+def test_the_targets_of_a_smaller_stage_are_smaller():
+    sizes = [{"images": 16, "size": 32}, {"images": 16, "size": 48, "sigma": 0.5}, {"images": 16, "size": 64}]
+    recipe = Recipe.model_validate(
+        {
+            "name": "x",
+            "data": [{"data": "synth:2"}],
+            "model": {"width": 16, "depth": 2, "stacks": 1, "order": "post"},
+            "target": {"sigma": 2.0},
+            "stages": sizes,
+        }
+    )
+    assert PoseModule(recipe)._sigmas == {32: 1.0, 48: 0.5, 64: 2.0}

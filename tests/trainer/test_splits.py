@@ -8,6 +8,7 @@ import pytest
 
 from edgepose import EdgeposeError
 from edgepose.skeletons import MPII16
+from tests.trainer.conftest import make_coco
 from trainer.data import load
 from trainer.data.module import select
 from trainer.data.persons import read_image
@@ -37,6 +38,13 @@ def test_splits_hold_groups_together_and_never_move(coco):
     # pinned: a changed hash would leak validation persons of shipped models into training
     sides = ["train", "val", "val", "train", "train", "train", "train", "train"]
     assert [side("mpii_sports", str(g)) for g in range(8)] == sides
+    for name, split, numbers in (
+        ("lspet", "dev", [52, 95, 115, 141]),
+        ("lspet", "val", [13, 16, 27, 28, 36, 81, 104, 107, 117]),
+        ("mpii_sports", "dev", [23, 37]),
+        ("mpii_sports", "val", [1, 2, 10, 14, 18, 29, 34]),
+    ):
+        assert [n for n in range(150 if name == "lspet" else 40) if side(name, str(n)) == split] == numbers
     with pytest.raises(EdgeposeError, match="unknown split 'vla'; did you mean 'val'"):
         take(persons, "vla")
 
@@ -156,3 +164,16 @@ def test_dhash_sees_through_scaling(coco):
     image = read_image(load(spec, root).persons[0].image)
     smaller = cv2.resize(image, None, fx=0.7, fy=0.7, interpolation=cv2.INTER_AREA)
     assert (dhash(image) ^ dhash(smaller)).bit_count() <= 4
+
+
+@pytest.mark.parametrize(("name", "dev", "val"), [("lspet", 0.03, 0.05), ("mpii_sports", 0.08, 0.20)])
+def test_so_many_scenes_are_on_each_side(name, dev, val):
+    sides = [side(name, str(number)) for number in range(20_000)]
+    assert sides.count("dev") / len(sides) == pytest.approx(dev, abs=0.006)
+    assert sides.count("val") / len(sides) == pytest.approx(val, abs=0.012)
+
+
+def test_a_limit_draws_evenly(tmp_path):
+    spec, root = make_coco(tmp_path, 8)
+    whole, some = (select(DataSet(data=spec, split="all", limit=n), MPII16, root).persons for n in (0, 3))
+    assert [p.image for p in some] == [whole[i].image for i in (0, 3, 7)]

@@ -85,3 +85,10 @@ def test_a_false_peak_costs_as_much_as_a_missed_one_where_the_recipe_says_so():
         best[false_peaks] = float(answer.detach())
     assert best[False] > 0.95
     assert best[True] == pytest.approx(0.614, abs=0.01)  # 26 (1 - p) = p (1 + 25 p)
+
+
+def test_weights_of_the_loss_are_those_of_a_target_between_0_and_1():
+    """A teacher's maps reach below nought, and a network's above one."""
+    one, known = torch.ones(1, 1, 1, 1), torch.ones(1, 1)
+    assert heatmap_loss(0 * one, -0.5 * one, known, 25) == 0.25
+    assert heatmap_loss(3 * one, 0 * one, known, 25, false_peaks=True) == 9 * 26
