@@ -291,7 +291,7 @@ def _connect(broker: Broker, links: Iterable[MQTTSink], check: Callable[[], None
 
     away = [link for link in links if not connected(link)]
     if away:
-        say(f"broker {broker}: {away[0].reason or 'no answer yet'}; going on, and trying again")
+        say(f"{away[0].reason or f'{broker} does not answer yet'}; going on, and trying again")
 
 
 class _StopRequested(BaseException):

@@ -52,6 +52,10 @@ def bench(settings: Settings) -> dict[str, Any]:
     spec = sources.parse(uri)
     if spec.live:
         raise EdgeposeError(f"bench needs a file, which gives every frame as fast as it can; {spec.redacted()} is live")
+    if 0 < settings.max_frames <= WARM_UP:
+        raise EdgeposeError(
+            f"--max-frames {settings.max_frames} is too few: the first {WARM_UP} frames are not counted"
+        )
     if spec.flag("loop") and not settings.max_frames:
         raise EdgeposeError(f"{spec.redacted()} begins again at its end; say by --max-frames how many to time")
     alone = _decode_alone(settings)

@@ -146,7 +146,8 @@ class Settings(_Strict):
             raise ValueError(f"source.{beside[0]} is of the one camera of [source]; where there are [[camera]] tables "
                              "it belongs into each")  # fmt: skip
         if self.camera and (self.output.overlay or self.regions != Regions() or self.gate != Gate()):
-            raise ValueError("overlay, regions and gate belong into each [[camera]] table where there is one")
+            raise ValueError("overlay, regions and gate belong into each [[camera]] table where there is one "
+                             "(--overlay, --most and --rate are of a single camera)")  # fmt: skip
         for a, b in itertools.combinations(self.camera, 2):
             if (topic := sanitise(a.name)) == sanitise(b.name):
                 raise ValueError(f"the [[camera]] tables '{a.name}' and '{b.name}' are both named '{topic}' in topics; "

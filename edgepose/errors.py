@@ -19,7 +19,7 @@ class EdgeposeError(Exception):
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word most like ``word``, or None when nothing comes close."""
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    found = difflib.get_close_matches(word, list(known), n=1)
     return found[0] if found else None
 
 

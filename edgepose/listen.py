@@ -21,6 +21,7 @@ from edgepose.sinks.mqtt import Backoff
 from edgepose.sources.uri import sanitise
 
 Ending = Literal["count", "silence", "stopped", "interrupted", "closed"]
+QUIET_S = 5.0  # without a message, retained ones among them, after which one may wonder
 _COLOURS = {"online": "bold green", "stopped": "bold yellow", "camera-lost": "bold red", "offline": "bold red"}
 
 
@@ -81,11 +82,15 @@ def listen(
 def _follow(session: Session, base: str, listener: _Listener) -> Ending:
     """Show what comes in one connection, until the listener has had enough."""
     session.open()
-    subscribed = False
+    subscribed, wondered = 0.0, False  # when, monotonic s; whether we told that nothing comes
     while not listener.ending:
         session.step(0.1)
+        if subscribed and not (wondered or listener.heard) and time.monotonic() > subscribed + QUIET_S:
+            wondered = True
+            listener.note(f"nothing came below {base} yet; is that where it is published to? The path of the "
+                          "broker's URL must be the same")  # fmt: skip
         if session.connected and not subscribed:
-            subscribed = True
+            subscribed = time.monotonic()
             for leaf, qos in (("info", 1), ("status", 1), ("stats", 0), ("poses", 0)):
                 session.subscribe(f"{base}/{leaf}", qos)
     return listener.ending
@@ -123,6 +128,7 @@ class _Listener:
         self._last_pose = time.monotonic()
         self._console = _Console(file=out, highlight=False, soft_wrap=True)
         self._joints: dict[tuple[str, str], list[str]] = {}  # (device, camera) -> names
+        self.heard = False  # whether anything came
 
     @property
     def ending(self) -> Literal["count", "silence", "stopped"] | None:
@@ -143,6 +149,7 @@ class _Listener:
 
     def show(self, arrived: MQTTMessage) -> None:
         """Print one message, or why it is none."""
+        self.heard = True
         if self.ending == "count":
             return  # came in one read with the last one asked for
         message: Message | None = None

@@ -61,8 +61,22 @@ def first_fault(model: type[BaseModel], error: ValidationError) -> str:
         return f"key '{path}' is missing; add it"
     given = fault["input"]
     value = "" if isinstance(given, dict | list) else f" (it is {shown(given)})"
-    message = fault["msg"].removeprefix("Value error, ")
+    message = _in_toml(fault) or fault["msg"].removeprefix("Value error, ")
     return f"key '{path}'{value}: {message}" if path else message
+
+
+def _in_toml(fault: Any) -> str:
+    """What is to be written instead, where pydantic speaks of Python's types and patterns; else empty."""
+    kind, name = fault["type"], fault["loc"][-1] if fault["loc"] else ""
+    if kind == "list_type" and isinstance(fault["input"], dict):
+        return f"there may be several; write [[{name}]], with two brackets"
+    if kind in ("model_type", "model_attributes_type", "dict_type") and isinstance(name, str):
+        return f"it is a table; write [{name}], and its keys below"
+    if kind in ("list_type", "tuple_type"):
+        return "it must be a list, in one more pair of brackets"
+    if kind == "string_pattern_mismatch" and "A-Za-z0-9_.-" in fault["ctx"]["pattern"]:
+        return "use letters, digits, '_', '.' and '-' alone"
+    return ""
 
 
 def shown(given: object) -> str:

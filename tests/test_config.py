@@ -205,3 +205,21 @@ def test_every_setting_is_documented_with_its_flag_and_default():
     told = {flag.replace("--no-", "--") for _, flag, _ in rows}
     flags = set(re.findall(r"^ *(--[a-z-]+)", help_text, re.MULTILINE))
     assert flags - told == {"--help", "--explain", "--config"}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[camera]\nname = 'a'\nuri = 'x'\n", r"key 'camera': there may be several; write \[\[camera\]\], with two"),
+        ("source = 'x.mp4'\n", r"key 'source' \(it is 'x.mp4'\): it is a table; write \[source\], and its keys below"),
+        (
+            "[regions]\nonly = [[0, 0], [1, 0], [1, 1]]\n",
+            r"regions\.only\.0\.0' .*: it must be a list, in one more pair",
+        ),
+        ("device = 'my pi'\n", r"key 'device' \(it is 'my pi'\): use letters, digits, '_', '\.' and '-' alone"),
+        ("[mqtt]\nhost = 'hub'\n", r"unknown key 'mqtt\.host'; known keys: .*, url, version"),
+    ],
+)
+def test_what_is_not_as_toml_wants_it_is_told_in_tomls_words(text, sentence):
+    with pytest.raises(EdgeposeError, match=sentence):
+        config.load(path=write(text), environ={})

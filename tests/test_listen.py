@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from paho.mqtt import publish
 
+from edgepose import listen as listen_module
 from edgepose.bundle import Bundle
 from edgepose.errors import EdgeposeError
 from edgepose.listen import Ending, listen
@@ -193,6 +194,21 @@ def test_ctrl_c_and_a_closed_pipe_end_it_cleanly(mosquitto: Mosquitto) -> None:
     os.close(read)
     assert listen(parse_broker(mosquitto.url), out=os.fdopen(write, "w", closefd=False)) == "closed"
     made.close()
+
+
+def test_where_nothing_comes_the_prefix_may_be_another(mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listen_module, "QUIET_S", 0.3)
+    made = sink(mosquitto)
+    wait_for(lambda: made.state == "online")
+    told = {}
+    for prefix in ("edgepose", "home/pose"):
+        out = io.StringIO()
+        assert listen(parse_broker(f"{mosquitto.url}{prefix}"), timeout_s=1, out=out) == "silence"
+        told[prefix] = out.getvalue()
+    made.close()
+    note = "nothing came below home/pose/+/+ yet; is that where it is published to? The path of the broker's URL must"
+    assert told["home/pose"].count(note) == 1
+    assert "yet" not in told["edgepose"]
 
 
 @pytest.mark.parametrize("as_json", [False, True])

@@ -450,6 +450,12 @@ def test_bench_accounts_for_every_stage(clip, tiny):
     assert found["fps_in_turn"] > 0
 
 
+def test_bench_of_frames_that_are_all_warm_up_is_refused(clip):
+    settings = config.load({"source.uri": str(clip), "max_frames": 30}, environ={}).settings
+    with pytest.raises(EdgeposeError, match="--max-frames 30 is too few: the first 30 frames are not counted"):
+        bench.bench(settings)
+
+
 @pytest.mark.parametrize(("flags", "passes"), [({}, [False, True]), ({"engine.overlap": False}, [False]),
                                                ({"people.finder": "none"}, [False])])  # fmt: skip
 def test_stages_are_timed_without_overlap_and_the_whole_as_it_runs(clip, tiny, monkeypatch, flags, passes):

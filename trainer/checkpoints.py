@@ -103,6 +103,9 @@ def read(path: Path) -> dict[str, Any]:
     """The checkpoint's contents; EdgeposeError where it is absent, damaged or not ours."""
     if kind(path) != "file":
         raise EdgeposeError(f"checkpoint {path} does not exist; check the path")
+    if path.suffix == ".onnx":
+        raise EdgeposeError(f"{path} is a bundle, no checkpoint; give the last.ckpt of a run (a bundle's scores are "
+                            "fitted anew by 'edgepose-train refit')")  # fmt: skip
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a foreign file leads torch's unpickler to

@@ -14,7 +14,6 @@ from edgepose.files import kind
 
 if TYPE_CHECKING:
     from edgepose.bundle import Bundle
-    from trainer.data.check import Findings
 
 app = typer.Typer(
     help="Train pose networks, measure and explain them, and export bundles for edgepose.",
@@ -26,7 +25,6 @@ app = typer.Typer(
 
 data_app = typer.Typer(help="Look at data sets, and clean their labels.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
-_SHOWN = 5  # places of a kind of fault
 
 Root = Annotated[
     Path | None,
@@ -319,7 +317,7 @@ def data_check(
     found = check.check(persons)
     if sheet is not None:
         check.sheet(persons, sheet)
-    typer.echo(json.dumps(asdict(found)) if as_json else _findings(found))
+    typer.echo(json.dumps(asdict(found)) if as_json else found.in_words())
     if not found.clean:
         raise typer.Exit(1)
 
@@ -354,26 +352,6 @@ def data_clean(
         typer.echo(f"wrote {sheet}")
     elif sheet is not None:
         typer.echo("no sheet: there is nothing to show")
-
-
-def _findings(found: Findings) -> str:
-    lines = [
-        f"{found.persons} persons in {found.images} images ({found.bare} more without annotations), "
-        f"median height {found.median_height:.0f} px; "
-        + ", ".join(f"{n} {name}" for name, n in sorted(found.splits.items())),
-        "labelled: " + ", ".join(f"{name} {n}" for name, n in found.joints.items()),
-    ]
-    for what, places in (
-        ("unreadable images", found.unreadable),
-        ("labelled joints outside their image", found.outside),
-        ("persons without extent", found.degenerate),
-        ("near-duplicates (kept on one side of a split)", found.duplicates),
-    ):
-        lines.append(f"{what}: {len(places)}")
-        lines += [f"  {place}" for place in places[:_SHOWN]]
-        if len(places) > _SHOWN:
-            lines.append(f"  ... and {len(places) - _SHOWN} more (--json lists all)")
-    return "\n".join(lines)
 
 
 @app.command()

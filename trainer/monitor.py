@@ -13,6 +13,7 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 
 from edgepose import skeletons
+from edgepose.console import say
 from edgepose.estimator import Estimator
 from edgepose.files import write_beside
 from trainer.data.persons import Person
@@ -22,7 +23,7 @@ from trainer.pictures import POSE_FIGURES, contact_sheet, curves
 
 
 class Periodic(Callback, ABC):
-    """Every ``every`` steps and at the end: measure, append to validation.csv, redraw curve.png."""
+    """Every ``every`` steps and at the end: measure, append to validation.csv, redraw curve.png, say how it goes."""
 
     drawn: Mapping[str, str]  # figure -> its label in the curve
 
@@ -53,6 +54,8 @@ class Periodic(Callback, ABC):
             self._append({"step": step, **scalars})
             with write_beside(self.folder / "validation.json") as beside:
                 beside.write_text(json.dumps({"step": step, **found}, indent=1))
+        told = ", ".join(f"{label} {found[key]:.1f}" for key, label in self.drawn.items() if found.get(key) is not None)
+        say(f"step {step} of {trainer.max_steps}{told and ': '}{told}")
         curves(self.folder, self.drawn)
 
     def _append(self, row: dict[str, Any]) -> None:

@@ -408,8 +408,8 @@ class _Mark:
 
 
 def _no_device(index: int, reason: str) -> EdgeposeError:
-    return EdgeposeError(f"there is no CUDA device {index} here ({reason.strip()}); check the driver with nvidia-smi, "
-                         "or use --engine openvino")  # fmt: skip
+    return EdgeposeError(f"there is no CUDA device {index} here ({reason.strip()}); check the driver with nvidia-smi; "
+                         "without a GPU a model runs with --engine openvino")  # fmt: skip
 
 
 LIBRARIES: dict[str, Callable[[int], Memory]] = {"cuda": CUDAPython, "pycuda": PyCUDA}  # the better one first

@@ -271,7 +271,9 @@ def plot(rows: list[Row], split: str, path: Path) -> None:
 
     threads = max(THREADS)
     sets = list(rows[0].accuracy)
-    labels = {"INT8": "edgepose, INT8", "float": "edgepose, float", "peer": "MoveNet, BlazePose"}
+    known = (("MoveNet", "movenet"), ("BlazePose", "pose_landmark"))
+    peers = [maker for maker, start in known if any(r.name.startswith(start) for r in rows)]
+    labels = {"INT8": "edgepose, INT8", "float": "edgepose, float", "peer": ", ".join(peers)}
     markers = {"INT8": "o", "float": "D", "peer": "s"}
     figure, panels = pyplot.subplots(1, len(sets), figsize=(5.5 * len(sets), 4.5), squeeze=False, layout="constrained")
     for axes, name in zip(panels[0], sets, strict=True):

@@ -18,6 +18,7 @@ from tests.trainer.conftest import figure
 from trainer.augment import Augmentation
 from trainer.data.background import AROUND, SMALLEST, empty_windows, windows
 from trainer.data.cache import MARGIN, open_cache
+from trainer.data.module import PoseData
 from trainer.data.persons import Person, load
 from trainer.data.samples import Draw, Samples
 from trainer.data.splits import join_twins, side, take
@@ -197,3 +198,18 @@ def test_photographs_without_room_are_refused(wide: tuple[str, Path]) -> None:
         cv2.imwrite(str(path), np.full((160, 480, 3), 90, np.uint8))
     with pytest.raises(EdgeposeError, match="no photograph has room for a window without anybody; leave it out"):
         windows(Background(data=data, split="all"), MPII16, 1.25, root)
+
+
+def test_windows_are_drawn_as_often_as_the_recipe_says(wide: tuple[str, Path]) -> None:
+    data, root = wide
+    recipe = Recipe.model_validate(
+        {
+            "name": "little", "data": [{"data": data, "split": "all"}], "stages": [{"images": 16, "size": 64}],
+            "background": [{"data": data, "split": "all", "share": 3}],
+        }
+    )  # fmt: skip
+    drawn = PoseData(recipe, root, workers=0)
+    drawn.setup("fit")
+    assert drawn._shares[:6] == [1] * 6
+    assert len(drawn._shares) > 12
+    assert set(drawn._shares[6:]) == {3}

@@ -26,6 +26,9 @@ from trainer.data import load
         ("coco:endless.json:.", "is not COCO keypoint JSON"),
         ("lsp:.", "is not an LSP joints.mat"),
         ("lsp:damaged", "is not an LSP joints.mat"),
+        ("lsp:damaged/images", "joints.mat does not exist; lsp:DIR is a folder with LSP's joints.mat and images/"),
+        ("coco:short.json:.", "annotation 5 is malformed: keypoints has 5 numbers, not 3 for each of 2 joints"),
+        ("coco:foreign.json:.", r"1 annotations have keypoints, but not the category_id of the category .* \(1\)"),
         ("synth:²", "is not a number of persons"),
         ("synth:0", "is not a number of persons"),
         ("synth:" + "9" * 5000, "is not a number of persons"),
@@ -48,6 +51,10 @@ def test_bad_data_gets_a_sentence(tmp_path, spec, sentence):
     (tmp_path / "named.json").write_text(json.dumps(named))
     endless = {"images": [], "annotations": [], "categories": [{**persons, "skeleton": [[1, float("inf")]]}]}
     (tmp_path / "endless.json").write_text(json.dumps(endless))
+    photograph = {"images": [{"id": 3, "file_name": "a.jpg"}], "categories": [persons]}
+    for name, values, category in (("short", [1] * 5, 1), ("foreign", [1] * 6, 99)):
+        labels = {"id": 5, "image_id": 3, "category_id": category, "keypoints": values}
+        (tmp_path / f"{name}.json").write_text(json.dumps(photograph | {"annotations": [labels]}))
     (tmp_path / "long.json").write_text(f'{{"images": {"9" * 5000}}}')
     (tmp_path / "deep.json").write_text("[" * 100_000)
     nameless = {"images": [{"id": 3}], "annotations": [], "categories": [persons | {"skeleton": None}]}

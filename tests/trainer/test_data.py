@@ -19,10 +19,10 @@ from trainer.data import cache as cache_module
 from trainer.data import load, synth
 from trainer.data.cache import open_cache
 from trainer.data.check import check, sheet
-from trainer.data.module import PoseData
+from trainer.data.module import PoseData, select
 from trainer.data.persons import Person, from_behind, make_person, read_image, recognise, to_skeleton
 from trainer.data.splits import join_twins, take
-from trainer.recipe import Recipe
+from trainer.recipe import DataSet, Recipe
 
 
 def test_lsp_reads_joints_flags_and_skips_absent_images(lsp):
@@ -334,6 +334,11 @@ def test_data_check_finds_what_is_wrong(coco):
     assert found.joints["left_wrist"] == 8
     assert sum(found.splits.values()) == 8
     assert not found.clean
+    words = found.in_words()
+    (names,) = (line for line in words.splitlines() if line.startswith("joints that a skeleton has by these names: "))
+    assert "mpii16 16 of 16" in names
+    assert "coco17 12 of 17" in names
+    assert "labelled joints outside their image: 1\n  004.png: right_knee at 900,20 of 160x160\n" in words
     sheet(load(spec, root), root / "sheet.png", rows=2, columns=4)  # the unreadable ones are left out
     for path in (folder / "images").iterdir():
         path.write_bytes(b"no picture")
@@ -472,3 +477,14 @@ def test_backs_are_drawn_as_often_as_the_recipe_says(lsp, tmp_path, monkeypatch)
     data = PoseData(Recipe.model_validate(recipe), None, workers=0)
     data.setup("fit")
     assert data._shares == [2, 6, 2, 2, 2]
+
+
+def test_joints_of_other_names_are_told_from_those_of_the_skeleton(coco):
+    spec, root = coco
+    path = root / "figures" / "annotations.json"
+    data = json.loads(path.read_text())
+    data["categories"][0]["keypoints"] = [f"my_{name}" for name in MPII16.joints]
+    path.write_text(json.dumps(data))
+    said = "has no joint of skeleton mpii16: its own are my_right_ankle, .* and that has right_ankle, .* by their names"
+    with pytest.raises(EdgeposeError, match=said):
+        select(DataSet(data=spec, split="all"), MPII16, root)

@@ -173,3 +173,12 @@ def test_people_of_all_images_of_a_mosaic_are_there_and_stay_in_their_own(tmp_pa
     assert len(people) == 4
     assert not (iou(people, people) - np.eye(4) > 1e-6).any()
     assert not (made["image"][0][~mask(people, 128, 1)] != 114).any()
+
+
+def test_a_scene_that_is_scaled_lies_anywhere_in_its_place(bright):
+    boxes = [
+        rows(sample(bright, 0, seed, 96, mosaic=0.0, flip=0.0, scale=[0.6, 0.6])["people"])[0] for seed in range(30)
+    ]
+    sides = np.array([box[2:] - box[:2] for box in boxes])
+    assert np.ptp(sides, axis=0).max() < 1e-3
+    assert (np.ptp(boxes, axis=0) > 0.25 * 96).all()  # the scene's edge is up to a fifth off the middle's, either way

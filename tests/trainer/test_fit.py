@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -310,6 +311,12 @@ def test_files_of_any_kind_are_refused_in_a_sentence(tmp_path, text):
         checkpoints.read(tmp_path / "x.ckpt")
 
 
+def test_a_bundle_is_told_from_a_checkpoint(tmp_path):
+    (tmp_path / "x.onnx").write_bytes(b"x")
+    with pytest.raises(EdgeposeError, match=r"x\.onnx is a bundle, no checkpoint; give the last.ckpt of a run"):
+        checkpoints.read(tmp_path / "x.onnx")
+
+
 def test_pickles_are_not_executed(tmp_path):
     class Evil:
         def __reduce__(self):
@@ -423,10 +430,13 @@ def test_gradients_are_clipped_and_added_up_as_the_recipe_says(drawn, tmp_path, 
         assert asked.value.args == expected
 
 
-def test_what_is_watched_is_what_the_checkpoint_gives(drawn, tmp_path):
-    """The moving average, where the recipe has one."""
+def test_what_is_watched_is_what_the_checkpoint_gives(drawn, tmp_path, capsys):
+    """The moving average, where the recipe has one; and it is told, also where there is no terminal for a bar."""
     spec, root = drawn
     fit(recipe(spec, validate_every=16), tmp_path / "run", root=root, workers=0, threads=1)
+    figure = r"[\d.]+"
+    told = rf"^step 16 of 16: PCKh@0.5 {figure}, PCKh@0.1 {figure}, PCK@0.2 torso {figure}$"
+    assert re.search(told, capsys.readouterr().err, re.MULTILINE)
     with (tmp_path / "run" / "validation.csv").open(newline="") as file:
         row = list(csv.DictReader(file))[-1]
     persons = select(DataSet(data=spec, split="all"), MPII16, root).persons

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from edgepose.crops import apply, crop_affine, warp
 from edgepose.draw import draw_pose
 from edgepose.errors import EdgeposeError
+from edgepose.skeletons import SKELETONS
 from trainer.data.persons import Person, PersonSet, read_image
 from trainer.data.splits import dhash, join_twins, side, twins
 from trainer.grid import evenly, write_grid
 from trainer.progress import progress
 
 _TILE = 160
+_SHOWN = 5  # places of a kind of fault, in words
 
 
 @dataclass
@@ -38,6 +40,29 @@ class Findings:
     def clean(self) -> bool:
         """Whether nothing stands in the way of training; duplicates are kept on one side of a split anyway."""
         return not (self.unreadable or self.outside or self.degenerate)
+
+    def in_words(self) -> str:
+        """All of it, of each kind of fault the first places."""
+        known = [(name, [j for j in SKELETONS[name].joints if j in self.joints]) for name in SKELETONS]
+        lines = [
+            f"{self.persons} persons in {self.images} images ({self.bare} more without annotations), "
+            f"median height {self.median_height:.0f} px; "
+            + ", ".join(f"{n} {name}" for name, n in sorted(self.splits.items())),
+            "labelled: " + ", ".join(f"{name} {n}" for name, n in self.joints.items()),
+            "joints that a skeleton has by these names: "
+            + ", ".join(f"{name} {len(names)} of {len(SKELETONS[name])}" for name, names in known),
+        ]
+        for what, places in (
+            ("unreadable images", self.unreadable),
+            ("labelled joints outside their image", self.outside),
+            ("persons without extent", self.degenerate),
+            ("near-duplicates (kept on one side of a split)", self.duplicates),
+        ):
+            lines.append(f"{what}: {len(places)}")
+            lines += [f"  {place}" for place in places[:_SHOWN]]
+            if len(places) > _SHOWN:
+                lines.append(f"  ... and {len(places) - _SHOWN} more (--json lists all)")
+        return "\n".join(lines)
 
 
 def check(persons: PersonSet) -> Findings:

@@ -69,6 +69,7 @@ def read(path: Path, images: Path) -> PersonSet:
     skeleton = next(iter(skeletons.values()))
     persons = []
     others = defaultdict[Path, list[Floats]](list)
+    foreign = 0  # annotations with keypoints, but of another category
     shown = set()  # ids of the images with somebody in them, or something else that the file has boxes of
     for number, annotation in enumerate(annotations):
         if not isinstance(annotation, dict):
@@ -76,11 +77,15 @@ def read(path: Path, images: Path) -> PersonSet:
         try:
             shown.add(annotation.get("image_id"))
             if annotation.get("category_id") not in skeletons:
+                foreign += bool(annotation.get("keypoints"))
                 continue
             if annotation.get("iscrowd") or not annotation.get("keypoints"):
                 others[images / str(records[annotation["image_id"]]["file_name"])].append(_box(annotation))
                 continue
-            table = np.asarray(annotation["keypoints"], dtype=np.float64).reshape(len(skeleton), 3)
+            table = np.asarray(annotation["keypoints"], dtype=np.float64)
+            if table.shape != (3 * len(skeleton),):
+                raise ValueError(f"keypoints has {table.size} numbers, not 3 for each of {len(skeleton)} joints")
+            table = table.reshape(-1, 3)
             image = records[annotation["image_id"]]
             name = str(image["file_name"])
             labelled = table[:, 2] > 0
@@ -93,6 +98,9 @@ def read(path: Path, images: Path) -> PersonSet:
             raise EdgeposeError(f"{path}: annotation {annotation.get('id', number)} is malformed: {error}") from error
         activity = str(image.get("activity") or "")  # null stands for none
         persons.append(make_person(images / name, table[:, :2], labelled, _group(image, name), activity))
+    if foreign and not persons:
+        raise EdgeposeError(f"{path}: {foreign} annotations have keypoints, but not the category_id of the category "
+                            f"that names them ({', '.join(map(str, skeletons))}); give them that")  # fmt: skip
     # The same name however the path is written, since splits follow it; absolute, and no link is followed.
     name = _own_name(data, path) or Path(os.path.abspath(path)).parent.name or path.stem  # noqa: PTH100
     return PersonSet(name, skeleton, persons, others=dict(others), bare=_bare(records, shown, images))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from edgepose.errors import EdgeposeError
+from edgepose.files import kind
 from edgepose.skeletons import LSP14
 from trainer.data.persons import PersonSet, make_person
 
@@ -24,6 +25,8 @@ def read(folder: Path) -> PersonSet:
     from scipy.io.matlab import MatReadError
 
     path = folder / "joints.mat"
+    if kind(path) == "nothing":
+        raise EdgeposeError(f"{path} does not exist; lsp:DIR is a folder with LSP's joints.mat and images/")
     try:
         array = np.asarray(loadmat(path)["joints"], dtype=np.float64)
     except (OSError, KeyError, ValueError, NotImplementedError, MatReadError, zlib.error) as error:

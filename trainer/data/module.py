@@ -32,7 +32,9 @@ def everybody(spec: DataSet, target: Skeleton, root: Path | None) -> PersonSet:
     """All persons of one data set's split in the target skeleton, also who has none of its joints labelled."""
     native = load(spec.data, root)
     if not set(native.skeleton.joints) & set(target.joints):
-        raise EdgeposeError(f"data '{spec.data}' has no joint of skeleton {target.name}; choose another skeleton")
+        raise EdgeposeError(f"data '{spec.data}' has no joint of skeleton {target.name}: its own are "
+                            f"{', '.join(native.skeleton.joints[:3])} ..., and that has {', '.join(target.joints[:3])} "
+                            "...; joints count by their names: choose another skeleton, or name them so")  # fmt: skip
     chosen = native if spec.split == "all" else take(join_twins(native), spec.split)
     return PersonSet(native.name, target, [to_skeleton(p, native.skeleton, target) for p in chosen.persons])
 

@@ -172,5 +172,5 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     image = read_picture(path)
     if image is None:
         state = "does not exist" if kind_of(path) == "nothing" else "is not a readable image"
-        raise EdgeposeError(f"image {path} {state}; run 'edgepose-train data check' on its set")
+        raise EdgeposeError(f"image {path} {state}; 'edgepose-train data check' names all such images of a set")
     return image
