@@ -19,6 +19,7 @@ from calibration.quantize import quantize
 from calibration.sets import About, CalibrationSet, crop
 from edgepose import engines
 from edgepose.bundle import Accuracy, Bundle, Manual, save
+from edgepose.crops import whole_image
 from edgepose.errors import EdgeposeError
 from edgepose.people.finder import Finder
 from trainer.data.persons import read_image
@@ -66,8 +67,7 @@ def drawn(sets: Scenes, manual: Manual, count: int, seed: int = 0) -> Calibratio
     crops = np.empty((count, 3, height, width), dtype=np.uint8)
     for index, path in enumerate(progress(chosen, count, "reading images")):
         image = read_image(path)
-        whole = np.array([-0.5, -0.5, image.shape[1] - 0.5, image.shape[0] - 0.5])
-        crops[index] = crop(image, whole, manual)
+        crops[index] = crop(image, whole_image(image.shape[1], image.shape[0]), manual)
     about = About(
         model=manual.name,
         data=list(sets),

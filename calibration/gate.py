@@ -13,9 +13,9 @@ import numpy as np
 
 from calibration import groups
 from calibration.judge import COMPARABLE, METRICS, Answers, Judge, Masks, judging
-from calibration.quantize import Target, int8_manual, quantized_graph
+from calibration.quantize import Target, check, int8_manual, quantized_graph
 from calibration.sensitivity import Budget, Run, Sensitivity, cheapest, sensitivities
-from calibration.sets import CalibrationSet
+from calibration.sets import CalibrationSet, refuse_other
 from edgepose import engines
 from edgepose.bundle import Accuracy, Bundle, Manual, save
 from edgepose.errors import EdgeposeError
@@ -115,6 +115,8 @@ def calibrate(
     for key in COMPARABLE:
         if getattr(reference.manual, key) != getattr(bundle.manual, key):
             raise EdgeposeError(f"{reference.path} and {bundle.path} differ in {key}; they must be of one model")
+    check(bundle, method, target)
+    refuse_other(chosen, bundle)
     judge = judge_of(people, bundle.manual)
     float_ = _float_answers(reference, judge, threads)
     model = quantized_graph(bundle, chosen, method=method, target=target)
@@ -143,6 +145,8 @@ def rank(
     bundle: Bundle, chosen: CalibrationSet, people: People, *, method: str = "max", threads: int = 0
 ) -> list[Sensitivity]:
     """What quantising each layer alone does to the joints of ``people``, the most harmful layer first."""
+    check(bundle, method)
+    refuse_other(chosen, bundle)
     judge = judge_of(people, bundle.manual)
     run = Run(judge, int8_manual(bundle, chosen, method), threads=threads)
     model = quantized_graph(bundle, chosen, method=method)
@@ -166,7 +170,7 @@ def judged(
     """
     import onnx
 
-    from calibration.graph import layers
+    from calibration.graph import layers, unsigned
 
     made_from = int8.manual.made_from
     for what, ours in (("bundle", bundle.sha256), ("calibration_set", chosen.sha256)):
@@ -175,14 +179,14 @@ def judged(
                 f"{int8.path} was not made with this {what.replace('_', ' ')} (sha256 {ours[:16]}, it states "
                 f"{made_from.get(what, 'none')[:16]}); give what it was made with"
             )
-    target: Target = "cpu" if any(row.engine == judging("cpu") for row in int8.manual.accuracy) else "tensorrt"
+    model = onnx.load(int8.path)
+    target: Target = "cpu" if unsigned(model) else "tensorrt"
     if search and target == "cpu":
         raise EdgeposeError(f"{int8.path} was made with --target cpu, and no layer of such a file goes back to float: "
                             "there is nothing to rank")  # fmt: skip
     judge = judge_of(people, bundle.manual)
     float_ = _float_answers(bundle, judge, threads)
     method = made_from.get("ranges", "max")
-    model = onnx.load(int8.path)
     run = Run(judge, int8.manual, judging(target), threads)
     answers = run(model)
     keep: list[str] = []

@@ -73,6 +73,14 @@ def ranges(model: Any) -> dict[str, float]:
     return found
 
 
+def unsigned(model: Any) -> bool:
+    """Whether activations are uint8, as in files for CPUs; TensorRT wants int8."""
+    from onnx import TensorProto
+
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    return any(n.op_type == QUANTIZE and types.get(n.input[2]) == TensorProto.UINT8 for n in model.graph.node)
+
+
 def set_ranges(model: Any, magnitudes: Mapping[str, float]) -> None:
     """Give quantised int8 activations new ranges, in place: the scale becomes |largest value| / 127."""
     from onnx import numpy_helper

@@ -18,7 +18,8 @@ from edgepose.engines import Engine
 from edgepose.engines.cpu import sums_exactly
 from edgepose.engines.pipelined import pipelined
 from edgepose.errors import EdgeposeError
-from edgepose.heatmaps import Decoder, cells_to_input
+from edgepose.estimator import decoder_of
+from edgepose.heatmaps import cells_to_input
 from edgepose.metrics import HEAD, correct, segment_length
 from trainer.data.persons import Person
 
@@ -113,17 +114,7 @@ class Judge:
 
     def answer(self, engine: Engine) -> Answers:
         """Run ``engine`` over all crops and decode as the device does."""
-        width, height = self.manual.input_size
-        decode = self.manual.decode
-        decoder = Decoder(
-            len(self.skeleton),
-            (width // self.manual.stride, height // self.manual.stride),
-            method=decode.method,
-            blur_sigma=decode.blur_sigma,
-            moment_radius=decode.moment_radius,
-            mirror=self.skeleton.mirror,
-            mirror_ratio=decode.mirror_ratio,
-        )
+        decoder = decoder_of(self.manual)
         joints = np.empty((len(self.persons), len(self.skeleton), 2))
         starts = range(0, len(joints), _BATCH)
         batches = (self.crops[start : start + _BATCH].astype(np.float32) for start in starts)

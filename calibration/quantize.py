@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import tempfile
-from collections.abc import Collection
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -21,7 +20,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.graph import activations, in_float, layers, set_ranges
+from calibration.graph import activations, set_ranges
 from calibration.ranges import PERCENTILE, amax
 from calibration.sets import CalibrationSet, refuse_other
 from edgepose.bundle import Bundle, Manual, save
@@ -32,6 +31,7 @@ Target = Literal["tensorrt", "cpu"]
 TARGETS: dict[str, Target] = {t: t for t in get_args(Target)}
 # Of a tensor's range: ModelOpt has max and entropy for ONNX; for percentile and mse see ranges.
 METHODS = ("entropy", "max", "percentile", "mse")
+CPU_METHODS = {"max": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}  # as onnxruntime calls them
 AT_ONCE = 16  # images whose activations onnxruntime keeps for its histograms: some 190 MB each of edgepose-l
 OPSET = 17  # the newest that TensorRT 8.6 states to know; Q/DQ per channel is in it since 13
 
@@ -42,21 +42,14 @@ def quantize(
     path: Path,
     *,
     method: str = "max",
-    keep_float: Collection[str] = (),
     target: Target = "tensorrt",
 ) -> Bundle:
-    """Write the INT8 bundle of ``bundle`` to ``path``; nodes named in ``keep_float`` compute in float.
+    """Write the INT8 bundle of ``bundle`` to ``path``.
 
-    EdgeposeError: unknown method or node, a bundle that is quantised already, crops of another size than the
-    model's input, or a library that is not installed.
+    EdgeposeError: unknown method, a bundle that is quantised already, crops of another size than the model's input,
+    or a library that is not installed.
     """
     model = quantized_graph(bundle, chosen, method=method, target=target)
-    if keep_float:
-        known = layers(model)
-        for name in keep_float:
-            if name not in known:
-                raise unknown("layer", name, known, bundle.manual.name)
-        model = in_float(model, keep_float)
     return save(model, int8_manual(bundle, chosen, method, target), path)
 
 
@@ -68,17 +61,19 @@ def int8_manual(bundle: Bundle, chosen: CalibrationSet, method: str, target: Tar
     return bundle.manual.model_copy(update={"name": name, "precision": "int8", "made_from": made_from, "accuracy": []})
 
 
-def check(bundle: Bundle, method: str) -> None:
-    """EdgeposeError: unknown method, or a bundle that is quantised already."""
+def check(bundle: Bundle, method: str, target: Target = "tensorrt") -> None:
+    """EdgeposeError: unknown method, one that is not for the target, or a bundle that is quantised already."""
     if method not in METHODS:
         raise unknown("calibration method", method, METHODS)
+    if target == "cpu" and method not in CPU_METHODS:
+        raise EdgeposeError(f"onnxruntime has no calibration method '{method}'; it has {', '.join(CPU_METHODS)}")
     if bundle.manual.precision != "float32":
         raise EdgeposeError(f"{bundle.path} is {bundle.manual.precision} already; quantize its float32 bundle")
 
 
 def quantized_graph(bundle: Bundle, chosen: CalibrationSet, *, method: str = "max", target: Target = "tensorrt") -> Any:
     """The Q/DQ graph, an onnx.ModelProto; see :func:`quantize`."""
-    check(bundle, method)
+    check(bundle, method, target)
     refuse_other(chosen, bundle)
     if target == "cpu":
         return _for_cpu(bundle, chosen.images(), method)
@@ -141,16 +136,9 @@ def _for_cpu(bundle: Bundle, images: NDArray[np.float32], method: str) -> Any:
         from onnxruntime.quantization import CalibrationMethod
     except ImportError:
         raise missing("onnxruntime", "to quantize for CPUs", "pip install 'edgepose[onnxruntime]'") from None
-    methods = {
-        "max": CalibrationMethod.MinMax,
-        "entropy": CalibrationMethod.Entropy,
-        "percentile": CalibrationMethod.Percentile,
-    }
-    if method not in methods:
-        raise EdgeposeError(f"onnxruntime has no calibration method '{method}'; it has {', '.join(methods)}")
     options: dict[str, float] = {"CalibPercentile": PERCENTILE} if method == "percentile" else {}  # its own is 99.999
     if method != "max":
         # Else the activations of all images are in memory at once. The option counts for histograms, too, whatever its
         # name says, and must divide the number of images.
         options["CalibStridedMinMax"] = max(n for n in range(1, AT_ONCE + 1) if len(images) % n == 0)
-    return static_int8(bundle, images, calibrate_method=methods[method], extra_options=options)
+    return static_int8(bundle, images, calibrate_method=CalibrationMethod[CPU_METHODS[method]], extra_options=options)

@@ -147,7 +147,7 @@ class Settings(_Strict):
                              "it belongs into each")  # fmt: skip
         if self.camera and (self.output.overlay or self.regions != Regions() or self.gate != Gate()):
             raise ValueError("overlay, regions and gate belong into each [[camera]] table where there is one "
-                             "(--overlay, --most and --rate are of a single camera)")  # fmt: skip
+                             "(--overlay, --rate and --on-change are of a single camera)")  # fmt: skip
         for a, b in itertools.combinations(self.camera, 2):
             if (topic := sanitise(a.name)) == sanitise(b.name):
                 raise ValueError(f"the [[camera]] tables '{a.name}' and '{b.name}' are both named '{topic}' in topics; "

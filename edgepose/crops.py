@@ -28,6 +28,11 @@ def box_of_joints(points: Floats, mask: NDArray[np.bool_] | None = None) -> NDAr
     return np.concatenate([chosen.min(axis=0), chosen.max(axis=0)]).astype(np.float64)
 
 
+def whole_image(width: int, height: int) -> NDArray[np.float64]:
+    """The box [4] of all of an image, whose first pixel's centre is (0, 0)."""
+    return np.array([-0.5, -0.5, width - 0.5, height - 0.5])
+
+
 def crop_affine(
     box: Floats,
     input_size: tuple[int, int],

@@ -72,6 +72,20 @@ class _Batch:
     expected: NDArray[np.float64] | None = None  # [N, K, 2] where joints should be, in cells
 
 
+def decoder_of(manual: Manual) -> Decoder:
+    """What reads the heatmaps of the pose model that ``manual`` describes."""
+    skeleton, decode, (width, height) = skeletons.get(manual.skeleton), manual.decode, manual.input_size
+    return Decoder(
+        len(skeleton),
+        (width // manual.stride, height // manual.stride),
+        method=decode.method,
+        blur_sigma=decode.blur_sigma,
+        moment_radius=decode.moment_radius,
+        mirror=skeleton.mirror,
+        mirror_ratio=decode.mirror_ratio,
+    )
+
+
 class Estimator:
     """A pose model ready to run. Not for use by two threads at once."""
 
@@ -85,15 +99,7 @@ class Estimator:
         self.manual = manual
         self.skeleton = skeletons.get(manual.skeleton)
         width, height = manual.input_size
-        self._decoder = Decoder(
-            len(self.skeleton),
-            (width // manual.stride, height // manual.stride),
-            method=manual.decode.method,
-            blur_sigma=manual.decode.blur_sigma,
-            moment_radius=manual.decode.moment_radius,
-            mirror=self.skeleton.mirror,
-            mirror_ratio=manual.decode.mirror_ratio,
-        )
+        self._decoder = decoder_of(manual)
         self._begun = Begun(engine)
         self._inputs = np.zeros((1, 3, height, width), dtype=np.float32)
         self._crop = np.zeros((height, width, 3), dtype=np.uint8)

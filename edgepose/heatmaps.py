@@ -9,9 +9,9 @@ Decode methods:
 - ``argmax``: the largest cell.
 - ``quarter``: moved a quarter cell towards the higher neighbour along each axis (Newell et al. 2016, section 3.4,
   as their code does it; Zhang et al. 2020, eq. 1, moves along the line to the second maximum instead).
-- ``dark``: the heatmap is smoothed with a Gaussian (Zhang et al. 2020, eq. 9), its logarithm expanded to second
-  order about the largest cell (eq. 6-7), and the maximum of the expansion taken: mu = m - D''(m)^-1 D'(m) (eq. 8).
-  As in the authors' code, eq. 10 is applied without its subtraction of the minimum, which leaves a factor that
+- ``dark``: the heatmap is smoothed with a Gaussian (Zhang et al. 2020, eq. 10), its logarithm expanded to second
+  order about the largest cell (eq. 6-7), and the maximum of the expansion taken: mu = m - D''(m)^-1 D'(m) (eq. 9).
+  As in the authors' code, eq. 11 is applied without its subtraction of the minimum, which leaves a factor that
   the logarithm makes a constant; it is left out.
 """
 
@@ -257,8 +257,8 @@ class Decoder:
 
     def _dark(self, patch: NDArray[np.float64], xy: NDArray[np.float64], m: int) -> None:
         half, core = self._half[:m], self._core[:m]
-        np.matmul(self._blur, patch, out=half)  # eq. 9, rows
-        np.matmul(half, self._blur.T, out=core)  # eq. 9, columns
+        np.matmul(self._blur, patch, out=half)  # eq. 10, rows
+        np.matmul(half, self._blur.T, out=core)  # eq. 10, columns
         np.maximum(core, _EPSILON, out=core)
         np.log(core, out=core)
         c = _SMOOTHED
@@ -285,7 +285,7 @@ class Decoder:
         usable &= (self._x[:m] > 0) & (self._x[:m] < self.width - 1)
         usable &= (self._y[:m] > 0) & (self._y[:m] < self.height - 1)
         np.copyto(det, 1.0, where=~usable)
-        for axis, own, other, other_second in ((0, dx, dy, yy), (1, dy, dx, xx)):  # eq. 8
+        for axis, own, other, other_second in ((0, dx, dy, yy), (1, dy, dx, xx)):  # eq. 9
             np.multiply(mixed, other, out=tmp)
             move = self._half[:m, 0, axis]
             np.multiply(other_second, own, out=move)

@@ -13,11 +13,11 @@ from paho.mqtt.client import MQTTMessage
 from rich.console import Console
 from rich.text import Text
 
+from edgepose.backoff import Backoff
 from edgepose.errors import EdgeposeError
 from edgepose.messages import Info, Message, PoseMessage, Status, check_level, decode
 from edgepose.mqtt import Broker, LostError, Session
 from edgepose.sinks.console import describe
-from edgepose.sinks.mqtt import Backoff
 from edgepose.sources.uri import sanitise
 
 Ending = Literal["count", "silence", "stopped", "interrupted", "closed"]

@@ -1,4 +1,4 @@
-"""The loop: frames -> people -> messages -> sinks. The only place that knows them all."""
+"""The loop: frames -> people -> what each camera publishes, see :mod:`edgepose.camera`."""
 
 from __future__ import annotations
 

@@ -103,7 +103,13 @@ class PoseMessage(_Strict):
     device: Name
     camera: Name
     seq: Annotated[Count, Field(description="counts the camera's images, also those that were not processed")]
-    acquired_ns: Annotated[Nanoseconds, Field(description="when the image was taken; UTC, nanoseconds since 1970")]
+    acquired_ns: Annotated[
+        Nanoseconds,
+        Field(
+            description="when the image was taken, of a network camera when it arrived, of a CSI camera when "
+            "its driver gave it; UTC, nanoseconds since 1970"
+        ),
+    ]
     published_ns: Annotated[Nanoseconds, Field(description="when the joints were known; UTC, nanoseconds since 1970")]
     image: Size
     model: ModelName

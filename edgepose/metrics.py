@@ -1,8 +1,9 @@
 """Accuracy of joints: PCKh and PCK, over labelled joints of persons whose box is given.
 
 PCKh@a (Andriluka et al. 2014): the share of joints within ``a`` head lengths of their label. Where a
-set has no head box the length is the skeleton's head segment itself (upper neck to head top).
-PCK@a (Yang & Ramanan 2013, torso form): within ``a`` torso lengths, left shoulder to right hip.
+set has no head box the length is the skeleton's head segment itself (upper neck to head top). The overall figure is
+over all joints; MPII's own mean leaves pelvis and thorax out.
+PCK@a (Yang & Ramanan 2013; by the torso as Sapp & Taskar 2013): within ``a`` torso lengths, left shoulder to right hip.
 """
 
 from __future__ import annotations

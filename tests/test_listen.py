@@ -17,12 +17,13 @@ import pytest
 from paho.mqtt import publish
 
 from edgepose import listen as listen_module
+from edgepose.backoff import Backoff
 from edgepose.bundle import Bundle
 from edgepose.errors import EdgeposeError
 from edgepose.listen import Ending, listen
 from edgepose.messages import Encoding, encode, info_message
 from edgepose.mqtt import Broker, parse_broker
-from edgepose.sinks.mqtt import Backoff, MQTTSink
+from edgepose.sinks.mqtt import MQTTSink
 from tests.broker import PATIENCE_S, Certificates, Mosquitto, free_port, wait_for
 from tests.conftest import tiny_manual
 from tests.sinks.test_mqtt import scripted

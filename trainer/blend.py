@@ -20,9 +20,9 @@ from trainer.recipe import Model
 def blend(first: Path, second: Path, share: float, out: Path) -> None:
     """Write (1 - a) theta_1 + a theta_2, a being ``share`` (section 3, weight-space ensembling), as a checkpoint.
 
-    It has the second's recipe. theta are the best weights, with the statistics of batch norms; nothing can be resumed
-    from it. EdgeposeError: a checkpoint that cannot be read, two of different networks, no share, or ``out``
-    is one of the two.
+    It has the second's recipe. theta are the best weights, with the statistics of batch norms, which are mixed like
+    them and not taken anew; nothing can be resumed from it. EdgeposeError: a checkpoint that cannot be read, two of
+    different networks, no share, or ``out`` is one of the two.
     """
     if real_path(str(out)) in (real_path(str(first)), real_path(str(second))):
         raise EdgeposeError(f"{out} would be written over, and a run that can be resumed be lost; name another file")

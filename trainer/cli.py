@@ -101,7 +101,7 @@ def evaluate(
         typer.Option(help="DIR | lsp:DIR | coco:JSON:IMAGES | mpii:FILE:IMAGES | synth:COUNT; may be repeated."),
     ],
     data_root: Root = None,
-    split: Annotated[str, typer.Option(help="train | dev | val | all")] = "all",
+    split: Annotated[str, typer.Option(help="train | dev | val | all; of --data without an @SPLIT.")] = "all",
     engine: Annotated[str, typer.Option(help="Of a bundle: auto | openvino | onnxruntime | reference ...")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: the engine's choice.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -129,28 +129,22 @@ def evaluate(
         return
     _refuse_guesses(model, guesses)
     from trainer.data.module import select
-    from trainer.data.splits import SPLITS
     from trainer.evaluate import Predictions, figures, open_estimator, predict
     from trainer.grid import evenly
     from trainer.pictures import contact_sheet, reliability_plot
-    from trainer.recipe import DataSet
     from trainer.uncertainty import reliability
 
-    if split not in SPLITS:
-        raise unknown("split", split, SPLITS)
+    chosen = _sets(data, split)
     estimator = open_estimator(model, engine, threads, second_look=second_look)
-    persons = [
-        p for d in data for p in select(DataSet.model_validate({"data": d, "split": split}), estimator.skeleton,
-                                        data_root).persons
-    ]  # fmt: skip
+    persons = [p for spec in chosen for p in select(spec, estimator.skeleton, data_root).persons]
     if limit and limit < len(persons):
         persons = [persons[i] for i in evenly(len(persons), limit)]
     predictions: Predictions = predict(estimator, persons)
     found: dict[str, Any] = {
         "model": estimator.manual.name,
         "engine": estimator.engine.name,
-        "data": data,
-        "split": split,
+        "data": [spec.data for spec in chosen],
+        "split": ", ".join(dict.fromkeys(spec.split for spec in chosen)),
         **figures(predictions, estimator.skeleton),
         "reliability": reliability(predictions, estimator.skeleton, estimator.manual.ellipses.radii),
     }
@@ -287,15 +281,18 @@ def _refuse_guesses(model: str, guesses: list[str] | None) -> None:
         raise EdgeposeError(f"{model} is a pose model; leave out --guesses, which is of person finders")
 
 
-def _sets(texts: list[str] | None) -> list[Any]:
+def _sets(texts: list[str] | None, split: str = "all") -> list[Any]:
+    """Of each DATA@SPLIT; ``split`` is that of those that name none."""
     from edgepose.toml import validate
-    from trainer.data.splits import of_split
+    from trainer.data.splits import SPLITS, of_split
     from trainer.recipe import DataSet
 
     sets = []
     for text in texts or []:
-        data, split = of_split(text)
-        sets.append(validate(DataSet, {"data": data, "split": split or "all"}, f"'{text}'"))
+        data, own = of_split(text)
+        if (own or split) not in SPLITS:
+            raise unknown("split", own or split, SPLITS)
+        sets.append(validate(DataSet, {"data": data, "split": own or split}, f"'{text}'"))
     return sets
 
 

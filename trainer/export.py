@@ -138,8 +138,6 @@ def refit(
         manual = manual.model_copy(update={"name": path.stem})
     with closing(engines.load(before)) as engine:
         manual = _fit_uncertainty(Estimator(engine, manual), fit_on, root)
-    if not manual.score.fitted_on:
-        raise EdgeposeError(f"{model} answers alike for all persons to fit it on; choose other data")
     proto = onnx.load(before.path)
     if measure_on:
         with tempfile.TemporaryDirectory() as folder:
@@ -155,6 +153,8 @@ def _fit_uncertainty(estimator: Estimator, sets: list[DataSet], root: Path | Non
     names = ", ".join(f"{s.data} ({s.split})" for s in sets)
     fitted_on = f"{len(persons)} persons: {names}"
     score: ScoreMap = score_map(predictions, estimator.skeleton, fitted_on)
+    if not score.fitted_on:
+        raise EdgeposeError(f"{estimator.manual.name} answers alike for all persons to fit it on; choose other data")
     scale, held = ellipses(predictions, estimator.skeleton, fitted_on)
     return estimator.manual.model_copy(update={"score": score, "covariance_scale": scale, "ellipses": held})
 

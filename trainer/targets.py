@@ -2,9 +2,10 @@
 
 An output is one of these kinds; a network lists them in ``supervision``:
 
-- ``joints``: Gaussians at the joints, weighted squared error. The last output of every network is of this kind.
+- ``joints``: Gaussians at the joints, weighted squared error. The last output of every pose network is of this kind.
 - ``disks``: disks around the joints, per-pixel sigmoid cross-entropy (Bulat & Tzimiropoulos 2016, section 3).
 - ``bones``, ``limbs``: Gaussians along the bones of each part (Tang, Yu & Wu 2018), weighted squared error.
+- ``people``: a finder's maps, which :mod:`trainer.finder.targets` trains.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def output_loss(
     if kind == "joints":
         target, known = gaussians(joints, size, sigma), labelled
     else:
-        paths = composition.bones if kind == "bones" else composition.limbs
+        paths = {"bones": composition.bones, "limbs": composition.limbs}[kind]
         target, known = path_maps(joints, size, sigma, paths), known_paths(labelled, paths)
     return heatmap_loss(predicted, target, known, foreground, false_peaks=false_peaks)
 

@@ -15,7 +15,7 @@ from trainer.evaluate import Predictions
 
 KNOTS = 12
 DRAWS, CAUTION = 200, 0.16
-LEAST = 10  # labels of a joint from which its ellipses get a size of their own
+LEAST = 20  # labels of a joint from which its ellipses get a size of their own; of fewer there is no 95 % quantile
 SPREAD_KNOTS = 8
 _NINETY = 4.605170185988092  # 90 % quantile of chi-squared with 2 degrees of freedom: -2 ln 0.1
 
@@ -84,6 +84,11 @@ def score_map(predictions: Predictions, skeleton: Skeleton, fitted_on: str) -> S
     )
 
 
+def _quantile(values: NDArray[np.float64], level: float | Sequence[float]) -> NDArray[np.float64]:
+    """Below which the next value of the kind lies with the probability ``level``: rank p (n + 1), not p (n - 1) + 1."""
+    return np.asarray(np.quantile(values, level, method="weibull"))
+
+
 def mahalanobis(predictions: Predictions) -> NDArray[np.float64]:
     """Squared Mahalanobis distance [N, K] of the labels from the predictions: e^T S^-1 e, written out for 2 x 2."""
     error = predictions.joints - predictions.truth
@@ -111,7 +116,7 @@ def ellipses(predictions: Predictions, skeleton: Skeleton, fitted_on: str) -> tu
     order = np.argsort(peaks[labelled], kind="stable")
     bins = np.array_split(order, SPREAD_KNOTS)
     raw = np.array([peaks[labelled][b].mean() for b in bins])
-    needed = np.log([max(np.quantile(squared[labelled][b], 0.9) / _NINETY, 1e-3) for b in bins])
+    needed = np.log([max(float(_quantile(squared[labelled][b], 0.9)) / _NINETY, 1e-3) for b in bins])
     factor = np.exp(isotonic_regression(needed, increasing=False).x)
     keep = np.concatenate([[True], np.diff(raw) > 1e-4])
     raw, factor = raw[keep].round(5), factor[keep].round(5)
@@ -122,8 +127,8 @@ def ellipses(predictions: Predictions, skeleton: Skeleton, fitted_on: str) -> tu
     for k in range(len(skeleton)):
         own = squared[labelled[:, k], k]
         if len(own) >= LEAST:  # of fewer persons the quantiles are one and the same
-            of_joint = round(max(float(np.quantile(own, 0.9)) / _NINETY, 1e-3), 4)
-            quantiles = np.quantile(np.sqrt(own / of_joint), LEVELS).round(4)
+            of_joint = round(max(float(_quantile(own, 0.9)) / _NINETY, 1e-3), 4)
+            quantiles = _quantile(np.sqrt(own / of_joint), LEVELS).round(4)
             if (np.diff(quantiles) > 0).all() and quantiles[0] > 0:
                 scale[k], radii[k] = of_joint, quantiles
     return scale.tolist(), Ellipses.model_validate(

@@ -1,8 +1,9 @@
 """Deep Embedded Clustering: Xie, Girshick & Farhadi 2016, Unsupervised Deep Embedding for Clustering Analysis.
 
 A denoising autoencoder is trained on the features, k-means in its code gives the first centres, and encoder and
-centres are then moved by cluster hardening alone. Ours: all layers are pre-trained at once, with Adam, where the
-paper stacks them one by one; and layers of a size for thousands of samples, not for tens of thousands. Nothing holds
+centres are then moved by cluster hardening alone. Ours: all layers are pre-trained at once, with Adam and a part of the
+inputs hidden, where the paper stacks them one by one, hides a part of each one's inputs (eqs. 6 to 9) and then trains
+the whole with nothing hidden; and layers of a size for thousands of samples, not for tens of thousands. Nothing holds
 clusters apart, so with many of them on data that has none, as poses are, some lose all members.
 """
 
@@ -60,13 +61,13 @@ def dec(
 
 
 def scaled(features: NDArray[np.floating]) -> Tensor:
-    """``features`` [N, D] by one factor, so that the mean of their squares is 1 (Xie et al. 2016, sec. 4.3)."""
+    """``features`` [N, D] by one factor, so that the mean of their squares is 1 (Xie et al. 2016, sec. 4.1)."""
     x = torch.from_numpy(np.asarray(features, dtype=np.float32))
     return x / x.square().mean().sqrt().clamp_min(1e-12)
 
 
 def pretrain(inputs: Tensor, layers: tuple[int, ...], epochs: int, batch: int = 256) -> tuple[nn.Module, nn.Module]:
-    """Encoder and decoder, trained to restore ``inputs`` [N, D] of which a part is hidden; eqs. 6 to 9."""
+    """Encoder and decoder, trained to restore ``inputs`` [N, D] of which a part is hidden."""
     widths = [inputs.shape[1], *layers]
     encoder, decoder = _mlp(widths), _mlp(widths[::-1])
     optimiser = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-3)

@@ -1,7 +1,7 @@
 """k-means on features that are there already.
 
-The baseline of Guérin et al. 2017, CNN features are already good enough for clustering (arXiv:1707.01700), and of
-Min et al. 2018, A survey of clustering with deep learning: a pretrained network's features, then plain k-means.
+The baseline of Guérin et al. 2017, CNN features are also great at unsupervised classification (arXiv:1707.01700), and
+of Min et al. 2018, A survey of clustering with deep learning: a pretrained network's features, then plain k-means.
 """
 
 from __future__ import annotations

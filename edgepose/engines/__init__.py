@@ -61,7 +61,7 @@ def available() -> list[str]:
     """Engines whose module and libraries are all here, in order of preference."""
     order = ("tensorrt", "openvino", "onnxruntime")
     # TensorRT-RTX, which any desktop may have from pip, says nothing of a GPU: it is there for who asks for it.
-    here = [n for n in order if _has(REGISTRY[n][0]) and _has(REGISTRY[n][1][0])]
+    here = [n for n in order if _has(REGISTRY[n][1][0])]
     return [n for n in here if n != "tensorrt" or _has_memory()]
 
 
@@ -88,8 +88,6 @@ def load(bundle: Bundle, name: str = "auto", options: Options | None = None) -> 
     if name not in REGISTRY:
         raise unknown("engine", name, [*REGISTRY, "auto"])
     module, libraries, install = REGISTRY[name]
-    if not _has(module):
-        raise EdgeposeError(f"engine '{name}' is not part of this release; available here: {', '.join(available())}")
     if not any(map(_has, libraries)):
         raise EdgeposeError(f"engine '{name}' needs {libraries[0]}, which is not installed; run: {install}")
     if options.precision == "int8" and name != "tensorrt":

@@ -58,6 +58,7 @@ class TensorRTEngine:
             raise self._refused("make a runtime for") from None
         if manifest.wanted.version_compatible:
             self._runtime.engine_host_code_allowed = True  # such a plan carries its own runtime
+        self._on_dla = manifest.wanted.dla_core is not None
         if manifest.wanted.dla_core is not None:
             self._runtime.DLA_core = manifest.wanted.dla_core
         self._engine = self._runtime.deserialize_cuda_engine(plan)
@@ -102,7 +103,7 @@ class TensorRTEngine:
             lane.done.wait()
             lane.images.array[:count] = images
             if rows not in lane.runs:
-                lane.runs[rows] = _Run(self._memory, lane, self._context(lane, rows), rows)
+                lane.runs[rows] = _Run(self._memory, lane, self._context(lane, rows), rows, recorded=not self._on_dla)
             if not lane.runs[rows]():
                 raise self._refused("run")
             lane.done.record()
@@ -191,17 +192,20 @@ class _Lane:
 
 
 class _Run:
-    """One batch size on one lane: the first call enqueues, the second records a graph, and the others replay it."""
+    """One batch size on one lane: the first call enqueues, the second records a graph, and the others replay it.
 
-    def __init__(self, memory: Memory, lane: _Lane, context: Any, rows: int) -> None:
-        self._memory, self._lane, self._context, self._rows = memory, lane, context, rows
+    What a DLA is given is no part of a CUDA graph, so that a plan with layers on one is enqueued every time.
+    """
+
+    def __init__(self, memory: Memory, lane: _Lane, context: Any, rows: int, *, recorded: bool) -> None:
+        self._memory, self._lane, self._context, self._rows, self._recorded = memory, lane, context, rows, recorded
         self._calls = 0
         self._replay: Callable[[], None] | None = None
 
     def __call__(self) -> bool:
         """Enqueue; False where TensorRT refuses."""
         self._calls += 1
-        if self._calls == 2:  # TensorRT must have run a shape once before it can be recorded
+        if self._calls == 2 and self._recorded:  # TensorRT must have run a shape once before it can be recorded
             self._replay = self._memory.graph(self._enqueue_or_raise)
         if self._replay is None:
             return self._enqueue()

@@ -19,7 +19,7 @@ from edgepose.estimator import Estimator, Poses, StageTimer, untimed
 from edgepose.frame import Frame
 from edgepose.people import People
 from edgepose.people.finder import Finder, Found
-from edgepose.people.follow import SinglePerson
+from edgepose.people.follow import CONFIDENT, SinglePerson
 from edgepose.people.looks import looks
 from edgepose.people.regions import Regions, keep, select
 from edgepose.people.sides import Sides
@@ -89,7 +89,7 @@ class Everybody:
         """
         self._estimator, self._finder, self._regions = estimator, finder, regions
         following = following or Following()
-        self._patience, self._confident = following.patience, following.confident
+        self._patience = following.patience
         self._outside: dict[str, dict[str, int]] = {}  # camera -> who is followed but does not count -> since when, ns
         self._steady = {name: Steady() for name in regions}
         self._every = following.every
@@ -222,7 +222,7 @@ class Everybody:
         tracker = self._trackers[frame.camera]
         worn = None
         if tracker.wants_looks(frame.acquired_ns):
-            worn = looks(frame.picture, poses, self._estimator.skeleton, self._confident)
+            worn = looks(frame.picture, poses, self._estimator.skeleton, CONFIDENT)
         people = tracker.update(poses, frame.acquired_ns, worn)
         counts = keep(self._regions[frame.camera], people.boxes, frame.size)
         tracker.forget(self._long_outside(frame, people, counts))

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.bundle import Manual
-from edgepose.crops import apply, crop_affine, invert, to_input, warp
+from edgepose.crops import apply, crop_affine, invert, to_input, warp, whole_image
 from edgepose.engines import Engine
 from edgepose.errors import EdgeposeError
 from edgepose.estimator import StageTimer, untimed
@@ -88,7 +88,7 @@ class Finder:
         """
         with timer("look for people"):
             height, width = picture.shape[:2]
-            whole = np.array([-0.5, -0.5, width - 0.5, height - 0.5])
+            whole = whole_image(width, height)
             affine = self._letterbox(whole, turned)
             warp(picture, affine, self.manual.input_size, out=self._crop)
             to_input(self._crop, self._inputs[0])

@@ -31,10 +31,9 @@ TURN = 7.5  # radians per second, more than a turn in a second: nobody turns fas
 WIDTH = 5.0  # s in which it is forgotten how long a line has been
 ABOUT = -0.5  # cosine of the angle between two lines from which one has turned about (120 degrees)
 FADING = 0.3  # s in which agreement fades while nothing can be told
-SHORT = (
-    0.3  # of the longest that a line has been; a shorter one tells nothing: where a network cannot decide it has both
-)
-#            joints of a pair in one place for a frame
+# Of the longest that a line has been; a shorter one tells nothing: where a network cannot decide it has both joints of
+# a pair in one place for a frame.
+SHORT = 0.3
 _NONE = np.zeros(0, dtype=np.intp)
 
 

@@ -73,10 +73,6 @@ class Following:
     every: int = 5  # frames between looks of the finder while everybody is seen
     confirm: int = 3  # sights until a person counts (tentative -> confirmed)
     patience: float = 1.0  # seconds unseen until a person is gone (lost -> gone)
-    accept: float = ACCEPT  # person score, 0..1, that a new person needs in each sight until it counts; the first may
-    # be less sure, and is then not the one that makes it count
-    keep: float = KEEP  # person score, 0..1, below which a followed person counts as unseen
-    confident: float = CONFIDENT  # joint score, 0..1, from which a joint shapes the box
     most: int = 8  # people at once: tracks, hence crops per frame, and as many again if all of them lean
 
 
@@ -245,9 +241,9 @@ class Tracker:
         seen, means = self._share_out(poses, looks), poses.person_scores
         for i, track in enumerate(self._tracks):
             if i in seen:
-                track.see(poses.joints[seen[i]], poses.scores[seen[i]], now_ns, self._following.confident)
+                track.see(poses.joints[seen[i]], poses.scores[seen[i]], now_ns, CONFIDENT)
                 # The first sight may be of a box that fits badly; the one that makes a person count may not.
-                enough = track.sights >= self._following.confirm and means[seen[i]] >= self._following.accept
+                enough = track.sights >= self._following.confirm and means[seen[i]] >= ACCEPT
                 if track.state == "lost" or (track.state == "tentative" and enough):
                     self._confirm(track)
             elif track.state == "tentative":
@@ -329,7 +325,7 @@ class Tracker:
         crops = self._crops()
         seen, lost = self._in("confirmed", "tentative"), self._in("lost")
         free = np.ones(len(boxes), dtype=bool)
-        shaky = np.array([self._tracks[i].mean < self._following.accept for i in seen], dtype=bool)
+        shaky = np.array([self._tracks[i].mean < ACCEPT for i in seen], dtype=bool)
         meets = _meets(crops)
         for row, column in assign(iou(crops[seen], boxes), WELL):
             # The joints of the last frame place a crop better than a finder does, but they cannot tell of feet that the
@@ -376,7 +372,7 @@ class Tracker:
         if not self._tracks:
             return {}
         crops = self._crops()
-        boxes = [joints_box(poses, i, self._following.confident) for i in range(len(poses))]
+        boxes = [joints_box(poses, i, CONFIDENT) for i in range(len(poses))]
         answered = np.array([crop if box is None else box for box, crop in zip(boxes, crops, strict=True)])
         likeness = self._likeness(poses, answered, looks)
         free = self._one_each(poses, answered, likeness)
@@ -391,7 +387,7 @@ class Tracker:
 
     def _bars(self) -> NDArray[np.float64]:
         """The person score [N] that each track needs to count as seen."""
-        told = {"confirmed": self._following.keep, "lost": self._following.keep, "tentative": self._following.accept}
+        told = {"confirmed": KEEP, "lost": KEEP, "tentative": ACCEPT}
         return np.array([told[t.state] * (1.0 if t.sights or t.state != "tentative" else LOOSE) for t in self._tracks])
 
     def _likeness(
@@ -437,6 +433,6 @@ class Tracker:
         """What is published of the tracks that are ``here``, each with its answer's position."""
         chosen = np.array([index for _, index in here], dtype=np.intp)
         mine = Poses(poses.joints[chosen], poses.scores[chosen], poses.covariance[chosen])
-        boxes = [joints_box(mine, i, self._following.confident) for i in range(len(mine))]
+        boxes = [joints_box(mine, i, CONFIDENT) for i in range(len(mine))]
         shown = [track.crop if box is None else box for box, (track, _) in zip(boxes, here, strict=True)]
         return People([track.id for track, _ in here], np.array(shown).reshape(-1, 4), mine)

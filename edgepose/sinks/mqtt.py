@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import random
 import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
+from edgepose.backoff import Backoff
 from edgepose.errors import EdgeposeError
 from edgepose.messages import (
     CONTENT_TYPES,
@@ -37,23 +37,12 @@ from edgepose.redact import without_secrets
 log = logging.getLogger(__name__)
 
 State = Literal["connecting", "online", "refused", "lost", "stopped"]
+BACKOFF = Backoff(0.5, 30.0)
 MAX_INFLIGHT = 10  # QoS 1 publications that wait for the broker's word
 STABLE_S = 5.0  # a connection that held this long starts the back-off anew
 CLOCK_SET_NS = 5_000_000_000  # by which a clock moves that was set, and no other
 _LAST_TRIES_S = 0.1  # between tries to connect when it is to end
 FAREWELL_S = 0.3  # for the last status, after the queue was drained
-
-
-@dataclass(frozen=True)
-class Backoff:
-    """How long to wait before connecting again: doubles from ``first_s`` to ``most_s``, less up to a half at random."""
-
-    first_s: float = 0.5
-    most_s: float = 30.0
-
-    def delay(self, failures: int) -> float:
-        """Seconds to wait after ``failures`` (1 or more) in a row."""
-        return float(min(self.most_s, self.first_s * 2.0 ** min(failures - 1, 30)) * random.uniform(0.5, 1.0))
 
 
 def client_id(device: str, camera: str, prefix: str = "edgepose") -> str:
@@ -94,7 +83,7 @@ class MQTTSink:
         keepalive_s: int = 15,
         status: tuple[StatusState, str] = ("online", ""),
         info: Info | None = None,
-        backoff: Backoff = Backoff(),
+        backoff: Backoff = BACKOFF,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         if qos not in (0, 1):

@@ -4,8 +4,9 @@
 
 *Time.* Live: base time + running time of the PTS is when the picture was taken on the pipeline's clock; the
 difference between that clock and UTC is measured every second. For network sources "taken" means that the
-first packet arrived: what camera and network need before that is not in it. File: the wall clock when the
-first frame was read + (PTS - first PTS), over all rounds of a loop; in real time it is as live.
+first packet arrived, for a CSI camera that Argus gave the picture: what camera, network and image processor need
+before that is not in it. File: the wall clock when the first frame was read + (PTS - first PTS), over all rounds of a
+loop; in real time it is as live.
 
 *Sequence.* Live frames are counted where they enter the leaky queue, so gaps in ``seq`` are drops.
 """

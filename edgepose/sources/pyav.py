@@ -50,7 +50,13 @@ _TURNED: dict[int, _Turn] = {  # by clockwise degrees
 _RTSP_FIRST = 30.0  # s
 _DRIFT = 1e-3  # how fast the least delay may rise, s/s
 _SET_BACK_NS = 500_000_000  # by which a frame lies before the last one where the camera's clock was set back
-_PATTERNS = {"smpte": "smptebars", "black": "color=c=black", "white": "color=c=white", "gradient": "gradients"}
+_PATTERNS = {
+    "ball": "testsrc",  # the default: something that moves
+    "smpte": "smptebars",
+    "black": "color=c=black",
+    "white": "color=c=white",
+    "gradient": "gradients",
+}
 
 
 def av() -> Any:
@@ -87,7 +93,10 @@ def opening(spec: SourceSpec) -> tuple[str, str | None, dict[str, str]]:
         return spec.url(), "mpjpeg", options
     if spec.kind == "videotest":
         size, fps = f"{spec.number('width', 640)}x{spec.number('height', 480)}", spec.number("fps", 30)
-        name = _PATTERNS.get(spec.text("pattern"), "testsrc")
+        name = _PATTERNS.get(pattern := spec.text("pattern", "ball"))
+        if name is None:
+            raise EdgeposeError(f"PyAV has no test picture '{pattern}', which needs GStreamer; it has "
+                                f"{', '.join(_PATTERNS)}")  # fmt: skip
         return f"{name}{':' if '=' in name else '='}size={size}:rate={fps}", "lavfi", options
     raise EdgeposeError(f"{spec.redacted()} needs GStreamer, PyAV cannot read it; run it on a Jetson with JetPack")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections import deque
@@ -10,13 +9,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
+from edgepose.backoff import Backoff
 from edgepose.frame import Frame
 from edgepose.sources.base import Base, Source, SourceLost, SourceStalled
 
 State: TypeAlias = Literal["online", "camera-lost"]
 
-FIRST_PAUSE = 0.5  # s
-LONGEST_PAUSE = 10.0  # s
+BACKOFF = Backoff(0.5, 10.0)
 _TOLD = 50  # reasons that are kept, so that each is told once
 STABLE = 5.0  # s of frames after which a camera is not one that comes for a moment and goes again
 
@@ -40,10 +39,10 @@ class Reconnecting(Base):
         camera: str,
         on_state: Callable[[State, str], None] = lambda _state, _sentence: None,
         wait: Callable[[float], bool] | None = None,
-        jitter: Callable[[], float] = random.random,
+        backoff: Backoff = BACKOFF,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``wait(s)`` pauses and says whether it was ended by ``close``; ``jitter`` gives 0..1; ``clock`` s."""
+        """``wait(s)`` pauses and says whether it was ended by ``close``; ``clock`` gives s."""
         self._open = open_
         self.camera = camera
         self.live = True
@@ -53,7 +52,7 @@ class Reconnecting(Base):
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._wait = wait or self._closed.wait
-        self._jitter, self._clock = jitter, clock
+        self._backoff, self._clock = backoff, clock
         self._inner: Source | None = None
         self._state: State | None = None
         self._told = deque[str](maxlen=_TOLD)
@@ -143,9 +142,8 @@ class Reconnecting(Base):
             self._inner = None
         if self._closed.is_set():
             return
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._failures, 16))
         self._failures += 1
-        self._next_try = self._clock() + pause * (0.5 + 0.5 * self._jitter())
+        self._next_try = self._clock() + self._backoff.delay(self._failures)
         self._report("camera-lost", sentence)
 
     def _report(self, state: State, sentence: str) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgepose import bundle as bundles
 from edgepose import console, engines, sources
-from edgepose.crops import apply, crop_affine, warp
+from edgepose.crops import apply, crop_affine, warp, whole_image
 from edgepose.people.finder import Finder, Found
 from trainer.grid import evenly, write_grid
 
@@ -34,7 +34,7 @@ def frames_of(film: Path, count: int) -> list[NDArray[np.uint8]]:
 def tile_of(image: NDArray[np.uint8], found: Found) -> NDArray[np.uint8]:
     """The whole image, letterboxed, with boxes and scores."""
     height, width = image.shape[:2]
-    affine = crop_affine(np.array([-0.5, -0.5, width - 0.5, height - 0.5]), _TILE, 1.0)
+    affine = crop_affine(whole_image(width, height), _TILE, 1.0)
     tile = warp(image, affine, _TILE)
     for box, score in zip(found.boxes, found.scores, strict=True):
         (x0, y0), (x1, y1) = np.round(apply(affine, box.reshape(2, 2))).astype(int).tolist()

@@ -17,7 +17,7 @@ import numpy as np
 import typer
 
 from edgepose import console
-from edgepose.crops import crop_affine, warp
+from edgepose.crops import crop_affine, warp, whole_image
 from edgepose.sources import gstreamer, open_source, pipelines
 
 SIZES = ((704, 480), (1280, 720), (1920, 1080))
@@ -28,7 +28,7 @@ def cost(film: Path, size: tuple[int, int], *, bgr: bool) -> float:
     width, height = size
     people = [np.array([x * width, 0.1 * height, (x + 0.2) * width, 0.9 * height]) for x in (0.2, 0.6)]
     affines = [crop_affine(box, (192, 192), 1.25) for box in people]
-    whole = crop_affine(np.array([-0.5, -0.5, width - 0.5, height - 0.5]), (256, 256), 1.0)
+    everything = crop_affine(whole_image(width, height), (256, 256), 1.0)
     layouts = pipelines.LAYOUTS
     pipelines.LAYOUTS = "video/x-raw,format=BGR" if bgr else layouts
     try:
@@ -43,7 +43,7 @@ def cost(film: Path, size: tuple[int, int], *, bgr: bool) -> float:
             for affine in affines:
                 warp(frame.picture, affine, (192, 192))
             if count % 5 == 0:
-                warp(frame.picture, whole, (256, 256))
+                warp(frame.picture, everything, (256, 256))
             count += 1
         return (time.process_time() - start) / count * 1e3
 

@@ -213,12 +213,22 @@ def test_what_cannot_be_quantised_is_refused(learnt, tmp_path):
         (learnt.bundle, small, {}, "has crops of 32 x 32, the input of .* is 64 x 64"),
         (learnt.bundle, tight, {}, "cut with a padding of 1.1, and .* has 1.25; make a set with this model"),
         (made, learnt.chosen, {}, "is int8 already"),
-        (learnt.bundle, learnt.chosen, {"keep_float": ["/nowhere/Conv"]}, "unknown layer '/nowhere/Conv'"),
         (learnt.bundle, learnt.chosen, {"method": "mse", "target": "cpu"}, "has no calibration method 'mse'"),
     ):
         with pytest.raises(EdgeposeError, match=sentence):
             quantize(bundle, chosen, tmp_path / "refused.onnx", **changes)
     assert not (tmp_path / "refused.onnx").exists()
+
+
+def test_it_is_refused_before_anybody_is_judged(learnt, tmp_path, monkeypatch):
+    """Who has many persons would wait for minutes."""
+    monkeypatch.setattr(gate, "judge_of", lambda *_: pytest.fail("too late"))
+    for work in (
+        lambda: gate.calibrate(learnt.bundle, learnt.chosen, {}, tmp_path / "x.onnx", method="mse", target="cpu"),
+        lambda: gate.rank(learnt.bundle, learnt.chosen, {}, method="mes"),
+    ):
+        with pytest.raises(EdgeposeError, match="calibration method 'me?s"):
+            work()
 
 
 def _killed(*_):

@@ -11,7 +11,7 @@ from calibration.judge import METRICS
 from calibration.quantize import quantize
 from calibration.sensitivity import Budget
 from calibration.verify import compare_outcome
-from edgepose import engines
+from edgepose import EdgeposeError, engines
 from edgepose.engines import cpu
 
 
@@ -43,3 +43,12 @@ def test_eight_bits_are_judged_where_openvino_is_given_seven(flags, engine, lear
     assert told["pckh01"] == pytest.approx((made.float_.percent("pckh01"), made.int8.percent("pckh01")))
     page.write(made, tmp_path / "page.html", repeats=2)
     assert "One crop on openvino, " in (tmp_path / "page.html").read_text()  # that is what runs it
+
+
+def test_what_is_made_for_cpus_is_told_by_its_activations(learnt, tmp_path):
+    """Not by its accuracy, which a file may not state."""
+    made = quantize(learnt.bundle, learnt.chosen, tmp_path / "int8.onnx", target="cpu")
+    people = {f"{learnt.spec}@all": learnt.persons}
+    assert gate.judged(learnt.bundle, made, learnt.chosen, people).engine == "onnxruntime"
+    with pytest.raises(EdgeposeError, match="was made with --target cpu, and no layer of such a file goes back"):
+        gate.judged(learnt.bundle, made, learnt.chosen, people, search=True)

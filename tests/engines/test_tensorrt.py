@@ -57,6 +57,15 @@ def test_same_heatmaps_for_any_number_of_images(trt, memory, tiny, expected):
     engine.close()
 
 
+def test_what_runs_on_a_dla_is_in_no_graph(tiny):
+    memory = surface.LazyMemory()
+    engine = opened(tiny, Options(device="DLA:0", precision="float16"), surface.module("tensorrt-10.3.0"), memory)
+    for batch in images(1, 1, 1, 1, 1, 1):
+        assert engine.infer(batch).shape == (1, 16, 16, 16)
+    assert memory.replays == 0
+    engine.close()
+
+
 def test_the_finder_runs_too(trt, memory):
     finder = bundles.load("edgepose-finder", role="person")
     width, height = finder.manual.input_size

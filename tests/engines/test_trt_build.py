@@ -24,7 +24,6 @@ from tests.engines import surface
 
 VERSIONS = ["tensorrt-8.5.3", "tensorrt-8.6.1", "tensorrt-10.3.0", "tensorrt-10.13.3", "tensorrt-11.4.0"]
 FLAGGED = ["tensorrt-8.5.3", "tensorrt-8.6.1"]  # no strong typing yet
-EITHER = ["tensorrt-10.3.0", "tensorrt-10.13.3"]
 TYPED = ["tensorrt-11.4.0"]
 
 

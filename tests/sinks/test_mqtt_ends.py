@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from paho.mqtt.packettypes import PacketTypes
 
+from edgepose.backoff import Backoff
 from edgepose.messages import decode
 from edgepose.mqtt import Broker, Packet, Session, _size, parse_broker
-from edgepose.sinks.mqtt import Backoff, MQTTSink
+from edgepose.sinks.mqtt import MQTTSink
 from tests.broker import PATIENCE_S, Mosquitto, wait_for, watch
 from tests.sinks.conftest import QUICK
 from tests.sinks.test_mqtt import info, states

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from edgepose.backoff import Backoff
 from edgepose.bundle import Bundle
 from edgepose.errors import EdgeposeError
 from edgepose.messages import info_message
 from edgepose.mqtt import Broker, parse_broker
-from edgepose.sinks.mqtt import Backoff, MQTTSink
+from edgepose.sinks.mqtt import MQTTSink
 from tests.broker import PATIENCE_S, Certificates, Mosquitto, wait_for, watch
 from tests.conftest import tiny_manual
 from tests.sinks.test_mqtt import stats

@@ -10,9 +10,10 @@ from dataclasses import replace
 import pytest
 from paho.mqtt import client as paho
 
+from edgepose.backoff import Backoff
 from edgepose.errors import EdgeposeError
 from edgepose.listen import listen
-from edgepose.sinks.mqtt import Backoff, MQTTSink
+from edgepose.sinks.mqtt import MQTTSink
 from tests.broker import wait_for
 from tests.sinks.test_mqtt import scripted
 

@@ -94,3 +94,11 @@ def test_names() -> None:
     assert parse("csi://1").camera == "csi1"
     with pytest.raises(EdgeposeError, match="unknown source scheme"):
         open_source("vidoetest://")
+
+
+def test_a_test_picture_that_pyav_lacks_is_refused() -> None:
+    assert "smptebars" in explain("videotest://?pattern=smpte", backend="pyav")
+    with pytest.raises(
+        EdgeposeError, match="PyAV has no test picture 'snow', which needs GStreamer; it has ball, smpte"
+    ):
+        explain("videotest://?pattern=snow", backend="pyav")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgepose.backoff import Backoff
 from edgepose.errors import EdgeposeError
 from edgepose.frame import Frame
 from edgepose.sources import Reconnecting, Source, SourceLost, SourceStalled, open_source
@@ -79,7 +80,7 @@ class World:
             camera="door",
             on_state=lambda state, text: self.states.append((state, text)),
             wait=self.wait,
-            jitter=lambda: jitter,
+            backoff=Backoff(0.5, 10, lambda: jitter),
             clock=lambda: self.now,
         )
 
@@ -165,7 +166,7 @@ def test_a_real_file_that_is_not_there(tmp_path: Path) -> None:
 
 def test_close_ends_the_pause() -> None:
     world = World(*[SourceLost("refused")] * 99)
-    source = Reconnecting(world.open, camera="door", jitter=lambda: 1.0)
+    source = Reconnecting(world.open, camera="door", backoff=Backoff(0.5, 10, lambda: 1.0))
     threading.Timer(0.1, source.close).start()
     start = time.monotonic()
     assert source.read() is None

@@ -430,6 +430,11 @@ def test_a_folder_that_is_not_clear_gets_a_sentence(coco, tmp_path):
     empty.mkdir()
     with pytest.raises(EdgeposeError, match="holds no data set that is recognised"):
         load("empty", root)
+    (empty / "annotations.json").write_text(text[: len(text) // 2])
+    with pytest.raises(
+        EdgeposeError, match=r"is recognised \(.*annotations.json cannot be read as JSON: .*\); write lsp"
+    ):
+        load("empty", root)
 
 
 def standing(turned: float = 0.0, **moved: tuple[float, float]) -> Person:

@@ -1,11 +1,16 @@
 """Figures of predictions, in all and by activity."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
+import pytest
+from typer.testing import CliRunner
 
+from edgepose import EdgeposeError
 from edgepose.skeletons import MPII16
 from tests.trainer.test_export import _predictions
+from trainer.cli import app
 from trainer.evaluate import Predictions, figures
 
 
@@ -20,3 +25,14 @@ def test_figures_by_activity_are_of_its_own_persons():
     }  # fmt: skip
     assert found["pckh05"] == 33.33
     assert "by_activity" not in figures(seen, MPII16)
+
+
+def test_data_may_name_their_own_splits():
+    command = ["evaluate", "edgepose-s", "--limit", "2", "--json", "--data", "synth:3@all", "--data", "synth:3:1"]
+    found = CliRunner().invoke(app, command)
+    assert found.exit_code == 0, found.output
+    told = json.loads(found.stdout)
+    assert (told["data"], told["split"], told["persons"]) == (["synth:3", "synth:3:1"], "all", 2)
+    for more in (["--split", "vla"], ["--data", "synth:3@vla"]):
+        with pytest.raises(EdgeposeError, match="unknown split 'vla'; did you mean 'val'"):
+            CliRunner().invoke(app, [*command, *more], catch_exceptions=False)

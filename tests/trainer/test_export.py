@@ -15,16 +15,17 @@ from edgepose import bundle as bundles
 from edgepose import engines
 from edgepose.bundle import GAUSSIAN_RADII
 from edgepose.errors import EdgeposeError
+from edgepose.estimator import Estimator
 from edgepose.skeletons import MPII16
 from trainer import uncertainty
 from trainer.cli import app
 from trainer.data.persons import make_person
 from trainer.engine import TorchEngine, manual_of
 from trainer.evaluate import Predictions
-from trainer.export import to_onnx
+from trainer.export import _fit_uncertainty, to_onnx
 from trainer.grid import require_picture, write_picture
 from trainer.models.build import build
-from trainer.recipe import Recipe
+from trainer.recipe import DataSet, Recipe
 from trainer.uncertainty import calibration, ellipses, mahalanobis, reliability, score_map
 
 RECIPE = {
@@ -317,3 +318,16 @@ def test_scores_are_on_the_cautious_side(monkeypatch):
     assert (apart >= 0).all()
     assert apart.mean() > 0.005
     assert (cautious.raw[0], cautious.probability[0]) == (0, 0)
+
+
+def test_where_all_peaks_are_alike_no_scores_are_fitted(tmp_path):
+    """A network that says the same of everybody: without a word it would be published with uncalibrated scores."""
+    torch.manual_seed(0)
+    model = build(Recipe.model_validate(RECIPE)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    manual = manual_of(Recipe.model_validate(RECIPE))
+    spec = [DataSet.model_validate({"data": "synth:30", "split": "all"})]
+    with pytest.raises(EdgeposeError, match="small answers alike for all persons to fit it on; choose other data"):
+        _fit_uncertainty(Estimator(TorchEngine(model), manual), spec, None)

@@ -147,12 +147,14 @@ def recognise(folder: str, root: Path | None = None) -> str:
     base = (root or Path()) / folder
     if kind_of(base) != "folder":
         raise EdgeposeError(f"data '{folder}' is neither a folder nor FORMAT:...; formats: lsp, coco, mpii, synth")
+    faults: list[str] = []
     found = [f"lsp:{folder}"] if (base / "joints.mat").is_file() else []
     for path in sorted([*base.glob("*.json"), *base.glob("annotations/*.json")]):
         try:
             content = read_json(path)
-        except EdgeposeError:
-            continue  # not everything that lies there is ours
+        except EdgeposeError as error:  # not everything that lies there is ours
+            faults.append(str(error))
+            continue
         name = path.relative_to(base)
         if isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys():
             found.append(f"coco:{folder}/{name}:{folder}/{_images(base, path.stem)}")
@@ -162,7 +164,7 @@ def recognise(folder: str, root: Path | None = None) -> str:
     if len(found) != 1:
         what = (
             f"several data sets ({', '.join(found)}); name one of them" if found else "no data set that is recognised"
-        )
+        ) + "".join(f" ({fault})" for fault in faults)
         raise EdgeposeError(f"folder {base} holds {what}; write lsp:DIR, coco:JSON:IMAGES or mpii:FILE:IMAGES")
     return found[0]
 

@@ -30,7 +30,8 @@ Image = NDArray[np.uint8]
 Point = NDArray[np.float64]
 Floats = NDArray[np.floating]
 
-# Bone lengths in units of the body's height, after anthropometric tables (Drillis & Contini 1966).
+# Bone lengths in units of the body's height, after anthropometric tables (Drillis & Contini 1966),
+# but for the forearm, which is to the middle of the hand, and the widths of hips and shoulders.
 _LENGTHS = {"thigh": 0.245, "shin": 0.246, "trunk": 0.29, "neck": 0.05, "head": 0.13, "upper_arm": 0.186,
             "forearm": 0.2, "hips": 0.1, "shoulders": 0.22}  # fmt: skip
 

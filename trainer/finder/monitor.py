@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepose.crops import apply, crop_affine, warp
+from edgepose.crops import apply, crop_affine, warp, whole_image
 from edgepose.people.finder import Found
 from trainer.data.persons import read_image
 from trainer.finder.evaluate import LEAST, look, of_network, quality
@@ -49,7 +49,7 @@ def sheet(scenes: list[Scene], found: list[Found], path: Path, rows: int = 4, co
 def _tile(scene: Scene, found: Found) -> NDArray[np.uint8]:
     image = read_image(scene.image)
     height, width = image.shape[:2]
-    affine = crop_affine(np.array([-0.5, -0.5, width - 0.5, height - 0.5]), (_TILE, _TILE), 1.0)
+    affine = crop_affine(whole_image(width, height), (_TILE, _TILE), 1.0)
     tile = warp(image, affine, (_TILE, _TILE))
 
     def draw(box: NDArray[np.float64], colour: tuple[int, int, int]) -> tuple[int, int]:

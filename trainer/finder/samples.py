@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from edgepose.crops import BORDER, apply, compose, crop_affine, warp
+from edgepose.crops import BORDER, apply, compose, crop_affine, warp, whole_image
 from trainer.augment import Augmentation, colour_noise
 from trainer.data.persons import read_image
 from trainer.data.samples import Draw
@@ -81,7 +81,7 @@ class SceneSamples(Dataset[dict[str, NDArray[np.generic]]]):
         scale = float(np.exp(rng.uniform(np.log(low), np.log(high))))
         shift = tuple(rng.uniform(-0.5, 0.5, 2) * abs(scale - 1))
         affine = crop_affine(
-            np.array([-0.5, -0.5, width - 0.5, height - 0.5]),
+            whole_image(width, height),
             size,
             1.0,
             scale=scale,

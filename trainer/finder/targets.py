@@ -1,8 +1,9 @@
 """What the finder's five maps are trained towards: centre, width, height, and the way to the centre.
 
 Zhou, Wang & Krähenbühl 2019, Objects as Points; equation numbers are theirs. Ours: the Gaussian follows the box's
-shape, and size and offset are learnt in its middle and not at one cell (Liu et al. 2020, TTFNet, section 3.3); sizes
-are logarithms, so that an error is relative to the person.
+shape, and size and offset are learnt in its middle and not at one cell (Liu et al. 2020, TTFNet), where each
+cell counts alike, so that large people weigh more than small ones; sizes are logarithms, so that an error is relative
+to the person.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Multi-context attention (Chu et al. 2017, sections 3 and 4).
+"""Multi-context attention (Chu et al. 2017, section 5).
 
 An attention map says how much each position counts; it sums to 1. It multiplies the features, scaled by the
 number of positions, so that a map without preference changes nothing.
@@ -47,10 +47,10 @@ class Attention(nn.Module):
         return total / len(features)
 
     def _normalised(self, score: Tensor, index: int) -> Tensor:
-        if self.spec.normaliser == "softmax":  # eq. 3
+        if self.spec.normaliser == "softmax":  # section 5.1
             return functional.softmax(score.float().flatten(2), dim=-1).view_as(score)
         belief = score
-        for _ in range(self.spec.iterations):  # mean field, eq. 5
+        for _ in range(self.spec.iterations):  # mean field, section 5.1
             belief = torch.sigmoid(score + self.pairwise[index](belief))
         belief = belief.float() + _EPSILON
         return belief / belief.sum(dim=(2, 3), keepdim=True)
@@ -75,7 +75,7 @@ class Holistic(nn.Module):
 
 
 class PartHead(nn.Module):
-    """A head that looks at each joint through a map of its own (section 4.3, refined attention for parts).
+    """A head that looks at each joint through a map of its own (section 5.2, refined attention for parts).
 
     The map of joint p multiplies all channels alike, so that it can be applied after the joint's 1x1 convolution:
     w . (f * A) = (w . f) * A.

@@ -3,7 +3,7 @@
 - ``he``: variance 2 / n_o (He et al. 2015, eq. 14: the backward form, which suits ReLU).
 - ``xavier``: variance 2 / (n_i + n_o) (Glorot & Bengio 2010, eq. 12).
 - ``branches``: for layers whose input is the sum of C_i branches, or whose output goes to C_o branches: variance
-  1 / (a^2 (C_i n_i + C_o n_o)), a = 1/2 for ReLU (Yang et al. 2017, section 3.3). A plain layer has
+  1 / (a^2 (C_i n_i + C_o n_o)), a = 1/2 for ReLU (Yang et al. 2017, section 4.1, eq. 15). A plain layer has
   C_i = C_o = 1; :class:`trainer.models.blocks.Conv` says otherwise.
 
 n_i and n_o are the numbers of weights that meet in an output and that leave an input, at stride 1.

@@ -1,4 +1,4 @@
-"""Hourglass residual units: a small hourglass inside a residual (Chu et al. 2017, section 4.2 and fig. 4)."""
+"""Hourglass residual units: a small hourglass inside a residual (Chu et al. 2017, section 4.1)."""
 
 from __future__ import annotations
 

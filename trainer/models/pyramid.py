@@ -1,7 +1,8 @@
-"""Pyramid residual modules PRM-A to PRM-D (Yang et al. 2017, section 3.2 and fig. 4).
+"""Pyramid residual modules PRM-A to PRM-D (Yang et al. 2017, sections 3.2 and 3.3, fig. 3).
 
 Beside the 3x3 of a bottleneck (f_0), C levels see the features sub-sampled by 2^(-M c / C), c = 1..C (eq. 3), each
-with a 3x3 of its own, and are brought back to full size and joined (eq. 2):
+with a 3x3 of its own, and are brought back to full size and joined (eq. 2; g is ``leave``, and as in the authors' code
+one more 1x1, ``join``, follows on its sum with f_0):
 
 - A: every level has input features of its own; sub-sampling by fractional max pooling; levels are added.
 - B: levels share their input features; added. The paper's choice.
@@ -72,12 +73,12 @@ class Level(nn.Module):
 
 
 class PyramidResidual(nn.Module):
-    """skip(x) + g(f_0(x) + pyramid(x)), every convolution preceded by batch norm and ReLU (eq. 2)."""
+    """skip(x) + join(f_0(x) + g(pyramid(x))), every convolution preceded by batch norm and ReLU (eq. 1 and 2)."""
 
     def __init__(
         self, inputs: int, outputs: int, kind: PyramidKind, pyramid: Pyramid, *, conv_skip: bool = False
     ) -> None:
-        """``conv_skip``: a 1x1 on the skip, which keeps variance from adding up where two sums meet (section 3.3)."""
+        """``conv_skip``: a 1x1 on the skip, which keeps variance from adding up where two sums meet (section 4.2)."""
         super().__init__()
         half, count = outputs // 2, pyramid.levels
         channels = max(outputs // pyramid.reduction, 4)
