@@ -112,7 +112,7 @@ def calibrate(
                 f"{lost[worst]:.2f} points of average precision, {lose_ap:g} may be lost; choose another --method, "
                 "--seed or --count, or allow more by --lose-ap"
             )
-        rows = [_measured(name, result) for name, result in int8.items()]
+        rows = [_measured(name, float_[name], result) for name, result in int8.items()]
         proto, manual = onnx.load(twin.path), twin.manual.model_copy(update={"accuracy": rows})
     return Outcome(save(proto, manual, path), float_, int8)
 
@@ -128,8 +128,11 @@ def _found(bundle: Bundle, sets: Scenes, threads: int) -> dict[str, Quality]:
         engine.close()
 
 
-def _measured(name: str, result: Quality) -> Accuracy:
+def _measured(name: str, before: Quality, result: Quality) -> Accuracy:
     data, split = of_split(name)
     keys = ("average_precision", "recall", "precision", "labelled_recall")
     figures = {key: getattr(result, key) for key in keys}
-    return Accuracy(data=data, split=split or "all", persons=result.people, engine=judging(), figures=figures)
+    lost = {key: round(getattr(before, key) - value, 2) for key, value in figures.items() if value is not None}
+    return Accuracy(
+        data=data, split=split or "all", persons=result.people, engine=judging(), figures=figures, lost=lost
+    )

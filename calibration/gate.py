@@ -134,7 +134,7 @@ def calibrate(
         model, keep, int8, fault = mixture.model, mixture.keep_float, mixture.answers, mixture.fault
     published = None
     if not fault:
-        rows = [_measured(int8, judge, name, run.engine) for name in judge.sets]
+        rows = [_measured(float_, int8, judge, name, run.engine) for name in judge.sets]
         published = save(model, manual.model_copy(update={"accuracy": rows}), path)
     return Outcome(
         bundle, reference, chosen, method, run.engine, judge, float_, int8, model, keep, ranked, fault, published
@@ -209,13 +209,20 @@ def judge_of(people: People, manual: Manual) -> Judge:
     return Judge(everybody, manual, {name: of_set == i for i, name in enumerate(people)})
 
 
-def _measured(answers: Answers, judge: Judge, name: str, engine: str) -> Accuracy:
-    """The figures of one set of persons, DATA@SPLIT, as a bundle states them."""
+def _measured(float_: Answers, int8: Answers, judge: Judge, name: str, engine: str) -> Accuracy:
+    """The figures of INT8 on one set of persons, DATA@SPLIT, and what it lost, as a bundle states them."""
     data, split = of_split(name)
     mask = judge.sets[name]
-    figures = {metric: answers.percent(metric, mask) for metric in METRICS}
-    known = {metric: round(value, 2) for metric, value in figures.items() if math.isfinite(value)}
-    return Accuracy(data=data, split=split or "all", persons=int(mask.sum()), engine=engine, figures=dict(known))
+    before, after = ({metric: a.percent(metric, mask) for metric in METRICS} for a in (float_, int8))
+    known = [metric for metric, value in after.items() if math.isfinite(value)]
+    return Accuracy(
+        data=data,
+        split=split or "all",
+        persons=int(mask.sum()),
+        engine=engine,
+        figures={metric: round(after[metric], 2) for metric in known},
+        lost={metric: round(before[metric] - after[metric], 2) for metric in known},
+    )
 
 
 def _float_answers(bundle: Bundle, judge: Judge, threads: int) -> Answers:

@@ -26,7 +26,7 @@ from trainer.data.persons import Person, read_image
 from trainer.progress import progress
 
 # What numpy and zipfile raise for an archive that is damaged, encrypted, or packed in a way that Python does not know.
-_DAMAGED = (OSError, ValueError, KeyError, EOFError, RuntimeError, SyntaxError, tokenize.TokenError,
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, RuntimeError, SyntaxError, tokenize.TokenError, MemoryError,
             zipfile.BadZipFile, zlib.error)  # fmt: skip
 
 

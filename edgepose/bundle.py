@@ -91,6 +91,9 @@ class Ellipses(_Strict):
         return self
 
 
+Side = Annotated[int, Field(gt=0, le=4096)]
+
+
 class Accuracy(_Strict):
     """One measurement: on which persons, with what, and the figures in percent."""
 
@@ -99,6 +102,7 @@ class Accuracy(_Strict):
     persons: int
     engine: str
     figures: dict[str, float | None]
+    lost: dict[str, float] = {}  # of an INT8 file: points lost against the float one; empty where nobody told
 
 
 class Manual(_Strict):
@@ -108,7 +112,7 @@ class Manual(_Strict):
     name: Annotated[str, Field(pattern=NAME)]
     role: Literal["pose", "person"] = "pose"
     skeleton: str = ""  # of role pose
-    input_size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]  # width, height in pixels
+    input_size: tuple[Side, Side]  # width, height in pixels
     stride: Annotated[int, Field(gt=0)] = 4
     padding: Annotated[float, Field(ge=1, le=3)] = 1.25  # crop side / longer side of the box
     decode: Decode = Decode()
@@ -234,6 +238,8 @@ def _read(path: Path) -> Any:
         model = onnx.load_model(path, format="protobuf", load_external_data=False)
         if not model.graph.node:
             raise DecodeError("it has no graph")
+        if any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer):
+            raise DecodeError("its weights lie in another file")  # which its sha256 would say nothing of
         onnx.checker.check_model(model, full_check=True)  # shapes, too: engines rely on what is declared
     except (DecodeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         reason = (str(error).strip() or "it cannot be parsed").splitlines()[0][:120]

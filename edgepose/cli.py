@@ -156,6 +156,7 @@ def run(
         "gate.rate": rate,
         "gate.on_change": on_change,
     }
+    _refuse_secrets(source)
     settings = config.load(flags, config_file).settings
     if explain:
         from edgepose import sources
@@ -171,6 +172,20 @@ def run(
         end = run_loop(settings, line.attach)
     if end is not None:
         _summary(end)
+
+
+def _refuse_secrets(source: str | None) -> None:
+    """Everybody on this machine can read a command line."""
+    from edgepose.redact import secrets_of
+    from edgepose.sources import parse
+
+    if source is None:
+        return
+    spec = parse(source, environ={})
+    if spec.password or (spec.network and secrets_of(spec.location)):
+        raise EdgeposeError("--source holds a password, which others on this machine can read; put name and password "
+                            f"into EDGEPOSE_{spec.kind.upper()}_USER and EDGEPOSE_{spec.kind.upper()}_PASSWORD, or the "
+                            "URL into a settings file or EDGEPOSE_SOURCE_URI")  # fmt: skip
 
 
 def _require_output(settings: config.Settings) -> None:
@@ -223,6 +238,7 @@ def bench(
     from edgepose.bench import apart
     from edgepose.bench import bench as measure
 
+    _refuse_secrets(source)
     found = measure(apart(config.load(flags, config_file).settings, to_broker=mqtt is not None))
     typer.echo(json.dumps(found) if as_json else _bench_table(found), nl=True)
 

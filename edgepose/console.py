@@ -14,8 +14,9 @@ from edgepose.errors import EdgeposeError, missing
 
 def say(sentence: str) -> None:
     """Tell whoever runs us, on stderr; a full disk there, or nobody who reads it, is no reason to stop."""
+    shown = "".join(c if c.isprintable() or c in "\n\t" else "?" for c in sentence)  # what a camera says may steer one
     with suppress(OSError, ValueError, AttributeError):  # the last: it was closed before we began
-        sys.stderr.write(sentence + "\n")
+        sys.stderr.write(shown + "\n")
         sys.stderr.flush()
 
 

@@ -40,6 +40,7 @@ PIXELS = (
     "y grows downwards; left and right joints are the person's own"
 )
 COVARIANCE = "var_x, cov_xy, var_y of the joint's position in pixels squared"
+LARGEST = 1 << 20  # bytes of a payload; a hundred people in JSON are a sixth of it
 LONGEST_PREFIX, DEEPEST_PREFIX = 1000, 100  # bytes, levels; mosquitto takes 200 levels, device and camera among them
 _DECIMALS = np.array([1, 1, 3, 2, 2, 2])  # of x, y, score, var_x, cov_xy, var_y
 
@@ -394,6 +395,8 @@ def _short(joints: list[Any]) -> list[Any]:
 
 def decode(payload: bytes, encoding: Encoding | Literal["auto"] = "auto") -> Message:
     """The message in ``payload``; EdgeposeError where it is none, or of a schema not known here."""
+    if len(payload) > LARGEST:
+        raise EdgeposeError(f"the payload has {len(payload)} bytes; no message of edgepose has more than {LARGEST}")
     if encoding == "auto":
         encoding = "json" if payload.lstrip()[:1] == b"{" else "cbor"  # no CBOR map begins like that
     read: Callable[[bytes], Any] = json.loads if encoding == "json" else cbor2.loads

@@ -39,7 +39,18 @@ def without_secrets(source: str) -> str:
     source = source.encode("utf-8", "backslashreplace").decode()
     # What stands before an @; where a password begins (:), a / in it may not have been escaped.
     source = re.sub(r'://(?:[^/\s"]*@|[^/\s":]+:[^"\s]*@)', "://", source)
+    source = re.sub(r"""((?:rtsps?|https?)://[^/\s"']*)(/[^\s"']*)""", _without_tokens, source)
     return re.sub(rf'(?i)\b([\w-]*(?:{_USERS}|{_KEYS})[\w-]*)=(?:"(?:[^"\\]|\\.)*"|[^\s&!]+)', r"\1=...", source)
+
+
+def _without_tokens(url: re.Match[str]) -> str:
+    """A network camera's URL without words that look drawn at random: some cameras have no other password."""
+    return url[1] + re.sub(r"[A-Za-z0-9]{12,}", lambda word: "..." if _random(word[0]) else word[0], url[2])
+
+
+def _random(word: str) -> bool:
+    mixed = re.search("[a-z]", word) and re.search("[A-Z]", word)
+    return bool(re.search("[0-9]", word) and (mixed or re.fullmatch("[0-9a-f]{16,}|[0-9A-F]{16,}", word)))
 
 
 def is_utf8(text: str) -> bool:

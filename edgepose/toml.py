@@ -17,6 +17,7 @@ else:
     import tomli as tomllib
 
 M = TypeVar("M", bound=BaseModel)
+LONGEST_SHOWN = 1000  # characters
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -81,6 +82,8 @@ def _in_toml(fault: Any) -> str:
 
 def shown(given: object) -> str:
     """``given`` as it would be written, without secrets."""
+    if isinstance(given, str) and len(given) > LONGEST_SHOWN:
+        return f"a text of {len(given)} characters"  # cut off, it might show what redact would have masked
     try:
         return repr(redact(given) if isinstance(given, str) else given)
     except ValueError:  # Python writes no number of thousands of digits

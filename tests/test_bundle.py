@@ -173,3 +173,14 @@ def test_saving_a_contradiction_leaves_the_old_file(tiny):
         bundles.save(tiny_graph(size=128), tiny.manual, tiny.path)
     assert tiny.path.read_bytes() == before
     assert [p.name for p in tiny.path.parent.iterdir()] == ["tiny.onnx"]
+
+
+def test_weights_in_another_file_are_refused(tmp_path, tiny):
+    model = onnx.load(tiny.path)
+    for tensor in model.graph.initializer:
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="w.bin")
+    (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(EdgeposeError, match="its weights lie in another file"):
+        bundles.load(tmp_path / "x.onnx")

@@ -194,6 +194,16 @@ def test_the_info_message_names_joints_and_tells_what_the_score_means(tmp_path: 
         ("http://cam/v?login=bob&credential=hush&x=1", "http://cam/v?login=...&credential=...&x=1"),
         ("http://cam/v?jwt=hush&session_id=hush", "http://cam/v?jwt=...&session_id=..."),
         ("rtsp://cam/s?access_code=hush", "rtsp://cam/s?access_code=..."),
+        (
+            'rtspsrc location="rtsps://nvr/7vKqY3x9ZlQ2mN8p?x=1" ! y',
+            'rtspsrc location="rtsps://nvr/...?x=1" ! y',
+        ),
+        ("http://cam/5f3a9c0d1e2b4a6f/v", "http://cam/.../v"),
+        (
+            "rtsp://cam/h264Preview_01_main/Streaming/Channels/101",
+            "rtsp://cam/h264Preview_01_main/Streaming/Channels/101",
+        ),
+        ("file:///films/7vKqY3x9ZlQ2mN8p.mp4", "file:///films/7vKqY3x9ZlQ2mN8p.mp4"),
         ("rtsp://me:12/hush@cam/s lost", "rtsp://cam/s lost"),
         ("rtsp://cam/a@b", "rtsp://cam/a@b"),
         (r'rtspsrc user-id="cam \"the\" admin!" user-pw="a b" ! x', "rtspsrc user-id=... user-pw=... ! x"),
@@ -295,3 +305,11 @@ def test_info_tells_the_ellipses_of_every_joint(tmp_path: Path) -> None:
     bundle = Bundle(tmp_path, tiny_manual(ellipses={"radii": radii, "fitted_on": "x"}), "a" * 64)
     info = info_message(device="d", camera="c", source="x", bundle=bundle, engine="e")
     assert info.ellipses == {name: [row[i] for row in radii] for i, name in enumerate(("50", "90", "95"))}
+
+
+def test_a_payload_that_no_message_needs_is_not_read() -> None:
+    huge = b'{"schema": "edgepose.status/1", "state": "' + b"://" * (1 << 19) + b'"}'
+    with pytest.raises(EdgeposeError, match="the payload has 1572908 bytes; no message of edgepose has more than"):
+        decode(huge)
+    with pytest.raises(EdgeposeError, match="a text of 30000 characters"):
+        decode(b'{"schema": "edgepose.status/1", "device": "d", "camera": "c", "state": "' + b"://" * 10_000 + b'"}')

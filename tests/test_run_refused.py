@@ -53,7 +53,7 @@ BAD = [
     (("bench", "--source", "images:///x?loop=true"), "begins again at its end; say by --max-frames how many to time"),
     (("run", "--stdout", "--source", "circle"), "circle"),
     (("run", "--stdout", "--source", "file:///a%00b.mp4"), "holds a null character (%00), which no path has"),
-    (("bench", "--source", "rtsp://me:secret@x/y?token=secret"), "rtsp://me:***@x/y?token=***"),
+    (("bench", "--source", "rtsp://me:secret@x/y?token=secret"), "--source holds a password"),
 ]
 
 
@@ -138,3 +138,13 @@ def test_of_several_cameras_each_says_its_own_fault_last(tiny, tmp_path):
 def test_typos_in_the_file_are_refused(own_folder):
     (own_folder / "edgepose.toml").write_text("[mqtt]\nulr = 'mqtt://x'\n")
     assert "edgepose.toml: unknown key 'mqtt.ulr'; did you mean 'url'" in refused("run")
+
+
+@pytest.mark.parametrize("source", ["rtsp://me:hush@cam/s", "http://cam/v?user=me&pwd=hush"])
+@pytest.mark.parametrize("command", ["run", "bench"])
+def test_a_cameras_password_on_the_command_line_is_refused(command, source):
+    done = subprocess.run([*EDGEPOSE, command, "--source", source], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--source holds a password, which others on this machine can read; put name and pass" in done.stderr
+    assert f"into EDGEPOSE_{source.partition(':')[0].upper()}_USER and" in done.stderr
+    assert "hush" not in done.stderr + done.stdout

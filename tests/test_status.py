@@ -11,6 +11,7 @@ import pytest
 
 from edgepose import status
 from edgepose.camera import Snapshot
+from edgepose.console import say
 from edgepose.status import StatusLine
 
 NOW = Snapshot(
@@ -63,3 +64,8 @@ def test_a_terminal_that_goes_away_ends_no_run(tiny, tmp_path):
         assert child.wait(60) == 0
     seqs = [json.loads(line)["seq"] for line in record.read_text().splitlines() if "edgepose.pose/1" in line]
     assert len(seqs) == 45
+
+
+def test_what_a_camera_says_steers_no_terminal(capsys):
+    say("camera door lost: \x1b]52;c;aGk=\x07 \u2026\nand so on")
+    assert capsys.readouterr().err == "camera door lost: ?]52;c;aGk=? \u2026\nand so on\n"

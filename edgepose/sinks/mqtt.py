@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 State = Literal["connecting", "online", "refused", "lost", "stopped"]
 BACKOFF = Backoff(0.5, 30.0)
 MAX_INFLIGHT = 10  # QoS 1 publications that wait for the broker's word
+UNACKNOWLEDGED_S = 20.0  # after which the broker will not do so any more: what is lost fills MAX_INFLIGHT for ever
 STABLE_S = 5.0  # a connection that held this long starts the back-off anew
 CLOCK_SET_NS = 5_000_000_000  # by which a clock moves that was set, and no other
 _LAST_TRIES_S = 0.1  # between tries to connect when it is to end
@@ -108,6 +109,7 @@ class MQTTSink:
         self._retained: dict[str, Packet] = {}  # topic -> what a new connection must say
         self._due: dict[str, Packet] = {}  # topic -> newest not yet sent, of info, status and stats
         self._inflight: dict[int, tuple[float, Packet]] = {}  # message id -> sent with QoS 1, not yet acknowledged
+        self._handed: dict[int, float] = {}  # message id -> since when that waits, monotonic s; oldest first
         self._stop = threading.Event()
         self._drain_until = 0.0
         self._give_up = 0.0  # when the thread is not waited for any more, monotonic s
@@ -327,6 +329,8 @@ class MQTTSink:
         while not self._stop.is_set():
             self._put_right()
             self._flush(session)
+            if self._handed and time.monotonic() - next(iter(self._handed.values())) > UNACKNOWLEDGED_S:
+                raise LostError(f"{self._broker} has not acknowledged a message for {UNACKNOWLEDGED_S:g} s")
             session.step(1.0, self._wake_read)
         while self._busy(session) and time.monotonic() < self._drain_until:
             self._flush(session)
@@ -365,6 +369,7 @@ class MQTTSink:
                 raise
             if entry[1].qos:
                 self._inflight[mid] = entry
+                self._handed[mid] = time.monotonic()
 
     def _too_large(self, packet: Packet, reason: str) -> None:
         """The broker does not take it: one pose message is lost, anything else is as if it had been denied."""
@@ -404,6 +409,7 @@ class MQTTSink:
 
     def _acknowledged(self, mid: int, denial: str) -> None:
         entry = self._inflight.pop(mid, None)
+        self._handed.pop(mid, None)
         if entry is None:
             return
         packet = entry[1]
@@ -446,6 +452,7 @@ class MQTTSink:
                 if entry[1].topic == self.topics.poses:
                     self._queue.appendleft(entry)
             self._inflight.clear()
+            self._handed.clear()
             while len(self._queue) > self._queue_size:
                 self._queue.popleft()
                 self.dropped += 1

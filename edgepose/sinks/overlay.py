@@ -169,12 +169,16 @@ class FileOverlay:
             yield
         except faults as error:
             self._writer = None  # not to be finished: what is in it is not whole, and on a full disk libav would crash
+            kept = ""
             with suppress(OSError):  # a file system that fails, or may only be read
-                self._beside.unlink(missing_ok=True)
+                if self._path.suffix.lower() != ".mp4" and self._beside.stat().st_size:
+                    kept = f"; what there is of it is {self._beside}"  # it can be seen as far as it goes
+                else:
+                    self._beside.unlink(missing_ok=True)
             self._release()
             reason = getattr(error, "strerror", None) or error
             raise EdgeposeError(
-                f"cannot write overlay {self._path}: {reason}; make room or choose another file"
+                f"cannot write overlay {self._path}: {reason}; make room or choose another file{kept}"
             ) from error
 
 

@@ -260,6 +260,9 @@ def check_file(spec: SourceSpec) -> None:
         raise EdgeposeError(f"file {path} does not exist; {hint}")
     if not os.access(path, os.R_OK):
         raise EdgeposeError(f"file {path} may not be read; change its permissions")
+    with path.open("rb") as file:
+        if file.read(7) == b"#EXTM3U":
+            raise EdgeposeError(f"{path} is a playlist, which fetches what it names; give the URL or the file in it")
 
 
 def _leave_out(module: Any, pipe: Any, spec: SourceSpec) -> deque[int]:

@@ -26,6 +26,8 @@ def read_picture(path: Path) -> NDArray[np.uint8] | None:
     ``cv2.imread`` ends the process at a name that is not UTF-8.
     """
     try:
+        if not path.is_file():  # a device may never end
+            return None
         data = np.frombuffer(path.read_bytes(), np.uint8)
     except (OSError, ValueError):  # ValueError: a name with a null character
         return None

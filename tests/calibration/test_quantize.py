@@ -455,6 +455,8 @@ def test_within_budget_is_published_with_its_proof(learnt, tmp_path):
     row = outcome.published.manual.accuracy[0]
     assert (row.data, row.split, row.persons) == (learnt.spec, "all", 8)
     assert row.figures["pckh05"] == pytest.approx(outcome.int8.percent("pckh05"), abs=0.01)
+    lost = outcome.float_.percent("pckh01") - outcome.int8.percent("pckh01")
+    assert row.lost["pckh01"] == pytest.approx(lost, abs=0.01)
     assert set(outcome.activities) == {"standing (8)"}
     assert sum(mask.sum() for mask in outcome.cluster_masks.values()) == 8
     assert len(outcome.clusters) == 2

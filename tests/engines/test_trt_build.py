@@ -338,9 +338,10 @@ def test_ranges_that_cannot_be_kept(tmp_path, monkeypatch):
 
 def test_the_manifest_says_what_was_built(tmp_path):
     bundle = make("int8", tmp_path)
-    manual = bundle.manual.model_copy(update={"made_from": {"calibration_set": "c0ffee"}})
+    row = bundles.Accuracy(data="a", split="dev", persons=3, engine="x", figures={"pckh05": 80.0}, lost={"pckh05": 0.2})
+    manual = bundle.manual.model_copy(update={"made_from": {"calibration_set": "c0ffee"}, "accuracy": [row]})
     bundle = bundles.save(onnx.load(bundle.path), manual, tmp_path / "named.onnx")
-    done = Done("tensorrt-10.3.0", bundle, Wanted(), accuracy_delta={"PCKh@0.5": -0.2})
+    done = Done("tensorrt-10.3.0", bundle, Wanted())
     assert load(done.path) == done.manifest
     written = json.loads((tmp_path / "built.plan.json").read_text())
     assert written["schema"] == "edgepose.plan/1"
@@ -349,7 +350,8 @@ def test_the_manifest_says_what_was_built(tmp_path):
     assert written["machine"]["gpu"] == "Test GPU"
     assert written["machine"]["compute_capability"] == "8.7"
     assert written["calibration_sha256"] == "c0ffee"
-    assert written["accuracy_delta"] == {"PCKh@0.5": -0.2}
+    assert written["accuracy_delta"] == {"a@dev pckh05": -0.2}
+    assert Done("tensorrt-10.3.0", make("float32", tmp_path), Wanted()).manifest.accuracy_delta is None
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:]+\+00:00", written["built"])
 
 

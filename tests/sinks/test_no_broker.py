@@ -13,6 +13,7 @@ from paho.mqtt import client as paho
 from edgepose.backoff import Backoff
 from edgepose.errors import EdgeposeError
 from edgepose.listen import listen
+from edgepose.sinks import mqtt as module
 from edgepose.sinks.mqtt import MQTTSink
 from tests.broker import wait_for
 from tests.sinks.test_mqtt import scripted
@@ -67,3 +68,12 @@ def test_what_older_pahos_make_of_it_is_survived_too(error: Exception, monkeypat
         sink = MQTTSink(broker, "bench", "front", backoff=Backoff(60, 60))
         wait_for(lambda: "sends what is not MQTT" in sink.reason)
         sink.close()
+
+
+def test_a_broker_that_acknowledges_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it owes would fill all places of what may be under way, and nothing would be sent any more."""
+    monkeypatch.setattr(module, "UNACKNOWLEDGED_S", 0.3)
+    with scripted(CONNACK, stays=True) as broker:
+        sink = MQTTSink(broker, "bench", "front", backoff=Backoff(60, 60))
+        wait_for(lambda: "has not acknowledged a message for 0.3 s" in sink.reason)
+        sink.close(0)

@@ -1,4 +1,5 @@
 import builtins
+import errno
 import shutil
 import subprocess
 import sys
@@ -223,6 +224,26 @@ def test_a_film_that_another_run_draws_is_left_alone(suffix, with_av, tmp_path):
     after = open_overlay(target, MPII16)  # it may be drawn anew when it is whole
     after.show(frame(0), someone())
     after.close()
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+def test_on_a_disk_that_fills_what_can_be_seen_is_kept(suffix, with_av, tmp_path, monkeypatch):
+    overlay = open_overlay(str(tmp_path / f"film.{suffix}"), MPII16)
+    for number in range(30):
+        overlay.show(frame(number), someone())
+    if with_av:
+        overlay._writer._container.close()  # so that what it holds back is on the disk
+    else:
+        overlay._writer.close()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(overlay._writer, "add", full)
+    part = tmp_path / f".film.part.{suffix}"
+    with pytest.raises(EdgeposeError, match="No space left on device; make room or choose another file") as caught:
+        overlay.show(frame(30), someone())
+    assert part.exists() == (suffix == "mkv") == (f"what there is of it is {part}" in str(caught.value))
 
 
 def test_a_picture_of_one_line_is_shown(with_av, tmp_path):

@@ -102,3 +102,10 @@ def test_a_test_picture_that_pyav_lacks_is_refused() -> None:
         EdgeposeError, match="PyAV has no test picture 'snow', which needs GStreamer; it has ball, smpte"
     ):
         explain("videotest://?pattern=snow", backend="pyav")
+
+
+def test_a_playlist_is_no_film(tmp_path: Path) -> None:
+    (tmp_path / "film.mp4").write_text("#EXTM3U\nhttp://10.0.0.1/secret.ts\n")
+    for backend in ("gstreamer", "pyav"):
+        with pytest.raises(EdgeposeError, match="film.mp4 is a playlist, which fetches what it names"):
+            open_source(str(tmp_path / "film.mp4"), backend=backend)

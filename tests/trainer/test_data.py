@@ -30,6 +30,8 @@ def test_lsp_reads_joints_flags_and_skips_absent_images(lsp):
     found = load(f"lsp:{folder}")
     assert found.skeleton is LSP14
     assert [p.image.stem for p in found.persons] == ["im00001", "im00002", "im00003", "im00005", "im00006"]
+    assert found.absent == 1  # the fourth, and that is told
+    assert "; 1 more persons whose image is absent), median height" in check(found).in_words()
     assert np.allclose(found.persons[1].joints, array[:, :2, 1])  # pixels count from 0
     assert not found.persons[0].labelled[4]
     assert found.persons[0].labelled.sum() == 13

@@ -28,6 +28,7 @@ class Findings:
     images: int = 0  # with somebody in them
     bare: int = 0  # images that no annotation is of
     persons: int = 0
+    absent: int = 0  # more persons, left out because their image is not there
     joints: dict[str, int] = field(default_factory=dict)  # labelled, by joint name
     splits: dict[str, int] = field(default_factory=dict)  # persons, by side
     median_height: float = 0.0  # pixels, of the persons' boxes
@@ -45,7 +46,8 @@ class Findings:
         """All of it, of each kind of fault the first places."""
         known = [(name, [j for j in SKELETONS[name].joints if j in self.joints]) for name in SKELETONS]
         lines = [
-            f"{self.persons} persons in {self.images} images ({self.bare} more without annotations), "
+            f"{self.persons} persons in {self.images} images ({self.bare} more without annotations; {self.absent} more "
+            "persons whose image is absent), "
             f"median height {self.median_height:.0f} px; "
             + ", ".join(f"{n} {name}" for name, n in sorted(self.splits.items())),
             "labelled: " + ", ".join(f"{name} {n}" for name, n in self.joints.items()),
@@ -69,7 +71,7 @@ def check(persons: PersonSet) -> Findings:
     """Look at every image and person of a set."""
     if not persons.persons and not persons.bare:
         raise EdgeposeError(f"data set {persons.name} holds no person with two labelled joints or more")
-    found = Findings(persons=len(persons.persons), bare=len(persons.bare))
+    found = Findings(persons=len(persons.persons), bare=len(persons.bare), absent=persons.absent)
     by_image: dict[Path, list[Person]] = {}
     for person in persons.persons:
         by_image.setdefault(person.image, []).append(person)

@@ -40,10 +40,11 @@ def read(folder: Path) -> PersonSet:
     if not images:
         raise EdgeposeError(f"{folder / 'images'} holds no im*.jpg, .webp or .png; put the set's images there")
     width = len(next(iter(images)))
-    persons = []
+    persons, absent = [], 0
     for number, row in enumerate(table, start=1):
         image = images.get(f"im{number:0{width - 2}d}")
         if image is None:
+            absent += 1
             continue
         labelled = (row[:, 2] > 0) & (row[:, :2] > -0.5).all(axis=1) if extended else np.ones(14, dtype=bool)
         if labelled.sum() < 2:
@@ -51,4 +52,4 @@ def read(folder: Path) -> PersonSet:
         # The files are MATLAB's, but LSPET's pixels count from 0: read less one, joints lie up and to the left of
         # where a network sees them (docs/experiments.md). LSP's, by the same people, was not at hand: taken alike.
         persons.append(make_person(image, row[:, :2], labelled, group=image.stem))
-    return PersonSet("lspet" if extended else "lsp", LSP14, persons)
+    return PersonSet("lspet" if extended else "lsp", LSP14, persons, absent=absent)

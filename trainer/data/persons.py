@@ -43,7 +43,8 @@ class PersonSet:
     """Persons that share a skeleton, and the name that splits and caches are keyed by.
 
     ``others``: boxes [4] in images, as the file has them, of people and crowds whose joints nobody labelled. ``bare``:
-    photographs that no annotation is of, and the group of each: nobody is there, or nobody looked.
+    photographs that no annotation is of, and the group of each: nobody is there, or nobody looked. ``absent``: persons
+    who were left out because their image is not there, of a format in which that is no fault.
     """
 
     name: str
@@ -51,6 +52,7 @@ class PersonSet:
     persons: list[Person] = field(repr=False)
     others: dict[Path, list[Floats]] = field(repr=False, default_factory=dict)
     bare: dict[Path, str] = field(repr=False, default_factory=dict)
+    absent: int = 0
 
     def subset(self, keep: Callable[[Person], bool]) -> PersonSet:
         """The persons for which ``keep`` holds."""
