@@ -91,7 +91,7 @@ class Ellipses(_Strict):
         return self
 
 
-Side = Annotated[int, Field(gt=0, le=4096)]
+Side = Annotated[int, Field(gt=0, le=4096)]  # of an input, pixels
 
 
 class Accuracy(_Strict):

@@ -228,7 +228,7 @@ def test_select_without_motion_and_of_nobody():
         ({"only": [[(0, 0), (1, 1), (0, 0)]]}, "key 'only.0'.* lie on one line"),
         ({"only": [[(0, 0), (1, float("nan")), (0, 1)]]}, "key 'only.0.1.1' .*finite number"),
         ({"only": [[(0, 0), (1, 0, 0), (0, 1)]]}, "key 'only.0.1'.* at most 2 items"),
-        ({"only": LEFT}, "key 'only.0.0' .*tuple"),
+        ({"only": LEFT}, "key 'only.0.0' .*it must be a list"),
         ({"min_size": 1.5}, r"key 'min_size' \(it is 1.5\)"),
         ({"min_size": -0.1}, "key 'min_size'"),
         ({"most": 0}, r"key 'most' \(it is 0\): .*greater than or equal to 1"),
