@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import stat
 import tempfile
@@ -44,6 +45,27 @@ def write_beside(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # a file system that fails, or may only be read by now
             beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone(path: Path, busy: str = "") -> Iterator[None]:
+    """Be the only process within; ``path`` is the file, made here, by which they know of each other.
+
+    Another one is waited for; with ``busy`` that is EdgeposeError's sentence instead.
+    """
+    make_folder(path.parent, "choose a folder you may write to")
+    try:
+        file = path.open("ab")
+    except OSError as error:
+        raise EdgeposeError(f"cannot write {path}: {error.strerror or error}; check its permissions") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError:
+            raise EdgeposeError(busy) from None
+        except OSError:
+            pass  # a file system that knows no locks
+        yield
 
 
 def make_folder(path: Path, advice: str) -> None:

@@ -21,7 +21,7 @@ from edgepose.console import say
 from edgepose.engines import Precision
 from edgepose.engines.device_memory import GPU
 from edgepose.errors import EdgeposeError
-from edgepose.files import cache_dir, kind, write_beside
+from edgepose.files import alone, cache_dir, kind, write_beside
 from edgepose.toml import first_fault
 from edgepose.versions import numbers
 
@@ -201,7 +201,11 @@ def obtain(
     if build is None:
         raise EdgeposeError(f"{why}; leave out --no-build, or build one with 'edgepose-calibrate build'")
     tell(f"{why}; building one for {here.gpu} with TensorRT {here.tensorrt}, once: this takes minutes")
-    manifest = build(kept)
+    with alone(kept.with_suffix(".lock")):  # two that build at once would need memory twice, and time each other
+        found = _usable(kept, bundle, wanted, here) if kind(kept) != "nothing" else ""
+        if isinstance(found, Manifest):
+            return kept, found  # by another process, for which we waited
+        manifest = build(kept)
     tell(f"built {kept} in {manifest.build_seconds:.0f} s")
     return kept, manifest
 

@@ -1,6 +1,8 @@
 """Which plan may run where."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -98,17 +100,22 @@ def test_int8_that_no_gate_has_judged_is_taken_only_by_name(tiny):
     assert plans.obtain(tiny, Wanted(precision="int8"), ORIN, None) == (path, made)
 
 
+def stored(path, bundle):
+    """A plan at ``path`` as a build leaves it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"new")
+    made = manifest(sha=bundle.sha256).model_copy(update={"plan_sha256": plans.hashlib.sha256(b"new").hexdigest()})
+    plans.save(made, path)
+    return made
+
+
 def test_one_that_does_not_fit_is_built_again_into_the_cache(tiny, tmp_path):
     plan_beside(tiny, machine=ORIN.model_copy(update={"tensorrt": "8.6.2"}))
     built, said = [], []
 
     def build(path):
         built.append(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"new")
-        made = manifest(sha=tiny.sha256).model_copy(update={"plan_sha256": plans.hashlib.sha256(b"new").hexdigest()})
-        plans.save(made, path)
-        return made
+        return stored(path, tiny)
 
     path, _ = plans.obtain(tiny, Wanted(), ORIN, build, said.append)
     assert path.is_relative_to(tmp_path / "cache")
@@ -186,3 +193,19 @@ def test_a_machine_without_a_gpu_is_described_too(monkeypatch):
     monkeypatch.setenv("PATH", "")
     found = plans.machine_here("tensorrt_rtx", "1.7.1", None)
     assert (found.gpu, found.power_mode, found.tensorrt) == ("", "", "1.7.1")
+
+
+def test_two_who_want_one_plan_build_it_once(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path / "cache"))
+    built = []
+
+    def build(path):
+        built.append(path)
+        time.sleep(0.5)
+        return stored(path, tiny)
+
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(plans.obtain, tiny, Wanted(), ORIN, build, lambda _: None) for _ in range(2)]
+        (first, _), (second, _) = (each.result() for each in asked)
+    assert first == second
+    assert len(built) == 1

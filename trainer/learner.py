@@ -24,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgepose import console
 from edgepose.errors import EdgeposeError
-from edgepose.files import make_folder, write_beside
+from edgepose.files import alone, make_folder, write_beside
 from edgepose.toml import validate
 from trainer import checkpoints
 from trainer.data.samples import Stage
@@ -237,8 +237,10 @@ def train(
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )  # fmt: skip
+    busy = f"another process is training in {folder}; let it end, or choose another --out"
+    ours = alone(folder / ".lock", busy) if is_first() else nullcontext()
     try:
-        with warnings.catch_warnings(), saver.between_steps() if local * nodes == 1 else nullcontext():
+        with ours, warnings.catch_warnings(), saver.between_steps() if local * nodes == 1 else nullcontext():
             for beside_the_point in _BESIDE_THE_POINT:
                 warnings.filterwarnings("ignore", message=beside_the_point)
             trainer.fit(learner, data, ckpt_path=checkpoint, weights_only=True)

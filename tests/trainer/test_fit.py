@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from edgepose import EdgeposeError
+from edgepose.files import alone
 from edgepose.skeletons import MPII16
 from tests.trainer.conftest import make_coco
 from trainer import checkpoints, learner
@@ -442,3 +443,16 @@ def test_what_is_watched_is_what_the_checkpoint_gives(drawn, tmp_path, capsys):
     persons = select(DataSet(data=spec, split="all"), MPII16, root).persons
     found = figures(predict(open_estimator(str(tmp_path / "run" / "last.ckpt")), persons, "again"), MPII16)
     assert float(row["pck02_torso"]) == pytest.approx(found["pck02_torso"], abs=0.01)
+
+
+def test_two_runs_in_one_folder_are_refused(drawn, tmp_path):
+    """They would write over each other's checkpoints."""
+    spec, root = drawn
+    with (
+        alone(tmp_path / "run" / ".lock"),
+        pytest.raises(
+            EdgeposeError, match=r"another process is training in .*run; let it end, or choose another --out"
+        ),
+    ):
+        fit(recipe(spec), tmp_path / "run", root=root, workers=0, threads=1)
+    fit(recipe(spec), tmp_path / "run", root=root, workers=0, threads=1, max_steps=1)
