@@ -13,6 +13,7 @@ HTTP: arrival. Arrivals and waits go by a clock that nobody sets; a network came
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections import deque
@@ -88,9 +89,9 @@ def opening(spec: SourceSpec) -> tuple[str, str | None, dict[str, str]]:
     if spec.kind == "rtsp":
         delay_us = str(spec.number("latency", 100) * 1000)
         options = {"rtsp_transport": spec.text("protocol", "tcp"), "allowed_media_types": "video"}
-        return spec.url(), "rtsp", {**options, "max_delay": delay_us, "fflags": "nobuffer"}
+        return spec.url(), "rtsp", {**options, "max_delay": delay_us, "fflags": "nobuffer", **_verified(spec)}
     if spec.kind == "http":
-        return spec.url(), "mpjpeg", options
+        return spec.url(), "mpjpeg", _verified(spec)
     if spec.kind == "videotest":
         size, fps = f"{spec.number('width', 640)}x{spec.number('height', 480)}", spec.number("fps", 30)
         name = _PATTERNS.get(pattern := spec.text("pattern", "ball"))
@@ -99,6 +100,18 @@ def opening(spec: SourceSpec) -> tuple[str, str | None, dict[str, str]]:
                                 f"{', '.join(_PATTERNS)}")  # fmt: skip
         return f"{name}{':' if '=' in name else '='}size={size}:rate={fps}", "lavfi", options
     raise EdgeposeError(f"{spec.redacted()} needs GStreamer, PyAV cannot read it; run it on a Jetson with JetPack")
+
+
+def _encrypted(spec: SourceSpec) -> bool:
+    return spec.location.startswith(("https://", "rtsps://"))
+
+
+def _verified(spec: SourceSpec) -> dict[str, str]:
+    """Options by which a certificate is looked at, as GStreamer does and libav by itself does not."""
+    authorities = ssl.get_default_verify_paths().cafile  # what SSL_CERT_FILE names, else the system's
+    if not _encrypted(spec):
+        return {}
+    return {"tls_verify": "1", **({"ca_file": authorities} if authorities else {})}
 
 
 def describe(spec: SourceSpec) -> str:
@@ -271,6 +284,8 @@ class PyAVSource(Base):
             return SourceStalled(f"no frame from {where} for {waited:g} s; check the camera and its cable")
         reason = sentence(self._spec.scrub(error.strerror or type(error).__name__))
         advice = "the camera, its address and its cable" if self._spec.reopens else "the file"
+        if _encrypted(self._spec):
+            advice += ", and its certificate (SSL_CERT_FILE names a CA of your own)"
         return SourceLost(f"{where}: {reason}, says libav; check {advice}")
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import socketserver
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -20,6 +22,7 @@ from edgepose.errors import EdgeposeError
 from edgepose.gst import gst
 from edgepose.sources import SourceLost, SourceStalled, open_source, parse, pyav
 from edgepose.sources.pace import Pace
+from tests.broker import Certificates
 from tests.rtsp import RtspServer, free_port, why_not
 
 S = 1_000_000_000
@@ -221,7 +224,9 @@ def test_rtsp_close_is_quick_when_the_camera_hangs(backend: str) -> None:
 
 
 @contextmanager
-def mjpeg_server(frames: int, *, then_hang: bool = False, at_once: int = 1, needs: str = "") -> Iterator[str]:
+def mjpeg_server(
+    frames: int, *, then_hang: bool = False, at_once: int = 1, needs: str = "", tls: Certificates | None = None
+) -> Iterator[str]:
     """Serves ``frames`` JPEGs at 25 / s, frame i being as bright as i * 8; then ends, or says nothing more.
 
     ``at_once`` are in one write. ``needs``: the user:password without which nothing is served.
@@ -265,9 +270,14 @@ def mjpeg_server(frames: int, *, then_hang: bool = False, at_once: int = 1, need
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tls.server_pem, tls.server_key)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/cam?key=hush&name=Yard"
+        host = "https://localhost" if tls else "http://127.0.0.1"
+        yield f"{host}:{server.server_address[1]}/cam?key=hush&name=Yard"
     finally:
         done.set()
         server.shutdown()
@@ -394,3 +404,17 @@ def test_a_cameras_clock_that_is_set_costs_no_frame_its_time(jump: float) -> Non
         late = 2 * S if number in (40, 41, 42) else 0
         taken = times.taken_ns(SimpleNamespace(pts=stamp, time_base=1), arrival + late)
         assert abs(taken - arrival) < S // 100, number
+
+
+def test_a_camera_whose_certificate_nobody_vouches_for_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    """Who stands between would get the password, and could show anything."""
+    certificates = Certificates.make(tmp_path / "tls")
+    with mjpeg_server(20, tls=certificates) as url:
+        with pytest.raises(SourceLost, match="certificate|takes no connection"):
+            next(iter(open_source(url, backend=backend)))
+        if backend == "pyav":
+            monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca_pem))
+            with open_source(url, backend=backend) as source:
+                assert next(iter(source)).size == (62, 48)
