@@ -148,3 +148,11 @@ def test_a_cameras_password_on_the_command_line_is_refused(command, source):
     assert "--source holds a password, which others on this machine can read; put name and pass" in done.stderr
     assert f"into EDGEPOSE_{source.partition(':')[0].upper()}_USER and" in done.stderr
     assert "hush" not in done.stderr + done.stdout
+
+
+def test_a_password_from_the_environment_is_masked():
+    uri = {**os.environ, "EDGEPOSE_SOURCE_URI": "rtsp://me:secret@x/y?token=secret"}
+    done = subprocess.run([*EDGEPOSE, "bench"], capture_output=True, text=True, check=False, env=uri)
+    assert done.returncode == 2
+    assert "rtsp://me:***@x/y?token=*** is live" in done.stderr
+    assert "secret" not in done.stderr + done.stdout
