@@ -32,6 +32,12 @@ Data = Annotated[list[str], typer.Option("--data", help="DATA@SPLIT, as for edge
 JudgeOn = Annotated[
     list[str], typer.Option(help="DATA@SPLIT on which float and INT8 are compared; of several, on each.")
 ]
+FloatBundle = Annotated[str, typer.Argument(help="The float bundle, by name or file.")]
+Set = Annotated[Path, typer.Option("--set", help="What 'select' wrote.")]
+Ranges = Annotated[str, typer.Option(help="How ranges are found: max | entropy | percentile | mse")]
+LosePckh05 = Annotated[float, typer.Option(min=0, help="Points of PCKh@0.5 that may be lost.")]
+LosePckh01 = Annotated[float, typer.Option(min=0, help="Points of PCKh@0.1 that may be lost.")]
+LosePck02Torso = Annotated[float, typer.Option(min=0, help="Points of PCK@0.2 of the torso that may be lost.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: the engine's choice.")]
 
 
@@ -98,7 +104,7 @@ def _bundle(name: str) -> Bundle:
 
 @app.command()
 def select(
-    model: Annotated[str, typer.Argument(help="The float bundle, by name or file.")],
+    model: FloatBundle,
     out: Annotated[Path, typer.Argument(help="The calibration set to write, NAME.npz.")],
     data: Data,
     data_root: Root = None,
@@ -131,18 +137,16 @@ def select(
 
 @app.command()
 def quantize(
-    model: Annotated[str, typer.Argument(help="The float bundle, by name or file.")],
+    model: FloatBundle,
     out: Annotated[Path, typer.Argument(help="The INT8 bundle to write, NAME.onnx.")],
-    calibration_set: Annotated[Path, typer.Option("--set", help="What 'select' wrote.")],
+    calibration_set: Set,
     judge_on: JudgeOn,
     data_root: Root = None,
-    method: Annotated[str, typer.Option(help="How ranges are found: max | entropy | percentile | mse")] = "max",
+    method: Ranges = "max",
     target: Annotated[str, typer.Option(help="tensorrt (OpenVINO too) | cpu (OpenVINO and onnxruntime)")] = "tensorrt",
-    lose_pckh05: Annotated[float, typer.Option(min=0, help="Points of PCKh@0.5 that may be lost.")] = 0.5,
-    lose_pckh01: Annotated[float, typer.Option(min=0, help="Points of PCKh@0.1 that may be lost.")] = 1.0,
-    lose_pck02_torso: Annotated[
-        float, typer.Option(min=0, help="Points of PCK@0.2 of the torso that may be lost.")
-    ] = 0.5,
+    lose_pckh05: LosePckh05 = 0.5,
+    lose_pckh01: LosePckh01 = 1.0,
+    lose_pck02_torso: LosePck02Torso = 0.5,
     search: Annotated[bool, typer.Option(help="Rank the layers even where plain INT8 is good enough.")] = False,
     against: Annotated[str, typer.Option(help="Float bundle to compare accuracy with, if not the same.")] = "",
     report_to: Annotated[
@@ -204,7 +208,7 @@ def quantize_finder(
     data_root: Root = None,
     count: Annotated[int, typer.Option(min=1, help="Images that the ranges are taken from.")] = 128,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same images.")] = 0,
-    method: Annotated[str, typer.Option(help="How ranges are found: max | entropy | percentile | mse")] = "max",
+    method: Ranges = "max",
     lose_ap: Annotated[float, typer.Option(min=0, help="Points of average precision that may be lost.")] = 0.5,
     threads: Threads = 0,
 ) -> None:
@@ -235,11 +239,11 @@ def quantize_finder(
 
 @app.command()
 def sensitivity(
-    model: Annotated[str, typer.Argument(help="The float bundle, by name or file.")],
-    calibration_set: Annotated[Path, typer.Option("--set", help="What 'select' wrote.")],
+    model: FloatBundle,
+    calibration_set: Set,
     judge_on: JudgeOn,
     data_root: Root = None,
-    method: Annotated[str, typer.Option(help="How ranges are found: max | entropy | percentile | mse")] = "max",
+    method: Ranges = "max",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
     threads: Threads = 0,
 ) -> None:
@@ -258,18 +262,16 @@ def sensitivity(
 
 @app.command()
 def report(
-    model: Annotated[str, typer.Argument(help="The float bundle, by name or file.")],
+    model: FloatBundle,
     int8: Annotated[str, typer.Argument(help="The INT8 bundle that was made from it.")],
     out: Annotated[Path, typer.Argument(help="The page to write, NAME.html.")],
     calibration_set: Annotated[Path, typer.Option("--set", help="The set that it was made with.")],
     judge_on: JudgeOn,
     data_root: Root = None,
     layers: Annotated[bool, typer.Option(help="Rank the layers too, which takes a run for each.")] = False,
-    lose_pckh05: Annotated[float, typer.Option(min=0, help="Points of PCKh@0.5 that may be lost.")] = 0.5,
-    lose_pckh01: Annotated[float, typer.Option(min=0, help="Points of PCKh@0.1 that may be lost.")] = 1.0,
-    lose_pck02_torso: Annotated[
-        float, typer.Option(min=0, help="Points of PCK@0.2 of the torso that may be lost.")
-    ] = 0.5,
+    lose_pckh05: LosePckh05 = 0.5,
+    lose_pckh01: LosePckh01 = 1.0,
+    lose_pck02_torso: LosePck02Torso = 0.5,
     threads: Threads = 2,
 ) -> None:
     """One page about a calibration: its set, accuracy by joint and group, latency, ranges, the worst crops."""
@@ -298,11 +300,9 @@ def verify(
     b: Annotated[str, typer.Argument(help="The same, of the runner to compare with it.")],
     data: Data,
     data_root: Root = None,
-    lose_pckh05: Annotated[float, typer.Option(min=0, help="Points of PCKh@0.5 that b may lose.")] = 0.5,
-    lose_pckh01: Annotated[float, typer.Option(min=0, help="Points of PCKh@0.1 that b may lose.")] = 1.0,
-    lose_pck02_torso: Annotated[
-        float, typer.Option(min=0, help="Points of PCK@0.2 of the torso that b may lose.")
-    ] = 0.5,
+    lose_pckh05: LosePckh05 = 0.5,
+    lose_pckh01: LosePckh01 = 1.0,
+    lose_pck02_torso: LosePck02Torso = 0.5,
     repeats: Annotated[int, typer.Option(min=1, help="Turns of the timing.")] = 50,
     threads: Threads = 2,
     plot: Annotated[Path | None, typer.Option(help="Write the distribution of distances to this PNG.")] = None,

@@ -179,6 +179,7 @@ def test_of_how_people_move(given: dict[str, Any], finder: str, held: bool) -> N
     for kind in ("off", "one-euro", "kalman"):
         settings = config.load({**flags, "people.smoothing": kind}, Path("settings.toml"), environ={}).settings
         with app.assembled(settings) as parts:
-            (motion,) = parts.loop._crowd._motions.values()  # type: ignore[attr-defined]
+            (camera,) = parts.loop._crowd._cameras.values()  # type: ignore[attr-defined]
+            motion = camera.motion
         assert (motion._sides is not None) == held
         assert type(motion._smoother).__name__ == {"off": "Off", "one-euro": "OneEuro", "kalman": "Kalman"}[kind]

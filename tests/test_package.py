@@ -43,7 +43,7 @@ import edgepose
 first = time.process_time() - start
 assert edgepose.__version__
 import edgepose.skeletons, edgepose.crops, edgepose.heatmaps, edgepose.bundle, edgepose.engines, edgepose.sources
-import edgepose.people.follow, edgepose.config, edgepose.metrics
+import edgepose.people.single, edgepose.config, edgepose.metrics
 print(first)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

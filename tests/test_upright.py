@@ -14,10 +14,9 @@ from edgepose.engines import Options
 from edgepose.estimator import Estimator
 from edgepose.frame import Frame
 from edgepose.people.crowd import Everybody
-from edgepose.people.find import joints_box
 from edgepose.people.finder import Finder
-from edgepose.people.follow import CONFIDENT
 from edgepose.people.regions import Regions
+from edgepose.people.seen import joints_box
 from edgepose.skeletons import SKELETONS
 from edgepose.upright import apart, box_upright, lean
 from tests.conftest import tiny_manual
@@ -84,7 +83,7 @@ def shots(running, clip):
     assert [len(f) for f in found] == [1] * len(SHOTS)
     estimator = Estimator(running[0], running[1])
     poses = [estimator.estimate(image, f.boxes) for image, f in zip(images, found, strict=True)]
-    boxes = [joints_box(own, 0, CONFIDENT) for own in poses]
+    boxes = [joints_box(own, 0) for own in poses]
     assert all(box is not None for box in boxes)
     return list(zip(images, boxes, strict=True))
 

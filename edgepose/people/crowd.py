@@ -8,7 +8,7 @@ network itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -19,10 +19,11 @@ from edgepose.estimator import Estimator, Poses, StageTimer, untimed
 from edgepose.frame import Frame
 from edgepose.people import People
 from edgepose.people.finder import Finder, Found
-from edgepose.people.follow import CONFIDENT, SinglePerson
 from edgepose.people.looks import looks
 from edgepose.people.regions import Regions, keep, select
+from edgepose.people.seen import CONFIDENT
 from edgepose.people.sides import Sides
+from edgepose.people.single import SinglePerson
 from edgepose.people.smooth import smoother
 from edgepose.people.steady import Pace, Steady
 from edgepose.people.track import EXPECTED
@@ -36,16 +37,6 @@ BESIDE_S = 0.15  # how old an answer of the finder may be that counts for the ne
 LOOK_FRAMES = 2  # after which the answer is taken where frames are begun ahead; it may then be so many BESIDE_S old
 CALM_S = 0.11  # between frames, at most, of which one may be begun before the people in the other are known
 TURNED = 3  # one in so many looks of the finder is at the image turned by a quarter, for people who lie
-
-
-@dataclass
-class _Look:
-    """The finder's, at a frame of a camera."""
-
-    camera: str
-    taken_ns: int
-    answer: Callable[[], Found]  # waits for it
-    frames_ago: int = 1  # of that camera, when the answer is taken
 
 
 class Crowd(Protocol):
@@ -68,6 +59,34 @@ class Crowd(Protocol):
         ...
 
 
+@dataclass(eq=False)
+class _Watched:
+    """One camera: who counts there, its people, and when the finder looked."""
+
+    regions: Regions
+    tracker: Tracker
+    motion: Motion
+    steady: Steady = field(default_factory=Steady)
+    size: tuple[int, int] | None = None  # width and height of its last frame, pixels
+    last_ns: int | None = None  # when that was taken
+    outside: dict[str, int] = field(default_factory=dict)  # who is followed but does not count -> since when, ns
+    looks: int = 0  # of the finder
+    turn: int = 0  # how many there had been of all cameras when this one had its last
+    looked_ns: int | None = None  # when the frame of its last look was taken
+    idle: int = 0  # frames since then in which an empty room was left alone
+    before: tuple[Found, _Look] | None = None  # what was seen beside its last frame
+
+
+@dataclass
+class _Look:
+    """The finder's, at a frame of a camera."""
+
+    watched: _Watched
+    taken_ns: int
+    answer: Callable[[], Found]  # waits for it
+    frames_ago: int = 1  # of that camera, when the answer is taken
+
+
 class Everybody:
     """All people of all cameras, with a finder."""
 
@@ -87,29 +106,22 @@ class Everybody:
 
         ``hold_sides``: see :mod:`edgepose.people.sides`. ``lying``: the finder looks for people who lie, too.
         """
-        self._estimator, self._finder, self._regions = estimator, finder, regions
+        self._estimator, self._finder, self._lying = estimator, finder, lying
         following = following or Following()
-        self._patience = following.patience
-        self._outside: dict[str, dict[str, int]] = {}  # camera -> who is followed but does not count -> since when, ns
-        self._steady = {name: Steady() for name in regions}
-        self._every = following.every
-        self._lying, self._count = lying, dict.fromkeys(regions, 0)  # looks of the finder, by camera
-        self._looked = dict.fromkeys(regions, 0)  # how many there had been of all cameras when this one had its last
-        self._looked_ns: dict[str, int] = {}  # camera -> when the frame of its last look was taken
-        self._idle: dict[str, int] = {}  # camera -> frames since then in which an empty room was left alone
-        self._last_ns: dict[str, int] = {}  # camera -> when its last frame was taken
-        self._sizes: dict[str, tuple[int, int]] = {}  # camera -> width and height of its last frame, pixels
+        self._every, self._patience = following.every, following.patience
         self._beside: _Look | None = None
-        self._before: dict[str, tuple[Found, _Look]] = {}  # camera -> what was seen beside its last frame
-        self._trackers = {
-            name: Tracker(
-                run if len(regions) == 1 else f"{run}-{name}",
-                estimator.skeleton,
-                replace(following, most=min(following.most, of_camera.most or following.most)),
+        self._cameras = {
+            name: _Watched(
+                of_camera,
+                Tracker(
+                    run if len(regions) == 1 else f"{run}-{name}",
+                    estimator.skeleton,
+                    replace(following, most=min(following.most, of_camera.most or following.most)),
+                ),
+                Motion(estimator.skeleton, smoothing, hold_sides),
             )
             for name, of_camera in regions.items()
         }
-        self._motions = {name: Motion(estimator.skeleton, smoothing, hold_sides) for name in regions}
 
     def update(self, frames: Sequence[Frame], timer: StageTimer = untimed) -> list[People]:
         """See :class:`Crowd`; the crops of all frames are one batch."""
@@ -125,7 +137,7 @@ class Everybody:
 
     def calm(self, frames: Sequence[Frame]) -> bool:
         """See :class:`Crowd`."""
-        return bool(frames) and all(self._trackers[frame.camera].calm for frame in frames)
+        return bool(frames) and all(self._cameras[frame.camera].tracker.calm for frame in frames)
 
     def soon(self, frames: Sequence[Frame], following: Sequence[Frame]) -> bool:
         """See :class:`Crowd`."""
@@ -143,17 +155,18 @@ class Everybody:
         begun ``ahead`` it counts for the next but one, so that it has the time of two. One look at a time: of several
         cameras the one that waited longest has it.
         """
-        alone = len(self._trackers) == 1
+        alone = len(self._cameras) == 1
         if self._beside is not None and ahead and alone and self._beside.frames_ago < LOOK_FRAMES:
             self._beside.frames_ago += 1
         else:
             self.settle()
         waiting = [frame for frame in frames if self._inform(frame, timer)]
         if waiting and self._beside is None:
-            self._beside = self._begin(min(waiting, key=lambda frame: self._looked[frame.camera]), timer)
+            self._beside = self._begin(min(waiting, key=lambda frame: self._cameras[frame.camera].turn), timer)
         with timer("follow"):
-            boxes = [self._trackers[f.camera].boxes(f.acquired_ns) for f in frames]
-            return [f.picture for f in frames], boxes, [self._trackers[f.camera].expected() for f in frames]
+            trackers = [self._cameras[frame.camera].tracker for frame in frames]
+            boxes = [tracker.boxes(frame.acquired_ns) for tracker, frame in zip(trackers, frames, strict=True)]
+            return [frame.picture for frame in frames], boxes, [tracker.expected() for tracker in trackers]
 
     def _people(self, frames: Sequence[Frame], poses: Sequence[Poses], timer: StageTimer) -> list[People]:
         with timer("follow"):
@@ -163,38 +176,37 @@ class Everybody:
         """Wait for the look that was begun beside frames before; its camera's next frame will know what was seen."""
         if self._beside is not None:
             look, self._beside = self._beside, None
-            self._before[look.camera] = look.answer(), look
+            look.watched.before = look.answer(), look
 
     def _inform(self, frame: Frame, timer: StageTimer) -> bool:
         """Tell the frame's tracker what the finder saw before, or sees now; whether it should look beside."""
-        tracker, size = self._trackers[frame.camera], frame.size
-        if self._sizes.setdefault(frame.camera, size) != size:  # where people were tells nothing of where they are
-            self._sizes[frame.camera] = size
-            self._before.pop(frame.camera, None)
-            self._looked_ns.pop(frame.camera, None)
+        watched = self._cameras[frame.camera]
+        tracker = watched.tracker
+        if watched.size not in (None, frame.size):  # where people were tells nothing of where they are
+            watched.before = watched.looked_ns = None
             tracker.restart()
-        before = self._before.pop(frame.camera, None)
-        last_ns, self._last_ns[frame.camera] = self._last_ns.get(frame.camera), frame.acquired_ns
+        watched.size = frame.size
+        before, watched.before = watched.before, None
+        last_ns, watched.last_ns = watched.last_ns, frame.acquired_ns
         if before is not None:
             found, look = before
             if self._soon(look.taken_ns, frame, look.frames_ago * BESIDE_S):
                 tracker.found(found.boxes, found.scores, look.frames_ago)
-        if not tracker.wants_finder() or (tracker.empty and self._idles(frame)):
+        if not tracker.wants_finder() or (tracker.empty and self._idles(watched, frame)):
             return False
         if self._every > 1 and not tracker.searches and self._soon(last_ns, frame):
             return True
         self.settle()  # one look at a time; of this camera only the new one counts
         now = self._begin(frame, timer).answer()
-        self._before.pop(frame.camera, None)
+        watched.before = None
         tracker.found(now.boxes, now.scores)
         return False
 
-    def _idles(self, frame: Frame) -> bool:
+    def _idles(self, watched: _Watched, frame: Frame) -> bool:
         """Whether a look was just taken: an empty room, day and night, need not be looked at at every frame."""
-        ago = frame.acquired_ns - self._looked_ns.get(frame.camera, frame.acquired_ns)
-        idle = self._idle.get(frame.camera, 0)
-        idles = self._every > 1 and 0 < ago < IDLE_S * 1e9 and idle < MOST_IDLE
-        self._idle[frame.camera] = idle + 1 if idles else 0
+        ago = 0 if watched.looked_ns is None else frame.acquired_ns - watched.looked_ns
+        idles = self._every > 1 and 0 < ago < IDLE_S * 1e9 and watched.idle < MOST_IDLE
+        watched.idle = watched.idle + 1 if idles else 0
         return idles
 
     @staticmethod
@@ -204,39 +216,52 @@ class Everybody:
 
     def _begin(self, frame: Frame, timer: StageTimer) -> _Look:
         """Begin to look at ``frame`` with the finder."""
-        camera = frame.camera
-        self._count[camera] += 1
-        self._looked_ns[camera] = frame.acquired_ns
-        self._looked[camera] = sum(self._count.values())
-        turned = self._lying and self._count[camera] % TURNED == 0
+        watched = self._cameras[frame.camera]
+        watched.looks += 1
+        watched.looked_ns = frame.acquired_ns
+        watched.turn = sum(camera.looks for camera in self._cameras.values())
+        turned = self._lying and watched.looks % TURNED == 0
         running = self._finder.begin(frame.picture, timer, turned=turned)
-        return _Look(camera, frame.acquired_ns, partial(self._answer, running, camera, frame.size))
+        return _Look(watched, frame.acquired_ns, partial(self._answer, running, watched.regions, frame.size))
 
-    def _answer(self, running: Callable[[], Found], camera: str, size: tuple[int, int]) -> Found:
+    @staticmethod
+    def _answer(running: Callable[[], Found], regions: Regions, size: tuple[int, int]) -> Found:
         # Whoever does not count costs no crop. How many count is seen when the pose network has had its word.
         found = running()
-        counts = keep(self._regions[camera], found.boxes, size, all_of_them=True)
+        counts = keep(regions, found.boxes, size, all_of_them=True)
         return Found(found.boxes[counts], found.scores[counts])
 
     def _in_one(self, frame: Frame, poses: Poses) -> People:
-        tracker = self._trackers[frame.camera]
+        watched = self._cameras[frame.camera]
         worn = None
-        if tracker.wants_looks(frame.acquired_ns):
+        if watched.tracker.wants_looks(frame.acquired_ns):
             worn = looks(frame.picture, poses, self._estimator.skeleton, CONFIDENT)
-        people = tracker.update(poses, frame.acquired_ns, worn)
-        counts = keep(self._regions[frame.camera], people.boxes, frame.size)
-        tracker.forget(self._long_outside(frame, people, counts))
-        people = select(people, counts)
-        return self._motions[frame.camera].follow(people, frame.acquired_ns)
+        people = watched.tracker.update(poses, frame.acquired_ns, worn)
+        counts = keep(watched.regions, people.boxes, frame.size)
+        watched.tracker.forget(self._long_outside(watched, frame, people, counts))
+        return watched.motion.follow(select(people, counts), frame.acquired_ns)
 
-    def _long_outside(self, frame: Frame, people: People, counts: NDArray[np.bool_]) -> list[str]:
+    def _long_outside(self, watched: _Watched, frame: Frame, people: People, counts: NDArray[np.bool_]) -> list[str]:
         """Who has not counted for longer than a person may be unseen: they cost crops, and places that others need."""
-        before, now = self._outside.get(frame.camera, {}), self._steady[frame.camera](frame.acquired_ns)
-        unseen = self._trackers[frame.camera].ids - set(people.ids)  # where they were, they are
+        before, now = watched.outside, watched.steady(frame.acquired_ns)
+        unseen = watched.tracker.ids - set(people.ids)  # where they were, they are
         since = {name: start for name, start in before.items() if name in unseen}
         since |= {name: before.get(name, now) for name, in_ in zip(people.ids, counts, strict=True) if not in_}
-        self._outside[frame.camera] = since
+        watched.outside = since
         return [name for name, start in since.items() if now - start > self._patience * 1e9]
+
+
+@dataclass(eq=False)
+class _Alone:
+    """One camera, and the one person in it."""
+
+    regions: Regions
+    person: SinglePerson
+    motion: Motion
+    steady: Steady = field(default_factory=Steady)
+    pace: Pace = field(default_factory=Pace)
+    size: tuple[int, int] | None = None  # width and height of its last frame, pixels
+    last_ns: int | None = None  # when that was taken, steady
 
 
 class OneEach:
@@ -252,15 +277,14 @@ class OneEach:
         hold_sides: bool = True,
     ) -> None:
         """As :class:`Everybody`."""
-        self._regions = regions
-        self._single = {
-            name: SinglePerson(estimator, run if len(regions) == 1 else f"{run}-{name}") for name in regions
+        self._cameras = {
+            name: _Alone(
+                of_camera,
+                SinglePerson(estimator, run if len(regions) == 1 else f"{run}-{name}"),
+                Motion(estimator.skeleton, smoothing, hold_sides),
+            )
+            for name, of_camera in regions.items()
         }
-        self._motions = {name: Motion(estimator.skeleton, smoothing, hold_sides) for name in regions}
-        self._steady = {name: Steady() for name in regions}
-        self._pace = {name: Pace() for name in regions}
-        self._sizes: dict[str, tuple[int, int]] = {}  # camera -> width and height of its last frame, pixels
-        self._last_ns: dict[str, int] = {}  # camera -> when its last frame was taken, steady
 
     def begin(self, frames: Sequence[Frame], timer: StageTimer = untimed) -> Callable[[], list[People]]:
         """See :class:`Crowd`; nothing runs before it is waited for."""
@@ -276,20 +300,19 @@ class OneEach:
 
     def update(self, frames: Sequence[Frame], timer: StageTimer = untimed) -> list[People]:
         """See :class:`Crowd`."""
-        found = []
-        for frame in frames:
-            now_ns = self._steady[frame.camera](frame.acquired_ns)
-            size = frame.size
-            resized = self._sizes.get(frame.camera, size) != size
-            if self._pace[frame.camera].away(now_ns, Following.patience) or resized:
-                self._single[frame.camera].forget()
-            self._sizes[frame.camera] = size
-            soon = now_ns - self._last_ns.get(frame.camera, now_ns) <= EXPECTED * 1e9
-            self._last_ns[frame.camera] = now_ns
-            counts = partial(_counts, self._regions[frame.camera], size)
-            people = self._single[frame.camera].update(frame.picture, timer, counts, soon=soon)
-            found.append(self._motions[frame.camera].follow(people, frame.acquired_ns))
-        return found
+        return [self._in_one(frame, timer) for frame in frames]
+
+    def _in_one(self, frame: Frame, timer: StageTimer) -> People:
+        alone = self._cameras[frame.camera]
+        now_ns = alone.steady(frame.acquired_ns)
+        if alone.pace.away(now_ns, Following.patience) or alone.size not in (None, frame.size):
+            alone.person.forget()
+        alone.size = frame.size
+        soon = alone.last_ns is None or now_ns - alone.last_ns <= EXPECTED * 1e9
+        alone.last_ns = now_ns
+        counts = partial(_counts, alone.regions, frame.size)
+        people = alone.person.update(frame.picture, timer, counts, soon=soon)
+        return alone.motion.follow(people, frame.acquired_ns)
 
 
 def _counts(regions: Regions, size: tuple[int, int], box: NDArray[np.float64]) -> bool:

@@ -35,9 +35,8 @@ from numpy.typing import NDArray
 from edgepose.estimator import Poses
 from edgepose.people import People
 from edgepose.people.association import assign, body_scale, constants, inside, iou, nearness, oks, overlap
-from edgepose.people.find import joints_box
-from edgepose.people.follow import ACCEPT, CONFIDENT, KEEP
 from edgepose.people.looks import alike
+from edgepose.people.seen import ACCEPT, CONFIDENT, KEEP, joints_box
 from edgepose.people.steady import Pace, Steady
 from edgepose.people.track import RENEWED, State, Track
 from edgepose.skeletons import Skeleton
@@ -372,7 +371,7 @@ class Tracker:
         if not self._tracks:
             return {}
         crops = self._crops()
-        boxes = [joints_box(poses, i, CONFIDENT) for i in range(len(poses))]
+        boxes = [joints_box(poses, i) for i in range(len(poses))]
         answered = np.array([crop if box is None else box for box, crop in zip(boxes, crops, strict=True)])
         likeness = self._likeness(poses, answered, looks)
         free = self._one_each(poses, answered, likeness)
@@ -433,6 +432,6 @@ class Tracker:
         """What is published of the tracks that are ``here``, each with its answer's position."""
         chosen = np.array([index for _, index in here], dtype=np.intp)
         mine = Poses(poses.joints[chosen], poses.scores[chosen], poses.covariance[chosen])
-        boxes = [joints_box(mine, i, CONFIDENT) for i in range(len(mine))]
+        boxes = [joints_box(mine, i) for i in range(len(mine))]
         shown = [track.crop if box is None else box for box, (track, _) in zip(boxes, here, strict=True)]
         return People([track.id for track, _ in here], np.array(shown).reshape(-1, 4), mine)

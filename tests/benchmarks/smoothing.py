@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from edgepose import bundle, console, engines, sources
 from edgepose.engines import Options
 from edgepose.estimator import Estimator, Poses
-from edgepose.people.follow import SinglePerson
+from edgepose.people.single import SinglePerson
 from edgepose.people.smooth import KINDS, Smoother, smoother
 
 Floats = NDArray[np.float64]

@@ -9,9 +9,9 @@ from edgepose.engines import Options
 from edgepose.estimator import Estimator, Poses
 from edgepose.frame import Frame
 from edgepose.people.crowd import OneEach
-from edgepose.people.find import Search, windows
-from edgepose.people.follow import PATIENCE, SinglePerson
 from edgepose.people.regions import Regions
+from edgepose.people.search import Search, windows
+from edgepose.people.single import PATIENCE, SinglePerson
 from edgepose.skeletons import MPII16
 from tests.conftest import tiny_manual
 
@@ -184,7 +184,7 @@ def test_nobody_is_nobody():
     seeing = Seeing()
     tracker = SinglePerson(seeing, "run")
     assert frames_until_found(seeing, tracker) is None
-    search = Search(seeing, accept=0.5, confident=0.3, per_frame=4)
+    search = Search(seeing, per_frame=4)
     seeing.crops = 0
     assert search.look(IMAGE) is None
     assert seeing.crops == 4  # a few windows per frame, so that a live loop keeps its rate

@@ -6,7 +6,7 @@ import pytest
 from edgepose.crops import box_of_joints
 from edgepose.estimator import Poses
 from edgepose.people.association import iou
-from edgepose.people.follow import CONFIDENT
+from edgepose.people.seen import CONFIDENT
 from edgepose.people.tracker import Following, Tracker
 from edgepose.skeletons import LSP14, MPII16
 from tests.people.identity import hota, idf1, switches

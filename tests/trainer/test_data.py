@@ -249,7 +249,7 @@ def test_a_cache_that_cannot_be_written_is_a_sentence(coco, monkeypatch, tmp_pat
     spec, root = coco
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(EdgeposeError, match=r"cannot write .*cache: Not a directory; set EDGEPOSE_CACHE"):
+    with pytest.raises(EdgeposeError, match=r"cannot make folder .*cache: Not a directory; set EDGEPOSE_CACHE"):
         open_cache(load(spec, root), 64, 1.25)
 
 

@@ -9,20 +9,17 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from edgepose.crops import compose, crop_affine, invert, warp
-from edgepose.errors import EdgeposeError
-from edgepose.files import cache_dir, kind, write_beside
+from edgepose.files import alone, cache_dir, kind, make_folder, write_beside
 from trainer.data.persons import Person, PersonSet, read_image
 from trainer.progress import progress
 
@@ -69,29 +66,14 @@ def open_cache(persons: PersonSet, size: int, padding: float) -> CropCache:
     affines = np.stack([crop_affine(p.box, (side, side), padding * MARGIN) for p in persons.persons])
     path = cache_dir() / f"crops-{persons.name}-{size}-{_key(persons, size, padding)}.npy"
     if not path.exists():
-        with _alone(path):
+        make_folder(path.parent, "set EDGEPOSE_CACHE to a folder you may write to")
+        with alone(path.with_suffix(".lock")):
             if not path.exists():
                 _forget(path.parent)
                 _cut(persons, affines, side, path)
     with suppress(OSError):
         os.utime(path)
     return CropCache(path, affines)
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold ``path``'s lock; EdgeposeError where its folder cannot be written to."""
-    lock = FileLock(path.with_suffix(".lock"))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except OSError as error:
-        raise EdgeposeError(f"cannot write {path.parent}: {error.strerror or error}; set EDGEPOSE_CACHE to a "
-                            "folder you may write to") from error  # fmt: skip
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _forget(folder: Path) -> None:

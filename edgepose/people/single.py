@@ -8,13 +8,10 @@ from numpy.typing import NDArray
 from edgepose.crops import box_of_joints
 from edgepose.estimator import Estimator, Poses, StageTimer, untimed
 from edgepose.people import People
-from edgepose.people.find import Counts, Search, anywhere
+from edgepose.people.search import Counts, Search, anywhere
+from edgepose.people.seen import CONFIDENT, KEEP
 from edgepose.picture import Picture
 
-# Of furniture the network says 0.65 at most, of people 0.8 to 0.97; who was accepted has more room than who is new.
-ACCEPT = 0.7  # person score from which a found person counts
-KEEP = 0.62  # person score below which the person counts as unseen
-CONFIDENT = 0.4  # joint score from which a joint shapes the box
 SHRINK = 0.1  # of the way, per frame, that a box comes in to one that is much smaller
 PATIENCE = 8  # frames unseen in a row after which the search begins anew
 
@@ -28,7 +25,7 @@ class SinglePerson:
 
     def __init__(self, estimator: Estimator, run: str) -> None:
         self._estimator = estimator
-        self._search = Search(estimator, accept=ACCEPT, confident=CONFIDENT)
+        self._search = Search(estimator)
         self._run = run
         self._count = 0
         self._unseen = 0

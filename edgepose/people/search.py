@@ -12,8 +12,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepose.crops import box_of_joints
-from edgepose.estimator import Estimator, Poses, StageTimer, untimed
+from edgepose.estimator import Estimator, StageTimer, untimed
+from edgepose.people.seen import ACCEPT, joints_box
 from edgepose.picture import Picture
 
 # Window sides as shares of the frame's shorter side, largest first: most cameras see people that
@@ -52,12 +52,6 @@ def _starts(length: float, side: float) -> list[float]:
     return [float(v) for v in np.linspace(0, max(spare, 0), count)]
 
 
-def joints_box(poses: Poses, index: int, confident: float) -> NDArray[np.float64] | None:
-    """Box [4] of a person's joints whose score is at least ``confident``; None with fewer than four of them."""
-    sure = poses.scores[index] >= confident
-    return box_of_joints(poses.joints[index], sure) if sure.sum() >= 4 else None
-
-
 class Search:
     """A pass over the windows, a few per frame so that a live loop keeps its rate and an empty room costs little.
 
@@ -66,9 +60,8 @@ class Search:
     accepted if its score holds.
     """
 
-    def __init__(self, estimator: Estimator, *, accept: float, confident: float, per_frame: int = 4) -> None:
-        self._estimator = estimator
-        self._accept, self._confident, self._per_frame = accept, confident, per_frame
+    def __init__(self, estimator: Estimator, per_frame: int = 4) -> None:
+        self._estimator, self._per_frame = estimator, per_frame
         self._size = (0, 0)
         self._large = self._small = np.zeros((0, 4))
         self._looks = 0
@@ -83,18 +76,16 @@ class Search:
         """The box [4] of a person in ``picture`` [H, W, 3] who ``counts``, or None if none was found this time."""
         poses = self._estimator.estimate(picture, self._next(picture.shape[1], picture.shape[0]), timer)
         scores = poses.person_scores
-        boxes = [joints_box(poses, i, self._confident) for i in range(len(poses))]
+        boxes = [joints_box(poses, i) for i in range(len(poses))]
         # A window cuts the person loosely; the closer look decides, so the first bar is lower.
-        there = [
-            i for i, box in enumerate(boxes) if box is not None and scores[i] >= 0.6 * self._accept and counts(box)
-        ]
+        there = [i for i, box in enumerate(boxes) if box is not None and scores[i] >= 0.6 * ACCEPT and counts(box)]
         best = boxes[max(there, key=lambda i: scores[i])] if there else None
         if best is None:
             return None
         closer = self._estimator.estimate(picture, best[None], timer)
-        if closer.person_scores[0] < self._accept:
+        if closer.person_scores[0] < ACCEPT:
             return None
-        return joints_box(closer, 0, self._confident)
+        return joints_box(closer, 0)
 
     def _next(self, width: int, height: int) -> NDArray[np.float64]:
         """The windows of this frame [per_frame, 4]."""
