@@ -56,7 +56,7 @@ def people_of(texts: list[str], skeleton: str, root: Path | None) -> dict[str, l
     from dataclasses import replace
 
     from edgepose import skeletons
-    from edgepose.toml import validate
+    from edgepose.validation import validate
     from trainer.data.module import select as of_set
     from trainer.data.splits import join_twins, of_split
     from trainer.recipe import DataSet
@@ -366,7 +366,7 @@ def build(
     from edgepose import bundle as bundles
     from edgepose import plans
     from edgepose.engines import trt_build, trt_library, trt_precision
-    from edgepose.toml import validate
+    from edgepose.validation import validate
 
     bundle = bundles.load(model)
     most = max_batch or (8 if dla is None else 1)  # one person must not cost a DLA eight crops

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration import autoencoder
+from calibration.graph import session
 from edgepose.bundle import Bundle
-from edgepose.errors import EdgeposeError, missing, unknown
+from edgepose.errors import EdgeposeError, unknown
 from trainer.progress import progress
 
 Crops = NDArray[np.uint8]
@@ -35,21 +36,14 @@ def bottleneck_features(bundle: Bundle, crops: Crops, *, batch: int = 16) -> Fea
 
     EdgeposeError: crops of another size than the bundle's input, or a graph without maps.
     """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise missing("onnxruntime", "to compute features", "pip install 'edgepose[onnxruntime]'") from None
     width, height = bundle.manual.input_size
     if crops.ndim != 4 or crops.shape[1:] != (3, height, width):
         raise EdgeposeError(f"crops are {list(crops.shape[1:])} but {bundle.manual.name} takes [3, {height}, {width}]; "
                             "cut them with this model")  # fmt: skip
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3
-    graph = up_to_bottleneck(bundle).SerializeToString()
-    session = onnxruntime.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])
+    network = session(up_to_bottleneck(bundle), "to compute features")
     starts = range(0, len(crops), batch)
     maps = [
-        session.run(None, {"image": crops[start : start + batch].astype(np.float32)})[0]
+        network.run(None, {"image": crops[start : start + batch].astype(np.float32)})[0]
         for start in progress(starts, len(starts), "bottleneck features")
     ]
     features = np.concatenate([m.reshape(len(m), -1) for m in maps]).astype(np.float32)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,14 +119,11 @@ def calibrate(
 
 
 def _found(bundle: Bundle, sets: Scenes, threads: int) -> dict[str, Quality]:
-    engine = engines.load(bundle, judging(), engines.Options(threads=threads))
-    try:
+    with closing(engines.load(bundle, judging(), engines.Options(threads=threads))) as engine:
         finder = Finder(engine, bundle.manual, least=LOWEST)
         return {
             name: quality(scenes, look(finder, scenes, f"looking at {name}"), LEAST) for name, scenes in sets.items()
         }
-    finally:
-        engine.close()
 
 
 def _measured(name: str, before: Quality, result: Quality) -> Accuracy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -226,10 +227,8 @@ def _measured(float_: Answers, int8: Answers, judge: Judge, name: str, engine: s
 
 
 def _float_answers(bundle: Bundle, judge: Judge, threads: int) -> Answers:
-    engine = engines.load(bundle, "openvino", engines.Options(threads=threads))
-    answers = judge.answer(engine)
-    engine.close()
-    return answers
+    with closing(engines.load(bundle, "openvino", engines.Options(threads=threads))) as engine:
+        return judge.answer(engine)
 
 
 def refuse(outcome: Outcome) -> BudgetError:

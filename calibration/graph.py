@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from edgepose.errors import missing
+
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 
 
@@ -103,3 +105,14 @@ def _drop_unused(model: Any) -> None:
             graph.node.remove(node)
     for tensor in [t for t in graph.initializer if t.name not in read]:
         graph.initializer.remove(tensor)
+
+
+def session(model: Any, why: str) -> Any:
+    """An onnx.ModelProto on onnxruntime's CPU; EdgeposeError where that is not installed, which is needed ``why``."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise missing("onnxruntime", why, "pip install 'edgepose[onnxruntime]'") from None
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    return onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])

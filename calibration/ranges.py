@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.graph import session
 from edgepose.bundle import Bundle
-from edgepose.errors import EdgeposeError, missing
+from edgepose.errors import EdgeposeError
 from trainer.progress import progress
 
 PERCENTILE = 99.99
@@ -26,13 +27,13 @@ def amax(bundle: Bundle, images: NDArray[np.float32], tensors: list[str], method
     'percentile': below it lie 99.99 % of the magnitudes; 'mse': int8 with that range has the least squared error.
     EdgeposeError: a tensor that is zero throughout.
     """
-    session = _session_with(bundle, tensors)
-    top = dict(zip(tensors, maxima(bundle, images, tensors).max(axis=0).tolist(), strict=True))
+    network = _session_with(bundle, tensors)
+    top = dict(zip(tensors, _maxima(network, images, tensors).max(axis=0).tolist(), strict=True))
     for name, value in top.items():
         if not value > 0:
             raise EdgeposeError(f"tensor {name} is zero on the whole calibration set; choose a set with persons in it")
     counts = {name: np.zeros(_BINS) for name in tensors}
-    for values in _run(session, tensors, images, f"{method} ranges"):
+    for values in _run(network, tensors, images, f"{method} ranges"):
         for name, value in values.items():
             counts[name] += np.histogram(np.abs(value), _BINS, (0.0, top[name]))[0]
     choose = by_percentile if method == "percentile" else by_squared_error
@@ -41,7 +42,11 @@ def amax(bundle: Bundle, images: NDArray[np.float32], tensors: list[str], method
 
 def maxima(bundle: Bundle, images: NDArray[np.generic], tensors: list[str]) -> NDArray[np.float64]:
     """The largest magnitude [N, T] of each of T ``tensors`` on each of ``images`` [N, 3, H, W]."""
-    runs = _run(_session_with(bundle, tensors), tensors, images, "finding maxima")
+    return _maxima(_session_with(bundle, tensors), images, tensors)
+
+
+def _maxima(network: Any, images: NDArray[np.generic], tensors: list[str]) -> NDArray[np.float64]:
+    runs = _run(network, tensors, images, "finding maxima")
     return np.array([[float(np.abs(values[name]).max()) for name in tensors] for values in runs])
 
 
@@ -62,17 +67,13 @@ def by_squared_error(counts: NDArray[np.float64], top: float) -> float:
     return float(edges[int(errors.argmin())])
 
 
-def _run(session: Any, tensors: list[str], images: NDArray[np.generic], what: str) -> Any:
+def _run(network: Any, tensors: list[str], images: NDArray[np.generic], what: str) -> Any:
     for image in progress(images, len(images), what):
-        yield dict(zip(tensors, session.run(tensors, {"image": image[None].astype(np.float32)}), strict=True))
+        yield dict(zip(tensors, network.run(tensors, {"image": image[None].astype(np.float32)}), strict=True))
 
 
 def _session_with(bundle: Bundle, tensors: list[str]) -> Any:
     """The float graph on onnxruntime with ``tensors`` as outputs beside its own."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise missing("onnxruntime", "to calibrate ranges", "pip install 'edgepose[onnxruntime]'") from None
     import onnx
 
     model = onnx.load(bundle.path)
@@ -80,6 +81,4 @@ def _session_with(bundle: Bundle, tensors: list[str]) -> Any:
     for name in tensors:
         if name not in known:
             model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    return session(model, "to calibrate ranges")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,10 +80,8 @@ class Run:
     def __call__(self, model: Any) -> Answers:
         with tempfile.TemporaryDirectory() as folder:
             bundle = save(model, self.manual, Path(folder) / "tried.onnx")
-            engine = engines.load(bundle, self.engine, engines.Options(threads=self.threads))
-            answers = self.judge.answer(engine)
-            engine.close()
-        return answers
+            with closing(engines.load(bundle, self.engine, engines.Options(threads=self.threads))) as engine:
+                return self.judge.answer(engine)
 
 
 def sensitivities(model: Any, float_: Answers, judge: Judge, run: Run) -> list[Sensitivity]:

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from edgepose.bundle import Bundle, Manual
 from edgepose.crops import crop_affine, warp
 from edgepose.errors import EdgeposeError
 from edgepose.files import kind, write_beside
-from edgepose.toml import first_fault
+from edgepose.validation import STRICT, first_fault
 from trainer.data.persons import Person, read_image
 from trainer.progress import progress
 
@@ -33,7 +33,7 @@ _DAMAGED = (OSError, ValueError, KeyError, EOFError, RuntimeError, SyntaxError, 
 class About(BaseModel):
     """Where a set comes from."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
     model: str  # bundle whose crop was used
     data: list[str]  # DATA@SPLIT that the persons were drawn from

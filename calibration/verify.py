@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -106,20 +107,17 @@ def compare_outcome(outcome: Outcome, *, repeats: int = 50, threads: int = 0) ->
     """Float and INT8 of a calibration as they were judged; timed on the engine that they run on here."""
     options = engines.Options(threads=threads)
     manual = outcome.bundle.manual.model_copy(update={"precision": "int8", "accuracy": []})
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         int8 = save(outcome.graph, manual, Path(folder) / "int8.onnx")
         pair = [
-            Runner(name, engines.load(bundle, outcome.runs_on, options), bundle.manual)
+            Runner(name, stack.enter_context(closing(engines.load(bundle, outcome.runs_on, options))), bundle.manual)
             for name, bundle in (("float", outcome.reference), ("INT8", int8))
         ]
         answers = outcome.float_, outcome.int8
-        found = _compared(pair, outcome.judge, answers, repeats=repeats, threads=threads)
-        for runner in pair:
-            runner.engine.close()
-    return found
+        return _compared(pair, outcome.judge, answers, repeats=repeats, threads=threads)
 
 
-def compare(a: Runner, b: Runner, judge: Judge, *, repeats: int = 50, threads: int = 0, seed: int = 0) -> Comparison:
+def compare(a: Runner, b: Runner, judge: Judge, *, repeats: int = 50, threads: int = 0) -> Comparison:
     """Both runners on the persons of ``judge``; latency at batch 1 in turns.
 
     EdgeposeError: the two do not take the same crops, do not know the same joints or are decoded in different ways.
@@ -131,11 +129,11 @@ def compare(a: Runner, b: Runner, judge: Judge, *, repeats: int = 50, threads: i
                 "compare runners of one model"
             )
     answers = judge.answer(a.engine), judge.answer(b.engine)
-    return _compared([a, b], judge, answers, repeats=repeats, threads=threads, seed=seed)
+    return _compared([a, b], judge, answers, repeats=repeats, threads=threads)
 
 
 def _compared(
-    pair: Sequence[Runner], judge: Judge, answers: tuple[Answers, Answers], *, repeats: int, threads: int, seed: int = 0
+    pair: Sequence[Runner], judge: Judge, answers: tuple[Answers, Answers], *, repeats: int, threads: int
 ) -> Comparison:
     """What tells the ``answers`` of two models apart, and what each runner takes."""
     (a, b), (one, two) = pair, answers
@@ -158,7 +156,7 @@ def _compared(
             "max": float(apart.max()),
             "mean": float(apart.mean()),
         },
-        differences=[difference(metric, one, two, scenes, seed) for metric in judge.metrics],
+        differences=[difference(metric, one, two, scenes) for metric in judge.metrics],
         a_ms=float(np.median(seconds[:, 0]) * 1e3),
         b_ms=float(np.median(seconds[:, 1]) * 1e3),
         ratio=float(np.median(seconds[:, 0] / seconds[:, 1])),
@@ -171,18 +169,18 @@ def scenes_of(persons: Sequence[Person]) -> NDArray[np.intp]:
     return np.asarray(np.unique([p.group for p in persons], return_inverse=True)[1], np.intp)
 
 
-def drawn_again(sums: NDArray[np.floating], scenes: NDArray[np.intp], seed: int = 0) -> NDArray[np.float64]:
+def drawn_again(sums: NDArray[np.floating], scenes: NDArray[np.intp]) -> NDArray[np.float64]:
     """Rows of ``sums`` [M, N] of persons, summed over RESAMPLES samples of as many ``scenes`` [N]: [M, RESAMPLES].
 
     The bootstrap (Efron & Tibshirani 1993, ch. 13); scenes are drawn with replacement, each with all its persons. Of a
     few scenes such samples tell little, and too small an interval.
     """
     count = int(scenes.max()) + 1
-    drawn = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
+    drawn = np.random.default_rng(0).integers(0, count, (RESAMPLES, count))
     return np.stack([np.bincount(scenes, row, count)[drawn].sum(axis=1) for row in sums])
 
 
-def difference(metric: str, a: Answers, b: Answers, scenes: NDArray[np.intp], seed: int = 0) -> Difference:
+def difference(metric: str, a: Answers, b: Answers, scenes: NDArray[np.intp]) -> Difference:
     """The gain of b over a, its interval by the paired bootstrap over ``scenes`` [N]; see :func:`drawn_again`.
 
     Each person is drawn with both runners' joints, so that what is hard for both cancels.
@@ -190,7 +188,7 @@ def difference(metric: str, a: Answers, b: Answers, scenes: NDArray[np.intp], se
     judged = np.isfinite(a.hits[metric])
     right = np.stack([np.where(judged, x.hits[metric], 0).sum(axis=1) for x in (a, b)])  # [2, N]
     count = judged.sum(axis=1)
-    totals, before, after = drawn_again(np.stack([count, *right]), scenes, seed)
+    totals, before, after = drawn_again(np.stack([count, *right]), scenes)
     gains = 100 * (after - before) / np.maximum(totals, 1)
     low, high = np.percentile(gains, [2.5, 97.5])
     first, second = (100 * right[i].sum() / max(count.sum(), 1) for i in (0, 1))

@@ -1,8 +1,7 @@
 """edgepose: live human pose on the edge.
 
 A camera goes in; named joints with a score and a covariance come out over MQTT.
-Heavy libraries are imported where they are used, so that ``import edgepose`` is quick
-and works wherever numpy, opencv, paho-mqtt and pydantic are installed.
+Libraries are imported where they are used, so that ``import edgepose`` is quick and needs none.
 """
 
 from edgepose.errors import EdgeposeError

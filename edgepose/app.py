@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import signal
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +11,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 from edgepose import bundle as bundles
 from edgepose import engines, sources
@@ -28,10 +25,12 @@ from edgepose.estimator import Estimator
 from edgepose.files import real_path
 from edgepose.loop import Loop
 from edgepose.mqtt import Broker, parse_broker
-from edgepose.people.crowd import Crowd, Everybody, OneEach
+from edgepose.people.crowd import Crowd, Everybody
 from edgepose.people.finder import Finder
 from edgepose.people.regions import Regions
+from edgepose.people.single import OneEach
 from edgepose.people.tracker import Following
+from edgepose.signals import stopping_on_signals
 from edgepose.sinks import Sink
 from edgepose.sinks.console import ConsoleSink
 from edgepose.sinks.mqtt import MQTTSink
@@ -86,9 +85,10 @@ def assembled(
         faults: dict[str, str] = {}  # of cameras that ended by one
         if settings.mqtt.url:
             stack.push(partial(_say_goodbye, links, faults))
+            broker = broker_of(settings)
             for name, (_, spec) in chosen.items():
-                links[name] = _mqtt(settings, spec, speaking)
-            _connect(broker_of(settings), links.values(), check)
+                links[name] = _mqtt(settings, broker, spec, speaking)
+            _connect(broker, links.values(), check)
         overlays: dict[str, Overlay] = {}
         for name, (camera, _) in chosen.items():
             if camera.overlay:
@@ -262,11 +262,11 @@ def broker_of(settings: Settings) -> Broker:
     )
 
 
-def _mqtt(settings: Settings, spec: SourceSpec, speaking: Speaking) -> MQTTSink:
+def _mqtt(settings: Settings, broker: Broker, spec: SourceSpec, speaking: Speaking) -> MQTTSink:
     """A camera's link to the broker, which has its info before any status says that poses come."""
     mqtt = settings.mqtt
     return MQTTSink(
-        broker_of(settings),
+        broker,
         settings.device,
         spec.camera,
         status=("camera-lost", "no frame yet") if spec.live else ("online", ""),
@@ -294,77 +294,6 @@ def _connect(broker: Broker, links: Iterable[MQTTSink], check: Callable[[], None
         say(f"{away[0].reason or f'{broker} does not answer yet'}; going on, and trying again")
 
 
-class _StopRequested(BaseException):
-    """A signal came before the loop ran; unwinds like KeyboardInterrupt, through everything that was opened."""
-
-
-class Stopper:
-    """What SIGINT, SIGTERM and SIGHUP do: before the loop runs, it is not begun; after, it ends. A later one kills.
-
-    The handler itself raises nothing: it may strike inside a library's import or callback, which swallow what is
-    raised or, in C++, crash on it. So what is opened before the loop asks with ``check`` in between: a step that takes
-    long, as building a TensorRT plan does, ends first, or at the second signal.
-    """
-
-    def __init__(self) -> None:
-        self._stop: Callable[[], None] | None = None
-        self._stopping: threading.Thread | None = None
-        self._requested, self._since = False, 0.0
-
-    def check(self) -> None:
-        """Unwind where a signal came."""
-        if self._requested:
-            raise _StopRequested
-
-    def running(self, loop: Loop) -> None:
-        """From now on a signal stops ``loop``; one that came before unwinds."""
-        self._stop = loop.stop
-        self.check()
-
-    def handle(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler."""
-        if self._requested:
-            if time.monotonic() - self._since > _AT_ONCE:
-                signal.signal(number, signal.SIG_DFL)
-                os.kill(os.getpid(), number)
-                os._exit(128 + number)  # process 1 of a container is spared by signals that it does not handle
-            return
-        self._requested, self._since = True, time.monotonic()
-        if self._stop is not None:
-            # In a thread of its own: the main thread may hold, right now, the locks that stopping takes.
-            self._stopping = threading.Thread(target=self._stop, name="stop", daemon=True)
-            self._stopping.start()
-
-    def settle(self) -> None:
-        """Wait for what was stopped to be let go, as long as a camera may be expected to take."""
-        if self._stopping is not None:
-            self._stopping.join(_LETTING_GO)
-
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_LETTING_GO = 3.0  # s
-_AT_ONCE = 0.5  # s; of several signals that come together, as some supervisors send them, the later ones say no more
-
-
-@contextmanager
-def stopping_on_signals() -> Iterator[Stopper]:
-    """Handle signals inside; a stop that was asked for ends the block in peace.
-
-    A hang-up that is ignored stays so: ``nohup`` asks for it.
-    """
-    stopper = Stopper()
-    handled = (each for each in _SIGNALS if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN)
-    before = {each: signal.signal(each, stopper.handle) for each in handled}
-    try:
-        yield stopper
-    except _StopRequested:
-        return
-    finally:
-        stopper.settle()
-        for each, old in before.items():
-            signal.signal(each, old)
-
-
 def run(settings: Settings, show: Callable[[Parts], Callable[[], None]] | None = None) -> Snapshot | None:
     """Run the loop to its end or to a signal; ``show(parts)`` gives what is called after every frame.
 
@@ -373,7 +302,7 @@ def run(settings: Settings, show: Callable[[Parts], Callable[[], None]] | None =
     loop: Loop | None = None
     with stopping_on_signals() as stopper, assembled(settings, check=stopper.check) as parts:
         on_frame = show(parts) if show is not None else (lambda: None)
-        stopper.running(parts.loop)
+        stopper.running(parts.loop.stop)
         loop = parts.loop
         loop.run(settings.max_frames, on_frame=on_frame)
     return loop.snapshot() if loop is not None else None

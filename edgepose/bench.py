@@ -56,7 +56,7 @@ def bench(settings: Settings) -> dict[str, Any]:
         raise EdgeposeError(
             f"--max-frames {settings.max_frames} is too few: the first {WARM_UP} frames are not counted"
         )
-    if spec.flag("loop") and not settings.max_frames:
+    if spec.loops and not settings.max_frames:
         raise EdgeposeError(f"{spec.redacted()} begins again at its end; say by --max-frames how many to time")
     alone = _decode_alone(settings)
     engine_settings = settings.engine.model_copy(update={"overlap": False})

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from edgepose import skeletons
 from edgepose.errors import EdgeposeError, missing, unknown
 from edgepose.files import kind, write_beside
 from edgepose.skeletons import Skeleton
-from edgepose.toml import first_fault
+from edgepose.validation import STRICT, first_fault
 
 KEY = "edgepose"
 NAME = r"^[a-z0-9][a-z0-9._-]*$"  # of a model
@@ -35,7 +35,7 @@ GAUSSIAN_RADII: Radii = (1.17741, 2.145966, 2.447747)  # sqrt(-2 ln(1 - level)):
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = STRICT
 
 
 class Decode(_Strict):

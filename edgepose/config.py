@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from edgepose.engines import Precision
 from edgepose.errors import EdgeposeError, unknown
@@ -23,7 +23,8 @@ from edgepose.files import real_path
 from edgepose.gates import Gate
 from edgepose.people.regions import Regions
 from edgepose.sources.uri import sanitise
-from edgepose.toml import first_fault, read_toml, telling_fault
+from edgepose.toml import read_toml
+from edgepose.validation import STRICT, first_fault, telling_fault
 
 FILE = "edgepose.toml"
 PREFIX = "EDGEPOSE_"
@@ -38,7 +39,7 @@ FILE_ONLY = frozenset({"camera", "regions.only", "regions.ignore"})  # tables an
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
 
 def _device() -> str:

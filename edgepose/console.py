@@ -1,4 +1,4 @@
-"""How the commands end: faults as one sentence and exit code 2, never a traceback."""
+"""What the commands say, and how they end: faults as one sentence and exit code 2, never a traceback."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from edgepose.errors import EdgeposeError, missing
 
 def say(sentence: str) -> None:
     """Tell whoever runs us, on stderr; a full disk there, or nobody who reads it, is no reason to stop."""
-    shown = "".join(c if c.isprintable() or c in "\n\t" else "?" for c in sentence)  # what a camera says may steer one
     with suppress(OSError, ValueError, AttributeError):  # the last: it was closed before we began
-        sys.stderr.write(shown + "\n")
+        sys.stderr.write(printable(sentence, "\n\t") + "\n")
         sys.stderr.flush()
+
+
+def printable(text: str, but: str = "") -> str:
+    """``text`` with nothing in it that could steer a terminal, as what cameras and others say may, ``but`` these."""
+    return "".join(c if c.isprintable() or c in but else "?" for c in text)
 
 
 def run(app: Any, extras: str = "") -> None:

@@ -7,11 +7,9 @@ unless it is told to look twice, as the loop does at who leans.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +22,7 @@ from edgepose.engines.pipelined import Begun
 from edgepose.errors import EdgeposeError
 from edgepose.heatmaps import Decoder, cells_to_input, input_to_cells
 from edgepose.picture import Picture
+from edgepose.timing import StageTimer, untimed
 from edgepose.upright import LEAN, SOMEBODY, box_upright, lean, second_counts
 
 Crop = tuple[Picture, NDArray[np.floating]]  # a picture [H, W, 3] and a person's box [4] in it
@@ -48,18 +47,6 @@ class Poses:
         """
         half = (self.scores.shape[1] + 1) // 2
         return np.asarray(np.sort(self.scores, axis=1)[:, -half:].mean(axis=1) if len(self) else np.zeros(0))
-
-
-class StageTimer(Protocol):
-    """Times named stages; ``with timer('crop'): ...``."""
-
-    def __call__(self, stage: str) -> AbstractContextManager[None]: ...
-
-
-@contextmanager
-def untimed(stage: str) -> Iterator[None]:
-    """The timer that does not time."""
-    yield
 
 
 @dataclass(frozen=True)

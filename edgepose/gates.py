@@ -6,9 +6,10 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from edgepose.people import People
+from edgepose.validation import STRICT
 
 ABSENT = 0.3  # seconds unseen from which somebody went: who is hidden for a frame or two neither goes nor comes
 SURE = 0.5  # joint score from which a movement counts; below it, it is mostly the network's own wandering
@@ -21,7 +22,7 @@ class Gate(BaseModel):
     goes is told at once; somebody went who was not seen for ABSENT seconds.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = STRICT
 
     rate: Annotated[float, Field(ge=0)] = 0  # messages per second, at most; 0: every frame
     on_change: Annotated[float, Field(ge=0)] = 0  # movement in shares of the box's longer side; 0: off

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from edgepose.backoff import Backoff
+from edgepose.console import printable
 from edgepose.errors import EdgeposeError
 from edgepose.messages import Info, Message, PoseMessage, Status, check_level, decode
 from edgepose.mqtt import Broker, LostError, Session
@@ -164,7 +165,7 @@ class _Listener:
         elif self._as_json:
             self._write_json(arrived, message, fault)
         elif message is None:
-            self._print(f"{_printable(arrived.topic)}: {_printable(fault)}", "yellow")
+            self._print(f"{printable(arrived.topic)}: {printable(fault)}", "yellow")
         else:
             self._write_text(message)
         if of:
@@ -203,8 +204,3 @@ class _Listener:
 
     def _print(self, text: str, style: str) -> None:
         self._console.print(Text(text, style=style))
-
-
-def _printable(text: str) -> str:
-    """``text`` with nothing in it that could steer a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from edgepose.camera import Camera, Snapshot
-from edgepose.estimator import StageTimer, untimed
 from edgepose.frame import Frame
 from edgepose.people import People
 from edgepose.people.crowd import Crowd
 from edgepose.sources.several import AHEAD, Several
+from edgepose.timing import StageTimer, untimed
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from edgepose.errors import EdgeposeError, unknown
 from edgepose.files import write_beside
 from edgepose.frame import Frame
 from edgepose.redact import without_secrets
-from edgepose.toml import first_fault, shown
+from edgepose.validation import first_fault, shown
 
 SCHEMAS = Path(__file__).parent / "schemas"
 POSE: Final = "edgepose.pose/1"

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from edgepose.bundle import Bundle
 from edgepose.console import say
@@ -22,7 +22,7 @@ from edgepose.engines import Precision
 from edgepose.engines.device_memory import GPU
 from edgepose.errors import EdgeposeError
 from edgepose.files import alone, cache_dir, kind, write_beside
-from edgepose.toml import first_fault
+from edgepose.validation import STRICT, first_fault
 from edgepose.versions import numbers
 
 Hardware = Literal["this", "same-capability", "ampere+"]
@@ -33,7 +33,7 @@ _NEXT_MAJOR = {((8,), (10,)), ((10,), (11,))}
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
 
 class Wanted(_Strict):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
 import numpy as np
 
@@ -21,8 +22,20 @@ STAGES = (
 )
 
 
+class StageTimer(Protocol):
+    """Times named stages; ``with timer('crop'): ...``."""
+
+    def __call__(self, stage: str) -> AbstractContextManager[None]: ...
+
+
+@contextmanager
+def untimed(stage: str) -> Iterator[None]:
+    """The timer that does not time."""
+    yield
+
+
 class Timings:
-    """A stage timer (see :class:`edgepose.estimator.StageTimer`) that sums each stage within a frame."""
+    """A :class:`StageTimer` that sums each stage within a frame."""
 
     def __init__(self) -> None:
         self._frames: list[dict[str, float]] = []

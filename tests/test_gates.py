@@ -9,7 +9,7 @@ from edgepose import EdgeposeError
 from edgepose.estimator import Poses
 from edgepose.gates import ABSENT, Gate, Gatekeeper
 from edgepose.people import People
-from edgepose.toml import validate
+from edgepose.validation import validate
 
 START = 1_700_000_000_000_000_000  # UTC, ns
 FPS = 30

@@ -18,9 +18,10 @@ import jsonschema
 import pytest
 
 from edgepose import app, bench, config, console, engines
-from edgepose.app import stopping_on_signals, threads_beside
+from edgepose.app import threads_beside
 from edgepose.errors import EdgeposeError
 from edgepose.messages import schemas
+from edgepose.signals import stopping_on_signals
 from edgepose.timing import STAGES
 from tests import rtsp
 from tests.broker import Mosquitto, wait_for, watch
@@ -236,7 +237,7 @@ def test_a_signal_ends_a_run_that_waits_for_its_camera(tiny, tmp_path):
 def test_a_second_signal_a_while_later_kills(tiny):
     """As where the first waits for something that never ends."""
     script = (
-        "import time; from edgepose.app import stopping_on_signals\n"
+        "import time; from edgepose.signals import stopping_on_signals\n"
         "with stopping_on_signals() as stopper:\n    print('ready', flush=True)\n    time.sleep(60); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as child:
@@ -251,7 +252,7 @@ def test_a_second_signal_a_while_later_kills(tiny):
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes process 1 of a container")
 def test_a_second_signal_ends_process_1_too():
     script = (
-        "import os, signal, time; from edgepose.app import stopping_on_signals\n"
+        "import os, signal, time; from edgepose.signals import stopping_on_signals\n"
         "with stopping_on_signals():\n    os.kill(1, signal.SIGTERM); time.sleep(1); os.kill(1, signal.SIGTERM)\n"
         "    time.sleep(60)"
     )
@@ -311,7 +312,7 @@ def test_a_signal_before_the_loop_raises_nothing_where_it_strikes_and_is_not_los
         stopper.check()
         stopper.handle(signal.SIGTERM, None)
         reached.append("the library's next line")
-        stopper.running(SimpleNamespace(stop=lambda: None))
+        stopper.running(lambda: None)
         reached.append("the loop")
     assert reached == ["the library's next line"]
 

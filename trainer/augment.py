@@ -10,9 +10,10 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from edgepose.crops import BORDER, box_of_joints, crop_affine
+from edgepose.validation import STRICT
 from trainer.data.persons import Person
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -30,7 +31,7 @@ Scale = Annotated[tuple[float, float], AfterValidator(_rising)]
 class Augmentation(BaseModel):
     """How far samples are varied; draws are uniform, of the scale's logarithm."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = STRICT
 
     scale: Scale = (0.7, 1.3)
     rotation: Annotated[float, Field(ge=0, le=180)] = 40.0  # degrees, +-

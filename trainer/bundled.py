@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from edgepose import engines
 from edgepose.bundle import Bundle
 from edgepose.errors import EdgeposeError
-from edgepose.toml import validate
+from edgepose.validation import validate
 from trainer.engine import TorchEngine
 from trainer.models.build import build
 from trainer.models.norms import settle

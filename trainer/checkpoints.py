@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 
 from edgepose.errors import EdgeposeError
 from edgepose.files import kind, write_beside
-from edgepose.toml import validate
+from edgepose.validation import validate
 from trainer.recipe import Recipe
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"

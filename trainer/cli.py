@@ -283,7 +283,7 @@ def _refuse_guesses(model: str, guesses: list[str] | None) -> None:
 
 def _sets(texts: list[str] | None, split: str = "all") -> list[Any]:
     """Of each DATA@SPLIT; ``split`` is that of those that name none."""
-    from edgepose.toml import validate
+    from edgepose.validation import validate
     from trainer.data.splits import SPLITS, of_split
     from trainer.recipe import DataSet
 

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgepose import skeletons
 from edgepose.errors import EdgeposeError
 from edgepose.files import write_beside
-from edgepose.toml import validate
+from edgepose.validation import validate
 from trainer import fit as training
 from trainer.data.module import select
 from trainer.evaluate import figures, open_estimator, predict

@@ -180,9 +180,8 @@ def compare(model: nn.Module, bundle: Bundle) -> None:
     plain: engines.Precision = "float32" if bundle.manual.precision == "float32" else "auto"  # of a GPU: no TF32
     width, height = bundle.manual.input_size
     images = np.random.default_rng(0).uniform(0, 255, (2, 3, height, width)).astype(np.float32)
-    engine = engines.load(bundle, options=engines.Options(precision=plain))
-    difference = float(np.abs(engine.infer(images) - TorchEngine(model).infer(images)).max())
-    engine.close()
+    with closing(engines.load(bundle, options=engines.Options(precision=plain))) as engine:
+        difference = float(np.abs(engine.infer(images) - TorchEngine(model).infer(images)).max())
     if not difference <= TOLERANCE:
         raise EdgeposeError(f"{bundle.path} differs from its checkpoint by {difference:.2g} on {engine.name}; "
                             "it is not usable, please report this")  # fmt: skip

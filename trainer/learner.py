@@ -25,7 +25,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from edgepose import console
 from edgepose.errors import EdgeposeError
 from edgepose.files import alone, make_folder, write_beside
-from edgepose.toml import validate
+from edgepose.validation import validate
 from trainer import checkpoints
 from trainer.data.samples import Stage
 from trainer.models.network import Network

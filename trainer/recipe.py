@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from edgepose import skeletons
 from edgepose.errors import EdgeposeError
 from edgepose.heatmaps import METHODS
-from edgepose.toml import read_toml, validate
+from edgepose.toml import read_toml
+from edgepose.validation import STRICT, validate
 from trainer.augment import Augmentation
 from trainer.parts import composition_of
 
@@ -18,7 +19,7 @@ Positive = Annotated[int, Field(gt=0)]
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = STRICT
 
 
 class DataSet(Strict):

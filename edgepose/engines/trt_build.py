@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from edgepose import plans
 from edgepose.bundle import Bundle
@@ -39,6 +39,7 @@ from edgepose.engines.trt_precision import (
 from edgepose.errors import EdgeposeError
 from edgepose.files import cache_dir, kind, make_folder, write_beside
 from edgepose.plans import Machine, Manifest, Wanted
+from edgepose.validation import STRICT
 
 
 def build(
@@ -269,7 +270,7 @@ def _kept(cache: Path | None) -> bool:
 class Origin(BaseModel):
     """Of which model and set a calibration cache is; TensorRT takes any that is there, and asks for no crop."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
     bundle_sha256: str
     crops_sha256: str

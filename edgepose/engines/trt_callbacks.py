@@ -6,7 +6,6 @@ raised in what TensorRT calls, its logger among it: its Python bindings print th
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.engines.device_memory import Memory
+from edgepose.signals import die
 
 CALIBRATION_BATCH = 8  # crops that the calibrator is given at once
 
@@ -53,9 +53,7 @@ def _ctrl_c_noted() -> Iterator[threading.Event]:
 
     def press(number: int, frame: Any) -> None:
         if pressed.is_set():
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            os._exit(128 + number)  # process 1 of a container is spared by signals that it does not handle
+            die(number)
         pressed.set()
 
     ours = threading.current_thread() is threading.main_thread()

@@ -1,8 +1,7 @@
 """Everybody in the frames of one camera or of several: who is there, under which id, smoothed.
 
-Two ways. With a finder: it looks at whole frames now and then, a tracker per camera says which crops it wants, and the
-crops of all cameras go through the pose network as one batch. Without one: one person per camera, found by the pose
-network itself.
+A finder looks at whole frames now and then, a tracker per camera says which crops it wants, and the crops of all
+cameras go through the pose network as one batch. Without a finder: see :mod:`edgepose.people.single`.
 """
 
 from __future__ import annotations
@@ -15,21 +14,18 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepose.estimator import Estimator, Poses, StageTimer, untimed
+from edgepose.estimator import Estimator, Poses
 from edgepose.frame import Frame
 from edgepose.people import People
+from edgepose.people.appearance import appearances
 from edgepose.people.finder import Finder, Found
-from edgepose.people.looks import looks
+from edgepose.people.motion import Motion
 from edgepose.people.regions import Regions, keep, select
 from edgepose.people.seen import CONFIDENT
-from edgepose.people.sides import Sides
-from edgepose.people.single import SinglePerson
-from edgepose.people.smooth import smoother
-from edgepose.people.steady import Pace, Steady
-from edgepose.people.track import EXPECTED
+from edgepose.people.steady import Steady
 from edgepose.people.tracker import Following, Tracker
 from edgepose.picture import Picture
-from edgepose.skeletons import Skeleton
+from edgepose.timing import StageTimer, untimed
 
 IDLE_S = 0.09  # between looks of the finder while nobody is there: every third frame of 30 a second
 MOST_IDLE = 9  # frames without a look, whatever the camera's clock says
@@ -234,8 +230,8 @@ class Everybody:
     def _in_one(self, frame: Frame, poses: Poses) -> People:
         watched = self._cameras[frame.camera]
         worn = None
-        if watched.tracker.wants_looks(frame.acquired_ns):
-            worn = looks(frame.picture, poses, self._estimator.skeleton, CONFIDENT)
+        if watched.tracker.wants_appearances(frame.acquired_ns):
+            worn = appearances(frame.picture, poses, self._estimator.skeleton, CONFIDENT)
         people = watched.tracker.update(poses, frame.acquired_ns, worn)
         counts = keep(watched.regions, people.boxes, frame.size)
         watched.tracker.forget(self._long_outside(watched, frame, people, counts))
@@ -249,85 +245,3 @@ class Everybody:
         since |= {name: before.get(name, now) for name, in_ in zip(people.ids, counts, strict=True) if not in_}
         watched.outside = since
         return [name for name, start in since.items() if now - start > self._patience * 1e9]
-
-
-@dataclass(eq=False)
-class _Alone:
-    """One camera, and the one person in it."""
-
-    regions: Regions
-    person: SinglePerson
-    motion: Motion
-    steady: Steady = field(default_factory=Steady)
-    pace: Pace = field(default_factory=Pace)
-    size: tuple[int, int] | None = None  # width and height of its last frame, pixels
-    last_ns: int | None = None  # when that was taken, steady
-
-
-class OneEach:
-    """One person per camera, without a finder: for a fixed rig."""
-
-    def __init__(
-        self,
-        estimator: Estimator,
-        run: str,
-        regions: dict[str, Regions],
-        *,
-        smoothing: str = "off",
-        hold_sides: bool = True,
-    ) -> None:
-        """As :class:`Everybody`."""
-        self._cameras = {
-            name: _Alone(
-                of_camera,
-                SinglePerson(estimator, run if len(regions) == 1 else f"{run}-{name}"),
-                Motion(estimator.skeleton, smoothing, hold_sides),
-            )
-            for name, of_camera in regions.items()
-        }
-
-    def begin(self, frames: Sequence[Frame], timer: StageTimer = untimed) -> Callable[[], list[People]]:
-        """See :class:`Crowd`; nothing runs before it is waited for."""
-        return partial(self.update, frames, timer)
-
-    def calm(self, frames: Sequence[Frame]) -> bool:
-        """See :class:`Crowd`: never, each crop is that of the last joints."""
-        return False
-
-    def soon(self, frames: Sequence[Frame], following: Sequence[Frame]) -> bool:
-        """See :class:`Crowd`: nothing is begun, as nobody is ever calm."""
-        return False
-
-    def update(self, frames: Sequence[Frame], timer: StageTimer = untimed) -> list[People]:
-        """See :class:`Crowd`."""
-        return [self._in_one(frame, timer) for frame in frames]
-
-    def _in_one(self, frame: Frame, timer: StageTimer) -> People:
-        alone = self._cameras[frame.camera]
-        now_ns = alone.steady(frame.acquired_ns)
-        if alone.pace.away(now_ns, Following.patience) or alone.size not in (None, frame.size):
-            alone.person.forget()
-        alone.size = frame.size
-        soon = alone.last_ns is None or now_ns - alone.last_ns <= EXPECTED * 1e9
-        alone.last_ns = now_ns
-        counts = partial(_counts, alone.regions, frame.size)
-        people = alone.person.update(frame.picture, timer, counts, soon=soon)
-        return alone.motion.follow(people, frame.acquired_ns)
-
-
-def _counts(regions: Regions, size: tuple[int, int], box: NDArray[np.float64]) -> bool:
-    return bool(keep(regions, box[None], size)[0])
-
-
-class Motion:
-    """How the joints of one camera's people move: their sides held, then smoothed."""
-
-    def __init__(self, skeleton: Skeleton, smoothing: str, hold_sides: bool) -> None:
-        self._sides = Sides(skeleton) if hold_sides else None
-        self._smoother = smoother(smoothing)
-
-    def follow(self, people: People, acquired_ns: int) -> People:
-        """``people`` with joints, covariances and velocities as they are seen over time."""
-        poses = people.poses if self._sides is None else self._sides.hold(people.ids, people.poses, acquired_ns)
-        at = self._smoother.smooth(people.ids, poses, acquired_ns)
-        return replace(people, poses=Poses(at.joints, poses.scores, at.covariance), motion=at)

@@ -19,10 +19,10 @@ from edgepose.bundle import Manual
 from edgepose.crops import apply, crop_affine, invert, to_input, warp, whole_image
 from edgepose.engines import Engine
 from edgepose.errors import EdgeposeError
-from edgepose.estimator import StageTimer, untimed
 from edgepose.heatmaps import cells_to_input
 from edgepose.people.association import areas, iou
 from edgepose.picture import Picture
+from edgepose.timing import StageTimer, untimed
 
 _AROUND = 1  # cells either side that a peak must not be exceeded in
 _LARGEST = 6.0  # ln cells: no box is larger, whatever the network says

@@ -12,10 +12,11 @@ from typing import Annotated, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from edgepose.estimator import Poses
 from edgepose.people import People
+from edgepose.validation import STRICT
 
 Floats = NDArray[np.floating]
 Mask = NDArray[np.bool_]
@@ -56,7 +57,7 @@ class Regions(BaseModel):
     Edges may cross; the even-odd rule then says what is inside: what an odd number of edges separates from outside.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = STRICT
 
     only: list[Polygon] = []  # who stands in none of these does not count; empty: everywhere counts
     ignore: list[Polygon] = []  # who stands in one of these does not count, also within ``only``

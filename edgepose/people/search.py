@@ -12,9 +12,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepose.estimator import Estimator, StageTimer, untimed
+from edgepose.estimator import Estimator
 from edgepose.people.seen import ACCEPT, joints_box
 from edgepose.picture import Picture
+from edgepose.timing import StageTimer, untimed
 
 # Window sides as shares of the frame's shorter side, largest first: most cameras see people that
 # fill a good part of the frame. The last is for someone at the back of the room.

@@ -12,6 +12,7 @@ from edgepose.estimator import Poses
 ACCEPT = 0.7  # person score from which a found person counts
 KEEP = 0.62  # person score below which the person counts as unseen
 CONFIDENT = 0.4  # joint score from which a joint shapes the box
+PATIENCE_S = 1.0  # seconds unseen until a person is gone, where nothing else is said
 
 
 def joints_box(poses: Poses, index: int) -> NDArray[np.float64] | None:

@@ -1,16 +1,26 @@
-"""One person, followed: each frame's crop is the box of the last frame's joints."""
+"""One person per camera, without a finder, for a fixed rig: each frame's crop is the box of the last frame's joints."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.crops import box_of_joints
-from edgepose.estimator import Estimator, Poses, StageTimer, untimed
+from edgepose.estimator import Estimator, Poses
+from edgepose.frame import Frame
 from edgepose.people import People
+from edgepose.people.motion import Motion
+from edgepose.people.regions import Regions, keep
 from edgepose.people.search import Counts, Search, anywhere
-from edgepose.people.seen import CONFIDENT, KEEP
+from edgepose.people.seen import CONFIDENT, KEEP, PATIENCE_S
+from edgepose.people.steady import Outages, Steady
+from edgepose.people.track import EXPECTED
 from edgepose.picture import Picture
+from edgepose.timing import StageTimer, untimed
 
 SHRINK = 0.1  # of the way, per frame, that a box comes in to one that is much smaller
 PATIENCE = 8  # frames unseen in a row after which the search begins anew
@@ -78,3 +88,71 @@ class SinglePerson:
     def _nobody(self) -> People:
         k = len(self._estimator.skeleton)
         return People([], np.zeros((0, 4)), Poses(np.zeros((0, k, 2)), np.zeros((0, k)), np.zeros((0, k, 3))))
+
+
+@dataclass(eq=False)
+class _Alone:
+    """One camera, and the one person in it."""
+
+    regions: Regions
+    person: SinglePerson
+    motion: Motion
+    steady: Steady = field(default_factory=Steady)
+    outages: Outages = field(default_factory=Outages)
+    size: tuple[int, int] | None = None  # width and height of its last frame, pixels
+    last_ns: int | None = None  # when that was taken, steady
+
+
+class OneEach:
+    """One person per camera; a :class:`edgepose.people.crowd.Crowd`."""
+
+    def __init__(
+        self,
+        estimator: Estimator,
+        run: str,
+        regions: dict[str, Regions],
+        *,
+        smoothing: str = "off",
+        hold_sides: bool = True,
+    ) -> None:
+        """As :class:`edgepose.people.crowd.Everybody`."""
+        self._cameras = {
+            name: _Alone(
+                of_camera,
+                SinglePerson(estimator, run if len(regions) == 1 else f"{run}-{name}"),
+                Motion(estimator.skeleton, smoothing, hold_sides),
+            )
+            for name, of_camera in regions.items()
+        }
+
+    def begin(self, frames: Sequence[Frame], timer: StageTimer = untimed) -> Callable[[], list[People]]:
+        """See :class:`edgepose.people.crowd.Crowd`; nothing runs before it is waited for."""
+        return partial(self.update, frames, timer)
+
+    def calm(self, frames: Sequence[Frame]) -> bool:
+        """See ``Crowd``: never, each crop is that of the last joints."""
+        return False
+
+    def soon(self, frames: Sequence[Frame], following: Sequence[Frame]) -> bool:
+        """See ``Crowd``: nothing is begun, as nobody is ever calm."""
+        return False
+
+    def update(self, frames: Sequence[Frame], timer: StageTimer = untimed) -> list[People]:
+        """See ``Crowd``."""
+        return [self._in_one(frame, timer) for frame in frames]
+
+    def _in_one(self, frame: Frame, timer: StageTimer) -> People:
+        alone = self._cameras[frame.camera]
+        now_ns = alone.steady(frame.acquired_ns)
+        if alone.outages.away(now_ns, PATIENCE_S) or alone.size not in (None, frame.size):
+            alone.person.forget()
+        alone.size = frame.size
+        soon = alone.last_ns is None or now_ns - alone.last_ns <= EXPECTED * 1e9
+        alone.last_ns = now_ns
+        counts = partial(_counts, alone.regions, frame.size)
+        people = alone.person.update(frame.picture, timer, counts, soon=soon)
+        return alone.motion.follow(people, frame.acquired_ns)
+
+
+def _counts(regions: Regions, size: tuple[int, int], box: NDArray[np.float64]) -> bool:
+    return bool(keep(regions, box[None], size)[0])

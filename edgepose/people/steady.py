@@ -1,4 +1,4 @@
-"""A camera's time that never runs backwards, and the pace of its frames."""
+"""A camera's time that never runs backwards, and when it was away."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Steady:
         return self._passed_ns
 
 
-class Pace:
-    """How long a camera takes between frames, to tell a slow one from one that was away."""
+class Outages:
+    """Tells a camera that was away from one that is slow, by how long it takes between frames."""
 
     def __init__(self) -> None:
         self._last_ns: int | None = None

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.crops import box_of_joints
-from edgepose.people.looks import REGIONS
+from edgepose.people.appearance import REGIONS
 
 State = Literal["tentative", "confirmed", "lost", "gone"]
 
@@ -21,8 +21,8 @@ MEMORY = 1.0  # seconds for which an unsure joint is carried along
 DAMPING = 1.5  # seconds in which an unseen person is thought to stop; prediction never goes further than this
 FASTEST = 3.0  # box heights (longer sides) per second: a sprint
 SETTLED = 0.3  # seconds after the first sight until which any velocity is believed: it starts from none
-WEARING = 0.5  # seconds over which a look is averaged
-RENEWED = 0.15  # seconds after which the look of who is alone is taken again
+WEARING = 0.5  # seconds over which an appearance is averaged
+RENEWED = 0.15  # seconds after which the appearance of who is alone is taken again
 
 
 @dataclass(eq=False)
@@ -47,8 +47,8 @@ class Track:
     velocity: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))  # of the whole body, pixels per second
     crop: NDArray[np.float64] = field(default_factory=lambda: np.zeros(4))  # predicted box of the present frame
     ahead: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))  # [K, 2] predicted joints
-    look: NDArray[np.float64] = field(default_factory=lambda: np.full((len(REGIONS), 3), np.nan))  # when last alone
-    worn_ns: int | None = None  # when the look was last taken
+    appearance: NDArray[np.float64] = field(default_factory=lambda: np.full((len(REGIONS), 3), np.nan))  # when alone
+    worn_ns: int | None = None  # when that was last taken
     jolt: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))  # of the last sight, if not believed
 
     def predict(self, now_ns: int) -> None:
@@ -93,14 +93,15 @@ class Track:
         self.seen_ns, self.mean = now_ns, float(scores.mean())
         self.sights += 1
 
-    def wear(self, look: NDArray[np.float64], now_ns: int) -> None:
+    def wear(self, appearance: NDArray[np.float64], now_ns: int) -> None:
         """What the person looks like [R, 3], seen alone."""
-        # The first look after a meeting or an absence may still be another's, and counts like any other.
+        # The first one after a meeting or an absence may still be another's, and counts like any other.
         seconds = RENEWED if self.worn_ns is None else min((now_ns - self.worn_ns) / 1e9, RENEWED)
         share = 1 - math.exp(-seconds / WEARING)
         self.worn_ns = now_ns
-        mixed = np.where(np.isfinite(self.look), self.look + share * (look - self.look), look)
-        self.look = np.where(np.isfinite(look), mixed, self.look)
+        mixed = self.appearance + share * (appearance - self.appearance)
+        mixed = np.where(np.isfinite(self.appearance), mixed, appearance)
+        self.appearance = np.where(np.isfinite(appearance), mixed, self.appearance)
 
     def _measure(self, joints: NDArray[np.float64], both: NDArray[np.bool_], now_ns: int) -> None:
         """Velocity from the joints [K, 2] that were sure in ``both`` [K] the last sight and this one."""

@@ -2,7 +2,7 @@
 
 No engine, no clock and no camera in here. Per frame: ``found`` if the finder looked at the last one; ``wants_finder``,
 and if it did ``found`` if the finder looked at this one, which then counts alone; ``boxes``, and at once after it
-``expected``; ``wants_looks``, and ``update`` with looks if it did. A frame's ``boxes`` may be asked for before the
+``expected``; ``wants_appearances``, and ``update`` with them if it did. A frame's ``boxes`` may be asked for before the
 ``update`` of those before it: see ``calm``.
 Where frames' times run backwards, as after a clock was set, no time passes.
 
@@ -34,10 +34,10 @@ from numpy.typing import NDArray
 
 from edgepose.estimator import Poses
 from edgepose.people import People
+from edgepose.people.appearance import alike
 from edgepose.people.association import assign, body_scale, constants, inside, iou, nearness, oks, overlap
-from edgepose.people.looks import alike
-from edgepose.people.seen import ACCEPT, CONFIDENT, KEEP, joints_box
-from edgepose.people.steady import Pace, Steady
+from edgepose.people.seen import ACCEPT, CONFIDENT, KEEP, PATIENCE_S, joints_box
+from edgepose.people.steady import Outages, Steady
 from edgepose.people.track import RENEWED, State, Track
 from edgepose.skeletons import Skeleton
 
@@ -53,7 +53,7 @@ LOST_REACH, LOST_SPEED = 0.1, 0.5  # how far from its prediction a lost person m
 COVERED = 0.7  # share of a found box within a track's box from which it shows nobody new
 SAME = 0.45  # OKS from which two answers show one person: of two people who merely overlap it is near nought
 
-ALONE = 0.1  # share of a person's box in another's, or of the other's in it, from which its look may be the other's
+ALONE = 0.1  # share of a person's box in another's, or the other way round, from which its colours may be the other's
 NEAR = 1.25  # sides of the crop in longer sides of the box: where crops meet, one may show the other's person
 DRESS = 0.75  # share of an answer's agreement that is lost where it is dressed as somebody else here and not at all so
 
@@ -71,7 +71,7 @@ class Following:
 
     every: int = 5  # frames between looks of the finder while everybody is seen
     confirm: int = 3  # sights until a person counts (tentative -> confirmed)
-    patience: float = 1.0  # seconds unseen until a person is gone (lost -> gone)
+    patience: float = PATIENCE_S  # seconds unseen until a person is gone (lost -> gone)
     most: int = 8  # people at once: tracks, hence crops per frame, and as many again if all of them lean
 
 
@@ -132,7 +132,7 @@ class Tracker:
         self._asked = deque[_Asked]()  # of frames that had no ``update`` yet
         self._last_ns, self._pause_ns = 0, 0  # when the last frame was taken, and how long after the one before it
         self._steady = Steady()
-        self._pace = Pace()
+        self._outages = Outages()
 
     def wants_finder(self) -> bool:
         """Whether to look for people in the coming frame: nobody is here, one is lost, or it is time again."""
@@ -180,7 +180,7 @@ class Tracker:
         """
         now_ns = self._steady(acquired_ns)
         self._last_ns, self._pause_ns = now_ns, now_ns - self._last_ns
-        if self._pace.away(now_ns, self._following.patience):
+        if self._outages.away(now_ns, self._following.patience):
             self.restart()
         self._retire(now_ns)
         for track in self._tracks:
@@ -210,8 +210,8 @@ class Tracker:
             return None
         return track.crop - crop, np.nan_to_num(track.ahead - ahead)  # a joint that is not known yet may be so by then
 
-    def wants_looks(self, acquired_ns: int) -> bool:
-        """Whether ``update`` should be given looks for this frame, after ``boxes``.
+    def wants_appearances(self, acquired_ns: int) -> bool:
+        """Whether ``update`` should be given appearances for this frame, after ``boxes``.
 
         They tell nothing while everybody is seen and nobody is near another, so that they are only kept up to date.
         """
@@ -221,10 +221,10 @@ class Tracker:
             return True
         return _near_another(np.array([t.crop for t in tracks]).reshape(-1, 4))
 
-    def update(self, poses: Poses, acquired_ns: int, looks: NDArray[np.float64] | None = None) -> People:
+    def update(self, poses: Poses, acquired_ns: int, appearances: NDArray[np.float64] | None = None) -> People:
         """The people seen in the frame, by the ``poses`` of exactly the boxes that ``boxes`` gave, in their order.
 
-        ``looks`` [N, R, 3] of :mod:`edgepose.people.looks` tell people apart who meet; without, places alone do.
+        ``appearances`` [N, R, 3] of :mod:`edgepose.people.appearance` tell apart who meet; without, places do.
         """
         asked = self._asked_for(acquired_ns)
         if len(poses) != len(asked.tracks):
@@ -235,9 +235,9 @@ class Tracker:
         if len(present) < len(poses):  # who was forgotten since
             still = np.array([t in present for t, *_ in asked.tracks])
             poses = Poses(poses.joints[still], poses.scores[still], poses.covariance[still])
-            looks = looks[still] if looks is not None else None
+            appearances = appearances[still] if appearances is not None else None
         self._tracks = present
-        seen, means = self._share_out(poses, looks), poses.person_scores
+        seen, means = self._share_out(poses, appearances), poses.person_scores
         for i, track in enumerate(self._tracks):
             if i in seen:
                 track.see(poses.joints[seen[i]], poses.scores[seen[i]], now_ns, CONFIDENT)
@@ -250,8 +250,8 @@ class Tracker:
                 self._refuse(track.crop, track.found, now_ns)
             else:
                 track.state = "lost"
-        if looks is not None:
-            self._remember(seen, looks, now_ns)
+        if appearances is not None:
+            self._remember(seen, appearances, now_ns)
         here = [(track, seen[i]) for i, track in enumerate(self._tracks) if i in seen and track.state == "confirmed"]
         self._retire(now_ns)
         self._tracks += newer
@@ -356,24 +356,24 @@ class Tracker:
             track.predict(now_ns)
             self._tracks.append(track)
 
-    def _remember(self, seen: dict[int, int], looks: NDArray[np.float64], now_ns: int) -> None:
-        """Learn the looks of the people who were ``seen``, {track: answer}, where nobody else is near."""
+    def _remember(self, seen: dict[int, int], appearances: NDArray[np.float64], now_ns: int) -> None:
+        """Learn the appearance of the people who were ``seen``, {track: answer}, where nobody else is near."""
         boxes = np.array([t.box if i in seen else t.crop for i, t in enumerate(self._tracks)]).reshape(-1, 4)
         meets = _meets(boxes)
         for i, answer in seen.items():
             if meets[i]:
                 self._tracks[i].worn_ns = now_ns
             else:
-                self._tracks[i].wear(looks[answer], now_ns)
+                self._tracks[i].wear(appearances[answer], now_ns)
 
-    def _share_out(self, poses: Poses, looks: NDArray[np.float64] | None) -> dict[int, int]:
+    def _share_out(self, poses: Poses, appearances: NDArray[np.float64] | None) -> dict[int, int]:
         """Which answer each track that was seen is given: {track: answer}, both as positions."""
         if not self._tracks:
             return {}
         crops = self._crops()
         boxes = [joints_box(poses, i) for i in range(len(poses))]
         answered = np.array([crop if box is None else box for box, crop in zip(boxes, crops, strict=True)])
-        likeness = self._likeness(poses, answered, looks)
+        likeness = self._likeness(poses, answered, appearances)
         free = self._one_each(poses, answered, likeness)
         given: dict[int, int] = {}
         likeness = np.where(poses.person_scores >= self._bars()[:, None], likeness, 0.0)
@@ -390,12 +390,12 @@ class Tracker:
         return np.array([told[t.state] * (1.0 if t.sights or t.state != "tentative" else LOOSE) for t in self._tracks])
 
     def _likeness(
-        self, poses: Poses, answered: NDArray[np.float64], looks: NDArray[np.float64] | None
+        self, poses: Poses, answered: NDArray[np.float64], appearances: NDArray[np.float64] | None
     ) -> NDArray[np.float64]:
         """How well each answer agrees with each track's prediction [tracks, answers], 0..1.
 
         The mean of OKS and of IoU of the boxes ``answered`` [N, 4]; IoU alone for a newcomer, who has no joints yet.
-        Less where the ``looks`` [N, R, 3] of the answer are more like another track's: who is alone may step into
+        Less where the ``appearances`` [N, R, 3] of the answer are more like another track's: who is alone may step into
         the shade.
         """
         crops = self._crops()
@@ -405,8 +405,8 @@ class Tracker:
         joints = oks(ahead, poses.joints, body_scale(crops), self._k, a_scores=scores, b_scores=poses.scores)
         new = np.array([t.sights == 0 for t in self._tracks])
         likeness = np.where(new[:, None], boxes, (boxes + joints) / 2)
-        if looks is not None:
-            dress = alike(np.stack([t.look for t in self._tracks]), looks)
+        if appearances is not None:
+            dress = alike(np.stack([t.appearance for t in self._tracks]), appearances)
             best = np.nan_to_num(dress).max(axis=0)
             likeness *= np.where(np.isfinite(dress), 1 - DRESS * (best - dress), 1.0)
         return np.asarray(likeness)

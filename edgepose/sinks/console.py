@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
+from edgepose.console import printable
 from edgepose.errors import EdgeposeError
 from edgepose.messages import Info, Message, PoseMessage, Stats, Status, encode
 
@@ -62,7 +63,7 @@ def describe(message: Message, joints: Sequence[str], now_ns: int) -> str:
     else:
         model = message.model
         text = f"{where} shows {message.source} through {model.name} ({model.precision}, {model.engine})"
-    return "".join(c if c.isprintable() else "?" for c in text)  # what others send must not steer a terminal
+    return printable(text)
 
 
 def _best(rows: Sequence[tuple[float, ...]], names: Sequence[str], count: int = 3) -> str:

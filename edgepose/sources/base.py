@@ -1,16 +1,19 @@
-"""What every source is, and the two ways in which one fails.
+"""What every source is, and how one fails.
 
 Sources are read by one thread; ``close()`` may come from any other and ends a blocked ``read``.
 """
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, TypeVar
 
 from edgepose.errors import EdgeposeError
+from edgepose.files import kind
 from edgepose.frame import Frame
 from edgepose.sources.uri import SourceSpec
 
@@ -116,3 +119,21 @@ def sentence(text: str, limit: int = 200) -> str:
     """A library's message as the middle of a sentence: one line, no full stop at its end."""
     line = " ".join(text.split())
     return (line if len(line) <= limit else line[: limit - 1] + "…").rstrip(". ")
+
+
+def check_file(spec: SourceSpec) -> None:
+    """EdgeposeError when the file of ``spec`` is not there or may not be read."""
+    path = Path(spec.location)
+    there = kind(path)
+    if there == "folder":
+        raise EdgeposeError(f"{path} is a folder; for a folder of pictures write images:{path}")
+    if there == "other":
+        raise EdgeposeError(f"{path} is a device, no file; a camera is written v4l2://{path}")
+    if there != "file":
+        hint = "parameters need the form file:///path?key=value" if "?" in spec.location else "check the path"
+        raise EdgeposeError(f"file {path} does not exist; {hint}")
+    if not os.access(path, os.R_OK):
+        raise EdgeposeError(f"file {path} may not be read; change its permissions")
+    with path.open("rb") as file:
+        if file.read(7) == b"#EXTM3U":
+            raise EdgeposeError(f"{path} is a playlist, which fetches what it names; give the URL or the file in it")

@@ -13,17 +13,14 @@ loop; in real time it is as live.
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 import time
 import weakref
 from collections import deque
-from pathlib import Path
 from typing import Any
 
 from edgepose.errors import EdgeposeError
-from edgepose.files import kind
 from edgepose.frame import Frame
 from edgepose.gst import gst
 from edgepose.sources.base import (
@@ -31,11 +28,12 @@ from edgepose.sources.base import (
     Base,
     SourceLost,
     SourceStalled,
+    check_file,
     not_again,
     sentence,
     stall_timeout_of,
 )
-from edgepose.sources.pace import Pace
+from edgepose.sources.pace import RateLimit
 from edgepose.sources.pipelines import Has, pipeline
 from edgepose.sources.uri import SourceSpec
 from edgepose.sources.views import Views
@@ -160,7 +158,7 @@ class GStreamerSource(Base):
             if self._sink.get_property("eos"):
                 if self._closed.is_set():  # a sink that was stopped says so too
                     break
-                if self._spec.flag("loop") and left > 0 and self._started:
+                if self._spec.loops and left > 0 and self._started:
                     self._rewind()
                     continue
                 if self._spec.reopens:
@@ -247,24 +245,6 @@ class GStreamerSource(Base):
         return SourceLost(f"{text}; check the file, or install gstreamer1.0-libav if its codec is not known")
 
 
-def check_file(spec: SourceSpec) -> None:
-    """EdgeposeError when the file of ``spec`` is not there or may not be read."""
-    path = Path(spec.location)
-    there = kind(path)
-    if there == "folder":
-        raise EdgeposeError(f"{path} is a folder; for a folder of pictures write images:{path}")
-    if there == "other":
-        raise EdgeposeError(f"{path} is a device, no file; a camera is written v4l2://{path}")
-    if there != "file":
-        hint = "parameters need the form file:///path?key=value" if "?" in spec.location else "check the path"
-        raise EdgeposeError(f"file {path} does not exist; {hint}")
-    if not os.access(path, os.R_OK):
-        raise EdgeposeError(f"file {path} may not be read; change its permissions")
-    with path.open("rb") as file:
-        if file.read(7) == b"#EXTM3U":
-            raise EdgeposeError(f"{path} is a playlist, which fetches what it names; give the URL or the file in it")
-
-
 def _leave_out(module: Any, pipe: Any, spec: SourceSpec) -> deque[int]:
     """Of a source that cannot be asked for ``fps`` pass no more than that, where the launch string has its place.
 
@@ -274,7 +254,7 @@ def _leave_out(module: Any, pipe: Any, spec: SourceSpec) -> deque[int]:
     element = pipe.get_by_name("pace")
     if element is None:
         return steps
-    pace, times = Pace(spec.number("fps")), _Stamps(module, by_arrival=spec.kind == "http")
+    pace, times = RateLimit(spec.number("fps")), _Stamps(module, by_arrival=spec.kind == "http")
     passed_ns = 0
 
     def pass_on(_pad: Any, info: Any) -> Any:

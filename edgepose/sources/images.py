@@ -59,7 +59,7 @@ class ImagesSource(Base):
             raise EdgeposeError(f"folder {folder} holds no picture ({', '.join(s[1:] for s in SUFFIXES)})")
         self.camera = spec.camera
         self.description = f"{len(self._paths)} pictures in {folder}"
-        self._loop = spec.flag("loop")
+        self._loop = spec.loops
         self._step_ns = 1_000_000_000 // spec.number("fps", DEFAULT_FPS)
         self._start_ns = 0
         self._seq = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Pace:
+class RateLimit:
     """Says which frames are too many for ``fps`` frames per second; those that stay keep their times."""
 
     def __init__(self, fps: int) -> None:

@@ -31,12 +31,12 @@ from edgepose.sources.base import (
     Base,
     SourceLost,
     SourceStalled,
+    check_file,
     not_again,
     sentence,
     stall_timeout_of,
 )
-from edgepose.sources.gstreamer import check_file
-from edgepose.sources.pace import Pace
+from edgepose.sources.pace import RateLimit
 from edgepose.sources.planes import colours_of, yuv_of
 from edgepose.sources.uri import SourceSpec
 
@@ -208,7 +208,7 @@ class PyAVSource(Base):
             stream = container.streams.video[0]
             stream.thread_type = "SLICE" if self._spec.live else "AUTO"  # frame threads would delay
             times = _Times(self._spec, stream)
-            pace = Pace(self._spec.number("fps") if self._spec.kind in ("file", "rtsp", "http") else 0)
+            pace = RateLimit(self._spec.number("fps") if self._spec.kind in ("file", "rtsp", "http") else 0)
             seq = 0
             begun: tuple[int, int] | None = None  # the first frame's time, and when it was there
             while True:
@@ -225,7 +225,7 @@ class PyAVSource(Base):
                     seq += 1
                 if not seq:
                     raise self._no_video()
-                if not self._spec.flag("loop") or self._closed.is_set():
+                if not self._spec.loops or self._closed.is_set():
                     return
                 try:
                     container.seek(0)

@@ -70,9 +70,10 @@ class SourceSpec:
         """A text option."""
         return str(self.options.get(key, default))
 
-    def flag(self, key: str, default: bool = False) -> bool:
-        """A boolean option."""
-        return bool(self.options.get(key, default))
+    @property
+    def loops(self) -> bool:
+        """Whether it begins again at its end."""
+        return bool(self.options.get("loop", False))
 
     def url(self) -> str:
         """rtsp, http: the URL with user and password in it. Not for messages."""

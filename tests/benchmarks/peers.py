@@ -129,9 +129,9 @@ def percent(hits: Floats) -> float:
     return float(100 * judged.mean()) if judged.size else float("nan")
 
 
-def interval(hits: Floats, scenes: NDArray[np.intp], seed: int = 0) -> tuple[float, float]:
+def interval(hits: Floats, scenes: NDArray[np.intp]) -> tuple[float, float]:
     """95 % interval of :func:`percent` by the bootstrap over ``scenes`` [N]; see :mod:`calibration.verify`."""
-    right, count = drawn_again(np.stack([np.nansum(hits, axis=1), np.isfinite(hits).sum(axis=1)]), scenes, seed)
+    right, count = drawn_again(np.stack([np.nansum(hits, axis=1), np.isfinite(hits).sum(axis=1)]), scenes)
     shares = 100 * right / np.maximum(count, 1)
     low, high = np.percentile(shares, [2.5, 97.5])
     return float(low), float(high)

@@ -14,9 +14,10 @@ from edgepose.engines import Options
 from edgepose.estimator import Estimator, Poses
 from edgepose.frame import Frame
 from edgepose.people.association import iou
-from edgepose.people.crowd import Everybody, OneEach
+from edgepose.people.crowd import Everybody
 from edgepose.people.finder import Finder, Found
 from edgepose.people.regions import Regions
+from edgepose.people.single import OneEach
 from edgepose.people.smooth import KINDS
 from edgepose.people.tracker import Following
 from edgepose.skeletons import MPII16

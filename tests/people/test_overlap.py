@@ -246,7 +246,7 @@ def test_what_the_finder_adds_to_a_crop_stays_although_poses_came_since():
     later = tracker.boxes(then)
     assert later[0, 3] - asked[0, 3] > 60
     tracker.update(world.estimate(view, asked), now)
-    tracker.wants_looks(then)
+    tracker.wants_appearances(then)
     assert np.allclose(tracker._tracks[0].crop, later[0], atol=5)
 
 

@@ -8,10 +8,9 @@ from edgepose.crops import apply, box_of_joints, crop_affine
 from edgepose.engines import Options
 from edgepose.estimator import Estimator, Poses
 from edgepose.frame import Frame
-from edgepose.people.crowd import OneEach
 from edgepose.people.regions import Regions
 from edgepose.people.search import Search, windows
-from edgepose.people.single import PATIENCE, SinglePerson
+from edgepose.people.single import PATIENCE, OneEach, SinglePerson
 from edgepose.skeletons import MPII16
 from tests.conftest import tiny_manual
 

@@ -11,7 +11,7 @@ from edgepose.estimator import Poses
 from edgepose.people import People
 from edgepose.people.regions import Regions, inside, keep, select
 from edgepose.people.smooth import smoother
-from edgepose.toml import validate
+from edgepose.validation import validate
 
 SIZE = (200, 100)  # width, height
 LEFT = [(0, 0), (0.5, 0), (0.5, 1), (0, 1)]

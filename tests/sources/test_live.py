@@ -21,7 +21,7 @@ import pytest
 from edgepose.errors import EdgeposeError
 from edgepose.gst import gst
 from edgepose.sources import SourceLost, SourceStalled, open_source, parse, pyav
-from edgepose.sources.pace import Pace
+from edgepose.sources.pace import RateLimit
 from tests.broker import Certificates
 from tests.rtsp import RtspServer, free_port, why_not
 
@@ -382,7 +382,7 @@ def test_a_clock_that_is_set_moves_a_network_cameras_times_at_once(uri: str, mon
     monkeypatch.setattr(pyav.time, "time_ns", lambda: now["utc"])
     monkeypatch.setattr(pyav.time, "monotonic_ns", lambda: now["running"])
     spec = parse(uri, environ={})
-    times, pace = pyav._Times(spec, SimpleNamespace(average_rate=10)), Pace(10)
+    times, pace = pyav._Times(spec, SimpleNamespace(average_rate=10)), RateLimit(10)
     for number in range(40):
         if number == 20:
             now["utc"] += 5 * S  # as NTP does once on a board without a clock of its own

@@ -2,12 +2,12 @@
 
 import pytest
 
-from edgepose.sources.pace import Pace
+from edgepose.sources.pace import RateLimit
 
 
 @pytest.mark.parametrize(("fps", "asked"), [(30, 20), (25, 10), (30, 15), (30, 10)])
 def test_so_many_frames_are_kept(fps, asked):
-    pace = Pace(asked)
+    pace = RateLimit(asked)
     times = [round(number * 1000 / fps) * 1_000_000 for number in range(20 * fps)]  # whole ms, as Matroska has
     kept = [number for number, time in enumerate(times) if not pace.skips(time)]
     assert abs(len(kept) - 20 * asked) <= 1

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from edgepose import EdgeposeError
-from edgepose.toml import validate
+from edgepose.validation import validate
 from tests.trainer.conftest import make_coco
 from trainer.cli import RECIPES, app
 from trainer.compare import at_budget, compare, fewer_stacks, macs

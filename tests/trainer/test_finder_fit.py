@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from edgepose import EdgeposeError
 from edgepose import bundle as bundles
-from edgepose.toml import validate
+from edgepose.validation import validate
 from tests.trainer.conftest import make_coco
 from tests.trainer.test_mobile import weights_for
 from trainer import checkpoints

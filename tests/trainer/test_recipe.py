@@ -4,7 +4,7 @@ import pytest
 
 import trainer
 from edgepose import EdgeposeError
-from edgepose.toml import validate
+from edgepose.validation import validate
 from trainer.finder.recipe import load as load_finder
 from trainer.fit import PoseModule
 from trainer.recipe import Recipe, load

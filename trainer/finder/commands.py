@@ -13,7 +13,7 @@ from edgepose import bundle as bundles
 from edgepose import engines
 from edgepose.errors import EdgeposeError
 from edgepose.people.finder import Finder
-from edgepose.toml import validate
+from edgepose.validation import validate
 from trainer import checkpoints
 from trainer.data.splits import of_split
 from trainer.engine import refuse_engine

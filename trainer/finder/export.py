@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -46,10 +47,9 @@ def export(
 
 def measure(bundle: Bundle, spec: SceneSet, root: Path | None) -> Accuracy:
     """Recall, precision and average precision of ``bundle`` on the default engine."""
-    engine = engines.load(bundle)
     scenes = read(spec, root)
-    found = quality(scenes, look(Finder(engine, bundle.manual, least=LOWEST), scenes), LEAST)
-    engine.close()
+    with closing(engines.load(bundle)) as engine:
+        found = quality(scenes, look(Finder(engine, bundle.manual, least=LOWEST), scenes), LEAST)
     keys = ("average_precision", "recall", "precision", "labelled_recall")
     figures = {key: value for key, value in asdict(found).items() if key in keys}
     return Accuracy(data=spec.data, split=spec.split, persons=found.people, engine=engine.name, figures=figures)

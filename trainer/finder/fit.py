@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from edgepose import bundle as bundles
 from edgepose.errors import EdgeposeError
-from edgepose.toml import validate
+from edgepose.validation import validate
 from trainer import checkpoints
 from trainer.data.loader import loader
 from trainer.data.samples import Draw, Plan

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from edgepose.toml import read_toml, validate
+from edgepose.toml import read_toml
+from edgepose.validation import validate
 from trainer.augment import Scale, Share
 from trainer.recipe import Course, Model, Positive, Strict, begins_once, on_dev, refuse_lone_value
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel, FiniteFloat, RootModel
 
 from edgepose.errors import EdgeposeError
 from edgepose.people.association import iou
-from edgepose.toml import validate
+from edgepose.validation import validate
 from trainer.data.persons import Person, load
 from trainer.data.splits import join_twins, take, why_empty
 from trainer.finder.recipe import SceneSet

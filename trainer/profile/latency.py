@@ -10,7 +10,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -70,9 +70,8 @@ def measure(model: Any, manual: Manual, *, threads: int = 2, repeats: int = 50) 
         options = engines.Options(threads=threads, precision="float32")  # of what is left unquantised, in the second
         pair = [engines.load(b, "openvino", options) for b in (plain, quantise(plain, Path(folder) / "int8.onnx"))]
         image = random_images(manual, 1)
-        seconds = take_turns([partial(engine.infer, image) for engine in pair], repeats)
-        for engine in pair:
-            engine.close()
+        with closing(pair[0]), closing(pair[1]):
+            seconds = take_turns([partial(engine.infer, image) for engine in pair], repeats)
     return Latency(
         processor=processor,
         threads=threads,

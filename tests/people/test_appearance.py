@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from edgepose.estimator import Poses
-from edgepose.people.looks import REGIONS, alike, looks
+from edgepose.people.appearance import REGIONS, alike, appearances
 from edgepose.people.tracker import Following, Tracker
 from edgepose.skeletons import COCO17, LSP14, MPII16
 
@@ -52,7 +52,7 @@ def room():
 def test_shirt_and_trousers_are_measured(skeleton):
     image, joints = room(), pose(skeleton, 100, 60, 150)
     draw(image, skeleton, joints, RED, BLUE)
-    (found,) = looks(image, poses(joints), skeleton, 0.4)
+    (found,) = appearances(image, poses(joints), skeleton, 0.4)
     for colour, regions in ((RED, found[:2]), (BLUE, found[2:])):
         lab = cv2.cvtColor(np.float32([[colour]]) / 255, cv2.COLOR_BGR2LAB)[0, 0]
         assert np.allclose(regions, lab, atol=1)
@@ -63,11 +63,11 @@ def test_what_cannot_be_measured_is_not_known():
     draw(image, MPII16, joints, RED, BLUE)
     unsure = poses(joints)
     unsure.scores[0, MPII16.index("left_knee")] = 0.2
-    known = np.isfinite(looks(image, unsure, MPII16, 0.4)[0]).all(axis=1)
+    known = np.isfinite(appearances(image, unsure, MPII16, 0.4)[0]).all(axis=1)
     assert known.tolist() == [True, True, True, False]
     outside = poses(joints + np.array([1000, 0]))
-    assert np.isnan(looks(image, outside, MPII16, 0.4)).all()
-    assert looks(image, NOBODY, MPII16, 0.4).shape == (0, len(REGIONS), 3)
+    assert np.isnan(appearances(image, outside, MPII16, 0.4)).all()
+    assert appearances(image, NOBODY, MPII16, 0.4).shape == (0, len(REGIONS), 3)
 
 
 def test_a_look_is_like_itself_in_other_light_and_unlike_other_clothes():
@@ -76,14 +76,14 @@ def test_a_look_is_like_itself_in_other_light_and_unlike_other_clothes():
     draw(image, MPII16, left, RED, BLUE)
     draw(image, MPII16, right, GREEN, GREY)
     bright = cv2.convertScaleAbs(image, alpha=1.15, beta=5)
-    first, second = (looks(i, poses(left, right), MPII16, 0.4) for i in (image, bright))
+    first, second = (appearances(i, poses(left, right), MPII16, 0.4) for i in (image, bright))
     found = alike(first, second)
     assert np.diagonal(found).min() > 0.8
     assert max(found[0, 1], found[1, 0]) < 0.4
     assert np.isnan(alike(first, np.full_like(second, np.nan))).all()
 
 
-def meeting(shirts, *, crosses, with_looks):
+def meeting(shirts, *, crosses, with_appearances):
     """Two people walk up to each other, stand on one spot where only the one in front is seen, and pass or turn back.
 
     Returns whether each id of the two ends where it belongs. Places alone cannot tell the one from the other.
@@ -103,15 +103,15 @@ def meeting(shirts, *, crosses, with_looks):
         boxes = tracker.boxes(number * 40_000_000)
         answers = [min(here, key=lambda j: abs(j[:, 0].mean() - box[::2].mean())) for box in boxes]
         seen = poses(*answers) if answers else NOBODY
-        wanted = with_looks and tracker.wants_looks(number * 40_000_000)
-        people = tracker.update(seen, number * 40_000_000, looks(image, seen, MPII16, 0.4) if wanted else None)
+        wanted = with_appearances and tracker.wants_appearances(number * 40_000_000)
+        people = tracker.update(seen, number * 40_000_000, appearances(image, seen, MPII16, 0.4) if wanted else None)
     middles = {name: float(box[::2].mean()) for name, box in zip(people.ids, people.boxes, strict=True)}
     return set(middles) == {"run-1", "run-2"} and (middles["run-1"] > 200) == crosses
 
 
 @pytest.mark.parametrize("crosses", [True, False], ids=["pass", "turn back"])
 def test_people_who_meet_on_one_spot_keep_their_ids_by_their_clothes(crosses):
-    assert meeting((RED, BLUE), crosses=crosses, with_looks=True)
+    assert meeting((RED, BLUE), crosses=crosses, with_appearances=True)
 
 
 def test_who_is_alone_may_step_into_another_light():
@@ -124,14 +124,14 @@ def test_who_is_alone_may_step_into_another_light():
             tracker.found(np.array([[*joints.min(axis=0), *joints.max(axis=0)]]), np.ones(1))
         count = len(tracker.boxes(number * 40_000_000))
         seen = poses(*[joints] * count)
-        people = tracker.update(seen, number * 40_000_000, looks(image, seen, MPII16, 0.4))
+        people = tracker.update(seen, number * 40_000_000, appearances(image, seen, MPII16, 0.4))
         assert people.ids == ["run-1"]
 
 
 @pytest.mark.parametrize("crosses", [True, False], ids=["pass", "turn back"])
 def test_by_places_alone_they_do_not(crosses):
     """What the test above is worth."""
-    assert not meeting((RED, BLUE), crosses=crosses, with_looks=False)
+    assert not meeting((RED, BLUE), crosses=crosses, with_appearances=False)
 
 
 def test_the_first_look_after_a_meeting_counts_like_any_other():
@@ -144,11 +144,11 @@ def test_the_first_look_after_a_meeting_counts_like_any_other():
         if number == 0:
             tracker.found(np.array([[*j.min(axis=0), *j.max(axis=0)] for j in joints]), np.ones(2))
         tracker.boxes(number * 40_000_000)
-        wanted = tracker.wants_looks(number * 40_000_000)
+        wanted = tracker.wants_appearances(number * 40_000_000)
         worn = np.stack([red if number < 30 else green, red])
         people = tracker.update(poses(*joints), number * 40_000_000, worn if wanted else None)
         assert people.ids == ["run-1", "run-2"]
-        known.append(tracker._tracks[0].look[0, 1])
+        known.append(tracker._tracks[0].appearance[0, 1])
     steps = -np.diff(known)
     assert np.flatnonzero(steps)[0] > 65  # not while they met
     assert 0 < steps.max() < 0.3 * 120
@@ -167,7 +167,7 @@ def test_looks_are_wanted_where_people_are_near_or_lost_and_else_now_and_then():
             seen = poses(*[min(joints, key=lambda j: abs(j[:, 0].mean() - box[::2].mean())) for box in boxes])
             if number >= 5:
                 seen.scores[here:] = 0.0
-            wants = tracker.wants_looks(number * 40_000_000)
+            wants = tracker.wants_appearances(number * 40_000_000)
             tracker.update(seen, number * 40_000_000, np.zeros((2, len(REGIONS), 3)) if wants else None)
             count += wants
         return count

@@ -1,6 +1,6 @@
-"""What people wear: the colours of torso and thighs, which tell two people apart where their joints cannot.
+"""What people look like: the colours of torso and thighs tell two people apart where their joints cannot.
 
-A look is [R, 3]: the median CIELAB colour of each of the REGIONS, NaN where its joints are not sure.
+An appearance is [R, 3]: the median CIELAB colour of each of the REGIONS, NaN where its joints are not sure.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _weights(begin: float, end: float) -> NDArray[np.float64]:
 
 
 _WEIGHTS = np.stack([_weights(begin, end) for _, begin, end in REGIONS])  # [R, P, 4]
-APART = 25.0  # CIELAB distance at which two looks are hardly alike (exp(-1/2)); different clothes are often 30 to 60
+APART = 25.0  # CIELAB distance at which two are hardly alike (exp(-1/2)); different clothes are often 30 to 60
 
 
 @lru_cache
@@ -41,8 +41,8 @@ def _corners(skeleton: Skeleton) -> NDArray[np.intp]:
     return np.array([[skeleton.index(joint) for pair in pairs for joint in pair] for pairs, _, _ in REGIONS])
 
 
-def looks(picture: Picture, poses: Poses, skeleton: Skeleton, confident: float) -> NDArray[np.float64]:
-    """The look [N, R, 3] of each of ``poses`` in ``picture`` [H, W, 3]; joints of a lower score are not sure."""
+def appearances(picture: Picture, poses: Poses, skeleton: Skeleton, confident: float) -> NDArray[np.float64]:
+    """The appearance [N, R, 3] of each of ``poses`` in ``picture`` [H, W, 3]; joints of a lower score are not sure."""
     corners = _corners(skeleton)
     joints = poses.joints[:, corners]  # [N, R, 4, 2]
     sure = (poses.scores[:, corners] >= confident) & np.isfinite(joints[..., 0])
@@ -72,7 +72,7 @@ def _median(points: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def alike(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How alike [N, M], 0..1, looks ``a`` [N, R, 3] and ``b`` [M, R, 3] are; NaN where they share no region."""
+    """How alike [N, M], 0..1, appearances ``a`` [N, R, 3] and ``b`` [M, R, 3] are; NaN where they share no region."""
     apart = np.linalg.norm(a[:, None] - b[None], axis=3)
     known = np.isfinite(apart)
     near = np.where(known, np.exp(-np.square(np.where(known, apart, 0.0) / APART) / 2), 0.0)
