@@ -82,8 +82,16 @@ def _judges(judge_on: list[str], bundle: Bundle, root: Path | None) -> dict[str,
 
 def _say_same(drawn: list[str], judge_on: list[str]) -> None:
     """Tell where INT8 is judged on those whom its ranges are from."""
-    for text in sorted(set(drawn) & set(judge_on)):
-        console.say(f"note: ranges are from {text}, and INT8 is judged on it too; it may be worse on others")
+    from trainer.data.splits import of_split
+
+    def alike(a: str, b: str) -> bool:
+        (data, split), (other, others) = of_split(a), of_split(b)
+        return data == other and (split == others or {split, others} & {"", "all"} != set())
+
+    for text in sorted(set(judge_on)):
+        for each in sorted({each for each in drawn if alike(text, each)}):
+            console.say(f"note: ranges are from {each}, and INT8 is judged on {'it' if each == text else text} too; "
+                        "it may be worse on others")  # fmt: skip
 
 
 def _named(path: Path | None, suffix: str, what: str) -> None:

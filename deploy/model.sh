@@ -12,7 +12,7 @@ set -euo pipefail
 name=edgepose-$1 run=runs/edgepose-$1
 export EDGEPOSE_DATA=$2
 case $1 in
-  s) movenet=lightning hourglasses="One hourglass" recipes="s-first s-second s" ;;
+  s) movenet=lightning hourglasses="One hourglass" recipes="s-first s-second s-third s-fourth s" ;;
   m) movenet=lightning hourglasses="Two hourglasses" recipes="s-first s-second m-first m-second m-third m-fourth m" ;;
   l) movenet=thunder hourglasses="Two hourglasses" recipes="l-first l-second l-third l" ;;
   *) echo "'$1' is no shipped model that this makes; it makes s, m and l" >&2; exit 2 ;;
@@ -36,7 +36,7 @@ bundle() { # the file of an earlier run, made where it is not there
 corrections=runs/edgepose-$1-corrections.csv
 for recipe in $recipes; do # each from the one before
   case $recipe in
-    s | m-second | l-third) # these learn from labels that a large model has cleaned
+    s-third | m-second | l-third) # these learn from labels that a large model has cleaned
       if [ ! -f $corrections ]; then
         judge=edgepose-l
         [ "$recipe" != l-third ] || judge=$(bundle l-second)

@@ -207,10 +207,10 @@ def _open(camera: CameraSettings, spec: SourceSpec, mqtt: MQTTSink | None) -> So
     def opened() -> Source:
         return sources.open_source(spec, backend=camera.backend, stall_timeout=camera.stall or None)
 
-    def on_state(state: sources.State, sentence: str) -> None:
+    def on_state(state: sources.State, sentence: str, new: bool) -> None:
         if mqtt is not None:
             mqtt.set_status(state, sentence if state == "camera-lost" else "")
-        if state == "camera-lost":
+        if state == "camera-lost" and new:
             say(f"camera {spec.camera} lost: {sentence}; waiting for it")
 
     if not spec.live:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from types import TracebackType
 
 from edgepose import EdgeposeError
 from edgepose.gst import gst
+from tests.broker import free_port
 
 _PICTURE = (
     "( videotestsrc is-live=true pattern=ball ! video/x-raw,width=320,height=240,framerate=30/1 "
@@ -66,13 +66,6 @@ def why_not() -> str:
         name for name in ("x264enc", "rtph264pay", "rtspsrc", "videotestsrc") if not module.ElementFactory.find(name)
     ]
     return f"GStreamer lacks {', '.join(absent)}" if absent else ""
-
-
-def free_port() -> int:
-    """A TCP port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class RtspServer:

@@ -66,8 +66,8 @@ class Counting:
 
 @pytest.fixture(scope="module")
 def running():
-    """The shipped INT8 network, counted, its manual, and the shipped finder."""
-    pose, finder = bundles.load("edgepose-s-int8", role="pose"), bundles.load("edgepose-finder-int8", role="person")
+    """The default network, which rounds alike on every CPU, counted; its manual, and the shipped finder."""
+    pose, finder = bundles.load("edgepose-s", role="pose"), bundles.load("edgepose-finder-int8", role="person")
     opened = [engines.load(b, "auto", Options(threads=2)) for b in (pose, finder)]
     yield Counting(opened[0]), pose.manual, Finder(opened[1], finder.manual)
     for engine in opened:

@@ -40,6 +40,7 @@ from edgepose.sources.views import Views
 
 _SLICE_NS = 50_000_000  # how long one wait inside GStreamer may last before bus and close are looked at
 _CLOCK_NS = 1_000_000_000  # how often the pipeline clock is compared with UTC
+STOPPING = 3.0  # s that a pipeline is given to stop
 _STEP_NS = 33_333_333  # between frames that say neither when they are nor how long they last
 _PACKAGES = {
     "v4l2src": "gstreamer1.0-plugins-good",
@@ -176,9 +177,16 @@ class GStreamerSource(Base):
         return None
 
     def close(self) -> None:
-        """See :class:`Source`."""
+        """See :class:`Source`.
+
+        A driver or decoder that hangs is left alone after STOPPING seconds: for ever in its call, this thread could
+        neither tell that the camera is lost, nor try again, nor end at a signal.
+        """
         self._closed.set()
-        self._stop()
+        if (stop := self._stop.detach()) is not None:
+            thread = threading.Thread(target=stop[1], args=stop[2], name="stop camera", daemon=True)
+            thread.start()
+            thread.join(STOPPING)
 
     def _frame(self, sample: Any) -> Frame:
         self._started = True

@@ -16,17 +16,18 @@ from edgepose.sources.base import Base, Source, SourceLost, SourceStalled
 State: TypeAlias = Literal["online", "camera-lost"]
 
 BACKOFF = Backoff(0.5, 10.0)
-_TOLD = 50  # reasons that are kept, so that each is told once
+_TOLD = 50  # reasons that are kept, so that each is new once
 STABLE = 5.0  # s of frames after which a camera is not one that comes for a moment and goes again
 
 
 class Reconnecting(Base):
     """Wraps ``open_``: after SourceLost or SourceStalled it reports, closes, waits and opens again, until closed.
 
-    ``seq`` and ``dropped`` go on over all connections. ``on_state`` hears ``camera-lost`` with the sentence
-    once per loss and ``online`` at the first frame after it (and at the very first frame). Each pause is
-    0.5 to 1 times 0.5 s, 1 s, 2 s, ... 10 s; STABLE seconds of frames set them back. A source that is not worth
-    re-opening (a file) fails as if it were not wrapped.
+    ``seq`` and ``dropped`` go on over all connections. ``on_state`` hears ``online`` at the first frame (and at the
+    first one after a loss), and ``camera-lost`` with each sentence that differs from the one before; the last argument
+    says whether this reason is new since the camera was lost. Each pause is 0.5 to 1 times 0.5 s, 1 s, 2 s, ... 10 s;
+    STABLE seconds of frames set them back. A source that is not worth re-opening (a file) fails as if it were not
+    wrapped.
 
     The constructor opens at once: a wrong URI or a missing library is raised there, a camera that is not
     there yet is only reported.
@@ -37,7 +38,7 @@ class Reconnecting(Base):
         open_: Callable[[], Source],
         *,
         camera: str,
-        on_state: Callable[[State, str], None] = lambda _state, _sentence: None,
+        on_state: Callable[[State, str, bool], None] = lambda _state, _sentence, _new: None,
         wait: Callable[[float], bool] | None = None,
         backoff: Backoff = BACKOFF,
         clock: Callable[[], float] = time.monotonic,
@@ -54,7 +55,7 @@ class Reconnecting(Base):
         self._wait = wait or self._closed.wait
         self._backoff, self._clock = backoff, clock
         self._inner: Source | None = None
-        self._state: State | None = None
+        self._state: tuple[State, str] | None = None
         self._told = deque[str](maxlen=_TOLD)
         self._failures = 0
         self._connected = 0.0
@@ -135,6 +136,8 @@ class Reconnecting(Base):
             inner.close()
 
     def _lose(self, sentence: str) -> None:
+        if not self._closed.is_set():
+            self._report("camera-lost", sentence)  # first: a driver that hangs may take its time to be closed
         if self._inner is not None:
             self._inner.close()
             self._lost_frames += self._inner.dropped
@@ -144,13 +147,13 @@ class Reconnecting(Base):
             return
         self._failures += 1
         self._next_try = self._clock() + self._backoff.delay(self._failures)
-        self._report("camera-lost", sentence)
 
     def _report(self, state: State, sentence: str) -> None:
-        """Tell a change of state, and each reason for which a camera is lost once."""
-        if state != self._state:
+        """Tell a change of state, and of the reason for which a camera is lost."""
+        if (state, sentence) == self._state:
+            return
+        if self._state is None or state != self._state[0]:
             self._told.clear()
-        if state != self._state or sentence not in self._told:
-            self._state = state
-            self._told.append(sentence)
-            self._on_state(state, sentence)
+        self._state, new = (state, sentence), sentence not in self._told
+        self._told.append(sentence)
+        self._on_state(state, sentence, new)

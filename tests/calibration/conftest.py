@@ -50,7 +50,7 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> Learnt:
     )
     checkpoint = fit(recipe, root / "run", root=root, workers=0, threads=1)
     bundle = export(checkpoint, root / "tiny.onnx", root=root)
-    persons = select(DataSet(data=spec, split="all"), bundle_skeleton(bundle), root).persons
+    persons = select(DataSet(data=spec, split="all"), bundle.skeleton, root).persons
     about = About(
         model=bundle.manual.name,
         data=[f"{spec}@all"],
@@ -61,9 +61,3 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> Learnt:
     )
     chosen = sets.save(CalibrationSet(cut(persons, bundle.manual), about), root / "set.npz")
     return Learnt(spec, root, checkpoint, bundle, persons, chosen, root / "set.npz")
-
-
-def bundle_skeleton(bundle: Bundle):
-    from edgepose import skeletons
-
-    return skeletons.get(bundle.manual.skeleton)

@@ -31,7 +31,7 @@ RUNNERS = [("edgepose-first", "int8", "openvino"), ("edgepose-first", "int8-cpu"
            ("edgepose-first", "int8-cpu", "onnxruntime"), ("edgepose-s", "int8", "openvino"),
            ("edgepose-m", "int8", "openvino"), ("edgepose-l", "int8", "openvino")]  # fmt: skip
 JUDGED = {name: [SPORTS, LSPET] for name in ("edgepose-s", "edgepose-m", "edgepose-l")}  # edgepose-first: the former
-FLOAT_LAYERS = {"edgepose-s-int8": 2, "edgepose-m-int8": 1}  # convolutions that were put back; see the card
+FLOAT_LAYERS = {"edgepose-s-int8": 3, "edgepose-m-int8": 1}  # convolutions that were put back; see the card
 
 
 @pytest.mark.parametrize(("name", "kind"), SHIPPED)

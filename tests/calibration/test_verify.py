@@ -230,6 +230,9 @@ def test_the_commands_end_as_they_say(learnt, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "pckh05" in done.stdout
     assert f"note: ranges are from {learnt.spec}@all, and INT8 is judged on it too" in done.stderr
+    done = run("quantize", learnt.bundle.path, tmp_path / "of-a-part.onnx", "--set", learnt.set_path, "--judge-on",
+               f"{learnt.spec}@train", "--lose-pckh05", "5", "--lose-pckh01", "20", *data)  # fmt: skip
+    assert f"note: ranges are from {learnt.spec}@all, and INT8 is judged on {learnt.spec}@train too" in done.stderr
     assert (tmp_path / "page.html").exists()
     page, judged = tmp_path / "again.html", ["--set", learnt.set_path, "--judge-on", f"{learnt.spec}@all", *data]
     done = run("report", learnt.bundle.path, out, page, *judged)

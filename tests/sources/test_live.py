@@ -22,8 +22,8 @@ from edgepose.errors import EdgeposeError
 from edgepose.gst import gst
 from edgepose.sources import SourceLost, SourceStalled, open_source, parse, pyav
 from edgepose.sources.pace import RateLimit
-from tests.broker import Certificates
-from tests.rtsp import RtspServer, free_port, why_not
+from tests.broker import Certificates, free_port
+from tests.rtsp import RtspServer, why_not
 
 S = 1_000_000_000
 LATE = 2.0  # s; how late a frame may be on a machine that has much else to do

@@ -13,10 +13,11 @@ import pytest
 from edgepose.backoff import Backoff
 from edgepose.errors import EdgeposeError
 from edgepose.frame import Frame
-from edgepose.sources import Reconnecting, Source, SourceLost, SourceStalled, open_source
+from edgepose.sources import Reconnecting, Source, SourceLost, SourceStalled, gstreamer, open_source, parse
 from edgepose.sources.base import Base
 from edgepose.sources.reconnect import STABLE
-from tests.rtsp import RtspServer, free_port, why_not
+from tests.broker import free_port
+from tests.rtsp import RtspServer, why_not
 
 PICTURE = np.zeros((2, 2, 3), np.uint8)
 
@@ -59,7 +60,8 @@ class World:
         self.reopens = reopens
         self.now = 100.0
         self.pauses: list[float] = []
-        self.states: list[tuple[str, str]] = []
+        self.states: list[tuple[str, str]] = []  # and reasons: those that are new
+        self.newest = ("", "")
         self.opened: list[Scripted] = []
 
     def open(self) -> Source:
@@ -74,11 +76,16 @@ class World:
         self.now += seconds
         return False
 
+    def hear(self, state: str, text: str, new: bool) -> None:
+        self.newest = state, text
+        if new:
+            self.states.append(self.newest)
+
     def source(self, jitter: float = 1.0) -> Reconnecting:
         return Reconnecting(
             self.open,
             camera="door",
-            on_state=lambda state, text: self.states.append((state, text)),
+            on_state=self.hear,
             wait=self.wait,
             backoff=Backoff(0.5, 10, lambda: jitter),
             clock=lambda: self.now,
@@ -121,7 +128,13 @@ def test_every_reason_is_told_once_while_a_camera_is_lost() -> None:
     """A password that was changed is not told as an ended stream for weeks; two that alternate are no flood."""
     ended, password = SourceLost("ended its stream"), SourceLost("Unauthorized")
     world = World([0, ended], password, ended, password, password, [1, ended], [2])
-    assert len(list(world.source())) == 3
+    before_each_pause: list[tuple[str, str]] = []
+    source = world.source()
+    source._wait = lambda seconds: bool(before_each_pause.append(world.newest)) or world.wait(seconds)
+    assert len(list(source)) == 3
+    lost = [("camera-lost", reason) for reason in ("ended its stream", "Unauthorized")]
+    # who reads the retained status sees why it is lost now, not why it was at first
+    assert before_each_pause == [lost[0], lost[1], lost[0], lost[1], lost[1], lost[0]]
     here = ("online", "camera door delivers")
     assert world.states == [here, ("camera-lost", "ended its stream"), ("camera-lost", "Unauthorized"),
                             here, ("camera-lost", "ended its stream"), here]  # fmt: skip
@@ -188,12 +201,50 @@ def test_one_that_stays_away_is_told_once(backend: str, uri: str) -> None:
     source = Reconnecting(
         opened,
         camera="yard",
-        on_state=lambda _, sentence: told.append(sentence),
+        on_state=lambda _, sentence, new: told.append(sentence),
         wait=lambda seconds: len(tries) >= 6,
     )
     assert source.read() is None
     assert len(tries) == 6
     assert len(told) == 1, told
+
+
+def test_a_driver_that_hangs_is_told_left_alone_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A streaming thread that never comes back keeps set_state(NULL) waiting for ever, and whoever called it."""
+    pytest.importorskip("gi")
+    monkeypatch.setattr(gstreamer, "STOPPING", 0.3)
+    back, opened, states = threading.Event(), list[gstreamer.GStreamerSource](), list[str]()
+
+    def open_one() -> Source:
+        source = gstreamer.GStreamerSource(parse("videotest://?fps=30"), stall_timeout=0.5)
+        source.reopens = True
+        if not opened:
+
+            def hang(_pad: object, _info: object) -> object:
+                back.wait()
+                return source._gst.PadProbeReturn.OK
+
+            pad = source._pipeline.get_by_name("newest").get_static_pad("sink")
+            pad.add_probe(source._gst.PadProbeType.BUFFER, hang)
+        opened.append(source)
+        return source
+
+    def hear(state: str, _sentence: str, _new: bool) -> None:
+        if state == "camera-lost":
+            assert not opened[-1]._closed.is_set()  # told before it is waited for
+        states.append(state)
+
+    try:
+        with Reconnecting(open_one, camera="bench", on_state=hear, backoff=Backoff(0.01, 0.01)) as source:
+            assert sum(1 for _ in zip(range(5), source, strict=False)) == 5
+        assert states in (["camera-lost", "online"], ["online", "camera-lost", "online"])
+        assert len(opened) == 2
+        stuck = [thread for thread in threading.enumerate() if thread.name == "stop camera"]
+        assert len(stuck) == 1
+    finally:
+        back.set()
+    stuck[0].join(10)
+    assert not stuck[0].is_alive()
 
 
 @pytest.mark.skipif(bool(why_not()), reason=why_not() or "an RTSP server runs here")
@@ -203,7 +254,7 @@ def test_a_real_camera_comes_back(backend: str) -> None:
         source = Reconnecting(
             lambda: open_source(server.url, backend=backend, stall_timeout=2),
             camera="yard",
-            on_state=lambda state, _: states.append(state),
+            on_state=lambda state, *_: states.append(state),
         )
         with source:
             before = [f for f, _ in zip(source, range(3), strict=False)]

@@ -1,7 +1,6 @@
 """Learning on from a bundle: the network that made it is put together again and gives the same."""
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -21,8 +20,6 @@ from trainer.export import export, to_onnx
 from trainer.fit import PoseModule, fit, load_best
 from trainer.models.build import build
 from trainer.recipe import Recipe, load
-
-CLIP = Path(__file__).parents[2] / "deploy" / "demo" / "one_by_one_person.mp4"
 
 NETWORKS = {
     "post": {"width": 16, "depth": 2, "stacks": 2, "order": "post"},
@@ -115,13 +112,13 @@ def test_a_shipped_model_comes_back(crops):
         assert sum(p.numel() for p in restored.parameters()) > 500_000
 
 
-def test_the_recipe_for_ones_own_labels_begins_with_what_the_shipped_model_knows(root, tmp_path):
+def test_the_recipe_for_ones_own_labels_begins_with_what_the_shipped_model_knows(root, clip, tmp_path):
     """Two steps on other data, as a user would begin: on people it still says what edgepose-s says."""
     mine = {"data": "coco:figures/annotations.json:figures/images", "split": "all"}
     made = load(RECIPES / "fine-tune.toml").model_dump(mode="json")
     made |= {"data": [mine], "validation": [mine], "stages": [{"images": 8, "size": 192, "batch": 4}]}
     checkpoint = fit(Recipe.model_validate(made), tmp_path / "mine", root=root, workers=0, threads=1)
-    with sources.open_source(str(CLIP)) as source:
+    with sources.open_source(str(clip)) as source:
         frame = next(itertools.islice(source, 300, None))
     box = np.array([[388.0, 0.0, 524.0, 337.0]])  # the one person there
     ours, theirs = (open_estimator(str(model)).estimate(frame.image, box) for model in (checkpoint, "edgepose-s"))

@@ -320,6 +320,16 @@ def test_scores_are_on_the_cautious_side(monkeypatch):
     assert (cautious.raw[0], cautious.probability[0]) == (0, 0)
 
 
+def test_no_score_promises_that_a_joint_is_never_wrong():
+    """Of a few hundred joints that were all right, the next may not be."""
+    seen = _predictions(200)
+    right = dataclasses.replace(seen, joints=seen.truth + 1.0)
+    fitted = score_map(right, MPII16, "x")
+    each = seen.scores.size / uncertainty.KNOTS  # joints of a knot
+    assert np.allclose(fitted.probability[1:], (each + 0.5) / (each + 1), atol=1e-4)
+    assert max(fitted.probability) < 1
+
+
 def test_where_all_peaks_are_alike_no_scores_are_fitted(tmp_path):
     """A network that says the same of everybody: without a word it would be published with uncalibrated scores."""
     torch.manual_seed(0)

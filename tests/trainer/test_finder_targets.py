@@ -189,6 +189,8 @@ def test_unsure_places_by_hand():
     two = known(batch((1.0, 1.0, 2.4, 3.0), (6.5, 6.5, 20.0, 20.0)), heat)
     assert (two == 0).sum() == 2 * 3 + 1
     assert two[0, 7, 7] == 0
+    small = known(batch((3.1, 4.6, 3.4, 6.4)), heat)  # narrower than a cell, between the middles of two
+    assert [tuple(cell) for cell in (small[0] == 0).nonzero().tolist()] == [(5, 3), (6, 3)]
     heat[0, 2, 1] = 1
     assert known(batch((1.0, 1.0, 2.4, 3.0)), heat)[0, 2, 1] == 1
 

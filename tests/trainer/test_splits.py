@@ -59,6 +59,19 @@ def test_twins_share_a_group(coco):
     assert by_image["002.png"] != by_image["000.png"]
 
 
+def test_groups_that_share_an_image_are_one(tmp_path, monkeypatch):
+    """COCO may list a file several times, and each time in another group: no photograph stands on two sides."""
+    monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path / "cache"))
+    _, content = fixed_camera(tmp_path, 3)
+    content["images"][1] |= {"file_name": "00.png", "group": "yard"}
+    content["images"][0]["group"] = "room"
+    (tmp_path / "camera" / "annotations.json").write_text(json.dumps(content))
+    noise = np.random.default_rng(4).integers(0, 255, (8, 9, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "camera" / "images" / "02.png"), cv2.resize(noise, (180, 160)))
+    joined = join_twins(load("coco:camera/annotations.json:camera/images", tmp_path))
+    assert [p.group for p in joined.persons] == ["room", "room", "02.png"]
+
+
 def fixed_camera(root, count):
     """A set of ``count`` pictures of one room in which a small figure stands here and there."""
     rng = np.random.default_rng(3)

@@ -88,23 +88,31 @@ def dhash(image: NDArray[np.uint8]) -> int:
 
 
 def join_twins(persons: PersonSet) -> PersonSet:
-    """The same persons, with groups merged where images are near-duplicates of each other."""
-    group_of = persons.bare | {p.image: p.group for p in persons.persons}
-    images = sorted(group_of)
-    names = sorted(set(group_of.values()))
+    """The same persons, with groups merged that share an image, or have near-duplicates of each other's."""
+    groups_of = {image: {group} for image, group in persons.bare.items()}
+    for person in persons.persons:
+        groups_of.setdefault(person.image, set()).add(person.group)
+    images = sorted(groups_of)
+    names = sorted(set().union(*groups_of.values()))
     number = {name: i for i, name in enumerate(names)}
-    first = np.array([number[group_of[image]] for image in images])
-    joined = first.copy()  # [N] of each image the number of the first group in its own
+    merged = np.arange(len(names))  # [G] of each group the number of the first one that it is merged with
+
+    def merge(groups: NDArray[np.intp]) -> None:
+        together = np.unique(merged[groups])
+        merged[np.isin(merged, together)] = together[0]
+
+    for groups in groups_of.values():
+        merge(np.array([number[group] for group in groups]))
+    first = np.array([number[min(groups_of[image])] for image in images])
     for i, near in twins(_hashes(persons.name, images)):
-        together = np.unique(joined[[i, *near]])
-        if len(together) > 1:
-            joined[np.isin(joined, together)] = together[0]
+        merge(first[[i, *near]])
+    joined = merged[first]  # [N] as merged, of each image
     for group in np.unique(joined[joined != first]):
         together = first[joined == group]
         if len(together) - np.bincount(together).max() > max(_MOST * len(images), _FEW):  # images that joined others
             _say_alike(persons.name, len(together), len(images))
             return persons
-    name_of = {names[a]: names[b] for a, b in zip(first, joined, strict=True)}
+    name_of = {name: names[merged[i]] for i, name in enumerate(names)}
     return replace(
         persons,
         persons=[replace(p, group=name_of[p.group]) for p in persons.persons],

@@ -19,7 +19,7 @@ class SceneSet(Strict):
     data: str  # as for --data of edgepose-train: whose joints give the boxes
     guesses: str = ""  # file of people that were found by other models; empty: the data label everybody
     split: Literal["train", "dev", "val", "all"] = "train"
-    share: Annotated[float, Field(gt=0)] = 1.0
+    share: Annotated[float, Field(gt=0)] = 1.0  # the three that join an image in a mosaic are of all sets alike
     empty: bool = False  # whether nobody is in images that no annotation is of; else these are left out
 
 

@@ -45,12 +45,13 @@ def maps(people: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def known(unsure: Tensor, people_heat: Tensor) -> Tensor:
-    """[N, s, s]: 0 in ``unsure`` boxes [N, M, 4] (cells) unless a person is there, else 1."""
+    """[N, s, s]: 0 where ``unsure`` boxes [N, M, 4] (cells) are unless a person is there, else 1."""
     size = people_heat.shape[-1]
     boxes = unsure.nan_to_num(-10.0)
     axis = torch.arange(size, dtype=boxes.dtype, device=boxes.device)
-    x = (axis >= boxes[..., 0, None]) & (axis <= boxes[..., 2, None])
-    y = (axis >= boxes[..., 1, None]) & (axis <= boxes[..., 3, None])
+    # Every cell that a box touches: a small person's may lie between the middles of two.
+    x = (axis + 0.5 > boxes[..., 0, None]) & (axis - 0.5 < boxes[..., 2, None])
+    y = (axis + 0.5 > boxes[..., 1, None]) & (axis - 0.5 < boxes[..., 3, None])
     doubtful = (x[:, :, None, :] & y[..., None]).any(dim=1)
     return (~doubtful | (people_heat >= MIDDLE)).to(people_heat.dtype)
 
