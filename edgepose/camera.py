@@ -112,7 +112,7 @@ class Camera:
             for sink in self._sinks:
                 sink.publish(info)
         now = self._speaking.clock()
-        if self._gatekeeper is None or self._gatekeeper.passes(people, frame.acquired_ns):
+        if self._gatekeeper is None or self._gatekeeper.passes(people, frame.steady_ns):
             self._say_poses(frame, people, now)
         with self._lock:
             self.frames += 1

@@ -25,6 +25,12 @@ class Frame:
     acquired_ns: int
     seq: int  # counts what the source produced, dropped frames included, from 0
     camera: str
+    monotonic_ns: int | None = None  # the same by ``time.monotonic_ns``, which nobody sets; of films None
+
+    @property
+    def steady_ns(self) -> int:
+        """What tells how long lies between a camera's frames, also where UTC was set meanwhile."""
+        return self.acquired_ns if self.monotonic_ns is None else self.monotonic_ns
 
     @cached_property
     def image(self) -> NDArray[np.uint8]:

@@ -55,7 +55,7 @@ class Gatekeeper:
         self._silence = 0.0  # seconds since the last message
 
     def passes(self, people: People, acquired_ns: int) -> bool:
-        """Whether ``people`` of the frame taken at ``acquired_ns`` (UTC, nanoseconds) are to be published.
+        """Whether ``people`` of the frame taken at ``acquired_ns`` (nanoseconds) are to be published.
 
         Ask once for each frame. Where time runs backwards (a camera restarted, a clock was set) no time has
         passed, so that waiting goes on for as long as it would have.

@@ -139,7 +139,7 @@ class Everybody:
         """See :class:`Crowd`."""
         before = {frame.camera: frame for frame in frames}
         pairs = [(before[frame.camera], frame) for frame in following if frame.camera in before]
-        return all(a.size == b.size and 0 < b.acquired_ns - a.acquired_ns <= CALM_S * 1e9 for a, b in pairs)
+        return all(a.size == b.size and 0 < b.steady_ns - a.steady_ns <= CALM_S * 1e9 for a, b in pairs)
 
     def _crops(
         self, frames: Sequence[Frame], timer: StageTimer, *, ahead: bool = False
@@ -161,7 +161,7 @@ class Everybody:
             self._beside = self._begin(min(waiting, key=lambda frame: self._cameras[frame.camera].turn), timer)
         with timer("follow"):
             trackers = [self._cameras[frame.camera].tracker for frame in frames]
-            boxes = [tracker.boxes(frame.acquired_ns) for tracker, frame in zip(trackers, frames, strict=True)]
+            boxes = [tracker.boxes(frame.steady_ns) for tracker, frame in zip(trackers, frames, strict=True)]
             return [frame.picture for frame in frames], boxes, [tracker.expected() for tracker in trackers]
 
     def _people(self, frames: Sequence[Frame], poses: Sequence[Poses], timer: StageTimer) -> list[People]:
@@ -183,7 +183,7 @@ class Everybody:
             tracker.restart()
         watched.size = frame.size
         before, watched.before = watched.before, None
-        last_ns, watched.last_ns = watched.last_ns, frame.acquired_ns
+        last_ns, watched.last_ns = watched.last_ns, frame.steady_ns
         if before is not None:
             found, look = before
             if self._soon(look.taken_ns, frame, look.frames_ago * BESIDE_S):
@@ -200,7 +200,7 @@ class Everybody:
 
     def _idles(self, watched: _Watched, frame: Frame) -> bool:
         """Whether a look was just taken: an empty room, day and night, need not be looked at at every frame."""
-        ago = 0 if watched.looked_ns is None else frame.acquired_ns - watched.looked_ns
+        ago = 0 if watched.looked_ns is None else frame.steady_ns - watched.looked_ns
         idles = self._every > 1 and 0 < ago < IDLE_S * 1e9 and watched.idle < MOST_IDLE
         watched.idle = watched.idle + 1 if idles else 0
         return idles
@@ -208,17 +208,17 @@ class Everybody:
     @staticmethod
     def _soon(before_ns: int | None, frame: Frame, seconds: float = BESIDE_S) -> bool:
         """Whether ``frame`` was taken so soon after ``before_ns`` that people are where they were."""
-        return before_ns is not None and 0 <= frame.acquired_ns - before_ns <= seconds * 1e9
+        return before_ns is not None and 0 <= frame.steady_ns - before_ns <= seconds * 1e9
 
     def _begin(self, frame: Frame, timer: StageTimer) -> _Look:
         """Begin to look at ``frame`` with the finder."""
         watched = self._cameras[frame.camera]
         watched.looks += 1
-        watched.looked_ns = frame.acquired_ns
+        watched.looked_ns = frame.steady_ns
         watched.turn = sum(camera.looks for camera in self._cameras.values())
         turned = self._lying and watched.looks % TURNED == 0
         running = self._finder.begin(frame.picture, timer, turned=turned)
-        return _Look(watched, frame.acquired_ns, partial(self._answer, running, watched.regions, frame.size))
+        return _Look(watched, frame.steady_ns, partial(self._answer, running, watched.regions, frame.size))
 
     @staticmethod
     def _answer(running: Callable[[], Found], regions: Regions, size: tuple[int, int]) -> Found:
@@ -230,16 +230,16 @@ class Everybody:
     def _in_one(self, frame: Frame, poses: Poses) -> People:
         watched = self._cameras[frame.camera]
         worn = None
-        if watched.tracker.wants_appearances(frame.acquired_ns):
+        if watched.tracker.wants_appearances(frame.steady_ns):
             worn = appearances(frame.picture, poses, self._estimator.skeleton, CONFIDENT)
-        people = watched.tracker.update(poses, frame.acquired_ns, worn)
+        people = watched.tracker.update(poses, frame.steady_ns, worn)
         counts = keep(watched.regions, people.boxes, frame.size)
         watched.tracker.forget(self._long_outside(watched, frame, people, counts))
-        return watched.motion.follow(select(people, counts), frame.acquired_ns)
+        return watched.motion.follow(select(people, counts), frame.steady_ns)
 
     def _long_outside(self, watched: _Watched, frame: Frame, people: People, counts: NDArray[np.bool_]) -> list[str]:
         """Who has not counted for longer than a person may be unseen: they cost crops, and places that others need."""
-        before, now = watched.outside, watched.steady(frame.acquired_ns)
+        before, now = watched.outside, watched.steady(frame.steady_ns)
         unseen = watched.tracker.ids - set(people.ids)  # where they were, they are
         since = {name: start for name, start in before.items() if name in unseen}
         since |= {name: before.get(name, now) for name, in_ in zip(people.ids, counts, strict=True) if not in_}

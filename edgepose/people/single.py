@@ -143,7 +143,7 @@ class OneEach:
 
     def _in_one(self, frame: Frame, timer: StageTimer) -> People:
         alone = self._cameras[frame.camera]
-        now_ns = alone.steady(frame.acquired_ns)
+        now_ns = alone.steady(frame.steady_ns)
         if alone.outages.away(now_ns, PATIENCE_S) or alone.size not in (None, frame.size):
             alone.person.forget()
         alone.size = frame.size
@@ -151,7 +151,7 @@ class OneEach:
         alone.last_ns = now_ns
         counts = partial(_counts, alone.regions, frame.size)
         people = alone.person.update(frame.picture, timer, counts, soon=soon)
-        return alone.motion.follow(people, frame.acquired_ns)
+        return alone.motion.follow(people, frame.steady_ns)
 
 
 def _counts(regions: Regions, size: tuple[int, int], box: NDArray[np.float64]) -> bool:

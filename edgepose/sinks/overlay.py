@@ -96,7 +96,7 @@ class FileOverlay:
                 # H.264 wants even sides.
                 self._size = (max(image.shape[1] // 2 * 2, 2), max(image.shape[0] // 2 * 2, 2))
                 self._writer = _writer(self._beside, self._size)
-            self._writer.add(_fitted(image, self._size), self._seconds(frame.acquired_ns))
+            self._writer.add(_fitted(image, self._size), self._seconds(frame.steady_ns))
 
     def _claim(self) -> None:
         """Make the unfinished file ours until the film is whole; EdgeposeError where another run writes it."""

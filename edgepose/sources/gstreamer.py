@@ -200,6 +200,7 @@ class GStreamerSource(Base):
             acquired_ns=self._times.utc_ns(sample),
             seq=self._last_seq,
             camera=self.camera,
+            monotonic_ns=self._times.monotonic_ns(sample),
         )
 
     def _rewind(self) -> None:
@@ -322,30 +323,37 @@ class _Counter:
 
 
 class _LiveTimes:
-    """PTS -> UTC by way of the pipeline's clock."""
+    """PTS -> UTC and monotonic time by way of the pipeline's clock."""
 
     def __init__(self, module: Any, pipe: Any) -> None:
         self._gst, self._pipeline = module, pipe
         self._measured_ns: int | None = None  # pipeline clock
-        self._offset_ns = 0  # UTC - pipeline clock
+        self._utc_ns = self._monotonic_ns = 0  # of them - pipeline clock
 
     def utc_ns(self, sample: Any) -> int:
+        taken, now = self._ticks(sample), time.time_ns()
+        # A jitter buffer that smooths arrivals may be some ms ahead; nothing is taken in the future.
+        return now if taken is None else min(now, taken + self._utc_ns)
+
+    def monotonic_ns(self, sample: Any) -> int | None:
+        taken, now = self._ticks(sample), time.monotonic_ns()
+        return now if taken is None else min(now, taken + self._monotonic_ns)
+
+    def _ticks(self, sample: Any) -> int | None:
+        """When ``sample`` was taken by the pipeline's clock, measured now and then; None where it is silent."""
         clock = self._pipeline.get_clock()
         pts = sample.get_buffer().pts
-        now = time.time_ns()
         if clock is None or pts == self._gst.CLOCK_TIME_NONE:
-            return now
+            return None
         ticks = clock.get_time()
         if self._measured_ns is None or abs(ticks - self._measured_ns) > _CLOCK_NS:
-            before = time.time_ns()
+            before, steady = time.time_ns(), time.monotonic_ns()
             ticks = clock.get_time()
-            self._offset_ns = (before + time.time_ns()) // 2 - ticks
+            self._utc_ns = (before + time.time_ns()) // 2 - ticks
+            self._monotonic_ns = (steady + time.monotonic_ns()) // 2 - ticks
             self._measured_ns = ticks
         running = sample.get_segment().to_running_time(self._gst.Format.TIME, pts)
-        if running == self._gst.CLOCK_TIME_NONE:
-            return now
-        # A jitter buffer that smooths arrivals may be some ms ahead; nothing is taken in the future.
-        return min(now, int(self._pipeline.get_base_time() + running + self._offset_ns))
+        return None if running == self._gst.CLOCK_TIME_NONE else int(self._pipeline.get_base_time() + running)
 
     def rewind(self) -> None:
         """The pipeline sets a new base time by itself."""
@@ -376,6 +384,10 @@ class _FileTimes:
             self._again = False
         self._last_ns = self._origin_ns + buffer.pts
         return self._last_ns
+
+    def monotonic_ns(self, _sample: Any) -> int | None:
+        """A film's frames are of no clock."""
+        return None
 
     def rewind(self) -> None:
         self._again = True

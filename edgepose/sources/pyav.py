@@ -221,7 +221,8 @@ class PyAVSource(Base):
                     if self._spec.live and not self._spec.reopens:
                         begun = begun or (taken_ns, time.monotonic_ns())
                         self._closed.wait((taken_ns - begun[0] - (time.monotonic_ns() - begun[1])) / 1e9)
-                    self._hand_over(Frame(self._picture(frame), times.utc_ns(taken_ns), seq, self.camera))
+                    steady_ns = taken_ns if self._spec.network else None
+                    self._hand_over(Frame(self._picture(frame), times.utc_ns(taken_ns), seq, self.camera, steady_ns))
                     seq += 1
                 if not seq:
                     raise self._no_video()

@@ -113,6 +113,7 @@ def test_a_clock_that_is_set_moves_a_live_cameras_times_within_a_second(clocks: 
         if number == 25:
             clocks.utc += step
         taken = times.utc_ns(sample(clocks.ticks - 50 * S - late))
+        assert times.monotonic_ns(sample(clocks.ticks - 50 * S - late)) == clocks.ticks - late  # by which people move
         if not 25 <= number < 36:
             assert clocks.utc - taken == late, number
         assert taken <= clocks.utc
