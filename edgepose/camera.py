@@ -156,7 +156,7 @@ class Camera:
         if people.motion is not None:
             motion = people.motion
             if self._speaking.predict_to == "publish" and self.source.live:  # a file's frames are not of now
-                motion = predict(motion, (now - frame.acquired_ns) / 1e9)
+                motion = predict(motion, self._age_ns(frame, now) / 1e9)
                 poses = replace(poses, joints=motion.joints, covariance=motion.covariance)
             velocity = motion.velocity if self._speaking.velocity else None
         message = pose_message(
@@ -175,6 +175,11 @@ class Camera:
         )
         for sink in self._sinks:
             sink.publish(message)
+
+    @staticmethod
+    def _age_ns(frame: Frame, now: int) -> int:
+        """How long ago ``frame`` was taken; ``now`` is UTC, by which it is told where no steadier clock does."""
+        return now - frame.acquired_ns if frame.monotonic_ns is None else time.monotonic_ns() - frame.monotonic_ns
 
     def _say_stats(self, camera: str) -> None:
         now = self.snapshot()

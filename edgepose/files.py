@@ -48,16 +48,17 @@ def write_beside(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def alone(path: Path, busy: str = "") -> Iterator[None]:
+def alone(path: Path, busy: str = "", advice: str = "choose a folder you may write to") -> Iterator[None]:
     """Be the only process within; ``path`` is the file, made here, by which they know of each other.
 
-    Another one is waited for; with ``busy`` that is EdgeposeError's sentence instead.
+    Another one is waited for; with ``busy`` that is EdgeposeError's sentence instead. EdgeposeError that ends in
+    ``advice`` where it cannot be made.
     """
-    make_folder(path.parent, "choose a folder you may write to")
+    make_folder(path.parent, advice)
     try:
         file = path.open("ab")
     except OSError as error:
-        raise EdgeposeError(f"cannot write {path}: {error.strerror or error}; check its permissions") from error
+        raise EdgeposeError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))

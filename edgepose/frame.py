@@ -25,7 +25,7 @@ class Frame:
     acquired_ns: int
     seq: int  # counts what the source produced, dropped frames included, from 0
     camera: str
-    monotonic_ns: int | None = None  # the same by ``time.monotonic_ns``, which nobody sets; of films None
+    monotonic_ns: int | None = None  # the same by ``time.monotonic_ns``, which nobody sets, if it is known
 
     @property
     def steady_ns(self) -> int:

@@ -54,15 +54,15 @@ class Gatekeeper:
         self._wait = 0.0  # seconds until the next message is due; negative: overdue
         self._silence = 0.0  # seconds since the last message
 
-    def passes(self, people: People, acquired_ns: int) -> bool:
-        """Whether ``people`` of the frame taken at ``acquired_ns`` (nanoseconds) are to be published.
+    def passes(self, people: People, taken_ns: int) -> bool:
+        """Whether ``people`` of the frame taken at ``taken_ns`` (nanoseconds) are to be published.
 
         Ask once for each frame. Where time runs backwards (a camera restarted, a clock was set) no time has
         passed, so that waiting goes on for as long as it would have.
         """
         first = self._seen_ns is None
-        elapsed = 0.0 if self._seen_ns is None else max(0, acquired_ns - self._seen_ns) / 1e9
-        self._seen_ns = acquired_ns
+        elapsed = 0.0 if self._seen_ns is None else max(0, taken_ns - self._seen_ns) / 1e9
+        self._seen_ns = taken_ns
         self._wait -= elapsed
         self._silence += elapsed
         # Early by up to half a frame is in time: this frame is nearer to when the message is due than the next.

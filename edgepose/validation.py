@@ -11,7 +11,7 @@ from edgepose.redact import redact
 
 M = TypeVar("M", bound=BaseModel)
 LONGEST_SHOWN = 1000  # characters
-STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)  # no key that is not known, numbers that are some
+STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)  # no unknown key, NaN or infinity
 
 
 def validate(model: type[M], values: object, where: str) -> M:

@@ -1,11 +1,12 @@
 """Every setting reaches the part that it is for: one run is put together with all of them other than the default."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from edgepose import app, config
+from edgepose import app, config, sources
 from edgepose.gates import Gate
 from edgepose.mqtt import Broker
 from edgepose.people.regions import Regions
@@ -115,6 +116,32 @@ def test_the_file_here_sets_every_key_to_something_else(tmp_path: Path) -> None:
     plain = config.Settings()
     same = [key for key in config.keys() if config.value_of(plain, key) == config.value_of(loaded.settings, key)]
     assert same == ["camera"]
+
+
+def test_the_reason_of_now_is_told_to_the_broker_and_each_once_to_who_watches(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A camera that is refused while it starts: who reads the status must not look for a wrong password for days."""
+    away, refused = sources.SourceLost("host unreachable"), sources.SourceLost("Unauthorized")
+    script = [away, refused, away, away, refused]
+    told: list[tuple[str, str]] = []
+
+    def open_source(*_: Any, **__: Any) -> Any:
+        if script:
+            raise script.pop(0)
+        return Listed()
+
+    monkeypatch.setattr(app.sources, "open_source", open_source)
+    link = SimpleNamespace(set_status=lambda state, reason: told.append((state, reason)))
+    spec = sources.parse("rtsp://h/x", camera="door", environ={})
+    source = app._open(config.CameraSettings(name="door", uri="rtsp://h/x"), spec, link)  # type: ignore[arg-type]
+    source._wait = lambda _: False  # type: ignore[attr-defined]
+    assert source.read() is None
+    reasons = ["host unreachable", "Unauthorized", "host unreachable", "Unauthorized"]
+    assert told == [("camera-lost", reason) for reason in reasons]
+    assert capsys.readouterr().err.splitlines() == [
+        f"camera door lost: {reason}; waiting for it" for reason in reasons[:2]
+    ]
 
 
 def test_of_the_engine_and_the_source(given: dict[str, Any]) -> None:

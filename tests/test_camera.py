@@ -12,6 +12,7 @@ from edgepose.bundle import Bundle
 from edgepose.camera import Camera, Speaking
 from edgepose.estimator import Poses
 from edgepose.frame import Frame
+from edgepose.gates import Gate
 from edgepose.loop import Loop
 from edgepose.messages import Info, PoseMessage, Stats
 from edgepose.people import People
@@ -36,6 +37,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(cameras.time, "monotonic", lambda: made.running)
+    monkeypatch.setattr(cameras.time, "monotonic_ns", lambda: round(made.running * 1e9))
     return made
 
 
@@ -56,18 +58,18 @@ class Sink:
 
 @pytest.fixture
 def made(clock: Clock, tmp_path: Any) -> Callable[..., tuple[Camera, Sink]]:
-    def make(*, live: bool = True, dropped: int = 0, **speaking: Any) -> tuple[Camera, Sink]:
+    def make(*, live: bool = True, dropped: int = 0, gate: Gate | None = None, **speaking: Any) -> tuple[Camera, Sink]:
         bundle = Bundle(tmp_path / "tiny.onnx", tiny_manual(), "0" * 64)
         engine = SimpleNamespace(name="none", precision="float32")
         said = Speaking("bench", bundle, engine, clock=lambda: clock.utc, **speaking)  # type: ignore[arg-type]
         source, sink = SimpleNamespace(live=live, description="x", dropped=dropped), Sink()
-        return Camera(source, said, mqtt=sink), sink  # type: ignore[arg-type]
+        return Camera(source, said, mqtt=sink, gate=gate), sink  # type: ignore[arg-type]
 
     return make
 
 
-def frame(at_ns: int, seq: int = 0, size: tuple[int, int] = (64, 48)) -> Frame:
-    return Frame(np.zeros((size[1], size[0], 3), np.uint8), at_ns, seq, "front")
+def frame(at_ns: int, seq: int = 0, size: tuple[int, int] = (64, 48), steady_ns: int | None = None) -> Frame:
+    return Frame(np.zeros((size[1], size[0], 3), np.uint8), at_ns, seq, "front", steady_ns)
 
 
 def walkers(count: int, at_ns: int) -> People:
@@ -98,6 +100,22 @@ def test_joints_of_a_live_camera_are_told_as_of_their_publication(clock, made, l
         np.testing.assert_allclose(person.velocity, np.tile(speed, (16, 1)), atol=0.051)
         grown = 2 + (0.1 * speed) ** 2 if live else np.full(2, 2.0)
         np.testing.assert_allclose(told[:, [3, 5]], np.tile(grown, (16, 1)), rtol=0.01)
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_utc_that_is_set_moves_no_joints_and_holds_no_message_up(clock, made, hours: int) -> None:
+    """What a camera's frames say of a clock that nobody sets is what counts."""
+    camera, sink = made(predict_to="publish", gate=Gate(rate=1))
+    for number in range(30):  # ten a second
+        if number == 15:
+            clock.utc += hours * 3_600 * 10**9
+        taken, steady = clock.utc - hours * 3_600 * 10**9 * (number == 15), round(clock.running * 1e9)
+        people = walkers(1, steady)
+        clock.pass_(0.1)
+        camera.publish(frame(taken, number, steady_ns=steady), people)
+        told = np.array(sink.of(PoseMessage)[-1].people[0].joints)
+        np.testing.assert_allclose(told[:, :2], people.poses.joints[0] + SPEED * 0.1, atol=0.051)
+    assert [message.seq for message in sink.of(PoseMessage)] == [0, 10, 20]
 
 
 def test_velocity_is_told_where_it_is_asked_for(clock, made) -> None:

@@ -18,8 +18,8 @@ class Motion:
         self._sides = Sides(skeleton) if hold_sides else None
         self._smoother = smoother(smoothing)
 
-    def follow(self, people: People, acquired_ns: int) -> People:
+    def follow(self, people: People, taken_ns: int) -> People:
         """``people`` with joints, covariances and velocities as they are seen over time."""
-        poses = people.poses if self._sides is None else self._sides.hold(people.ids, people.poses, acquired_ns)
-        at = self._smoother.smooth(people.ids, poses, acquired_ns)
+        poses = people.poses if self._sides is None else self._sides.hold(people.ids, people.poses, taken_ns)
+        at = self._smoother.smooth(people.ids, poses, taken_ns)
         return replace(people, poses=Poses(at.joints, poses.scores, at.covariance), motion=at)

@@ -76,9 +76,9 @@ class Sides:
         ]
         self._held: dict[str, _Held] = {}
 
-    def hold(self, ids: list[str], poses: Poses, acquired_ns: int) -> Poses:
-        """The ``poses`` of persons ``ids`` [N] in a frame taken at ``acquired_ns``, left and right as they were."""
-        self._held = {i: h for i, h in self._held.items() if abs(acquired_ns - h.seen_ns) <= UNSEEN * 1e9}
+    def hold(self, ids: list[str], poses: Poses, taken_ns: int) -> Poses:
+        """The ``poses`` of persons ``ids`` [N] in a frame taken at ``taken_ns``, left and right as they were."""
+        self._held = {i: h for i, h in self._held.items() if abs(taken_ns - h.seen_ns) <= UNSEEN * 1e9}
         lines = poses.joints[:, self._left] - poses.joints[:, self._right]
         sure = np.minimum(poses.scores[:, self._left], poses.scores[:, self._right]) >= SURE
         lengths = np.hypot(lines[..., 0], lines[..., 1])
@@ -86,11 +86,11 @@ class Sides:
         for row, name in enumerate(ids):
             held = self._held.get(name)
             if held is None:
-                self._held[name] = _Held(acquired_ns, lines[row], [acquired_ns] * 2, [0.0] * 2, [0.0] * 2)
+                self._held[name] = _Held(taken_ns, lines[row], [taken_ns] * 2, [0.0] * 2, [0.0] * 2)
                 continue
-            seen = _Seen(acquired_ns, lines[row], lengths[row], sure[row], partial(_size, poses, row))
+            seen = _Seen(taken_ns, lines[row], lengths[row], sure[row], partial(_size, poses, row))
             wrong = [pairs for which in (0, 1) if len(pairs := self._wrong(held, which, seen))]
-            held.seen_ns = acquired_ns
+            held.seen_ns = taken_ns
             if wrong:
                 exchanged[row] = np.concatenate(wrong)
         return self._exchange(poses, exchanged) if exchanged else poses

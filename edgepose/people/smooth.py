@@ -88,25 +88,25 @@ class Smoother(ABC):
         self._last_ns: int | None = None  # of the frame before
         self._intervals = deque[int]([0], maxlen=_RECENT)  # between the last frames, in ns
 
-    def smooth(self, ids: list[str], poses: Poses, acquired_ns: int) -> Smoothed:
-        """The joints of persons ``ids`` [N] in a frame taken at ``acquired_ns``, smoothed."""
+    def smooth(self, ids: list[str], poses: Poses, taken_ns: int) -> Smoothed:
+        """The joints of persons ``ids`` [N] in a frame taken at ``taken_ns``, smoothed."""
         n, k = poses.scores.shape
         if n != len(ids):
             raise ValueError(f"{len(ids)} ids do not fit {n} poses")
         # A camera with seconds between its frames is not away.
         longest = max(FORGET * 1e9, 1.5 * max(self._intervals))
         if self._last_ns is not None:
-            self._intervals.append(max(acquired_ns - self._last_ns, 0))
-        self._last_ns = acquired_ns
-        self._memory = {i: m for i, m in self._memory.items() if abs(acquired_ns - m[0]) <= longest}
+            self._intervals.append(max(taken_ns - self._last_ns, 0))
+        self._last_ns = taken_ns
+        self._memory = {i: m for i, m in self._memory.items() if abs(taken_ns - m[0]) <= longest}
         records = np.zeros((n, k), dtype=self._record)
         dt, new = np.zeros(n), np.ones(n, dtype=np.bool_)
         for row, name in enumerate(ids):
             if name in self._memory:
                 last, records[row] = self._memory[name]
-                dt[row], new[row] = max(acquired_ns - last, 0) * 1e-9, False
+                dt[row], new[row] = max(taken_ns - last, 0) * 1e-9, False
         smoothed = self._step(records, dt[:, None], new[:, None], poses) if n else _nobody(k)
-        self._memory.update({name: (acquired_ns, records[row]) for row, name in enumerate(ids)})
+        self._memory.update({name: (taken_ns, records[row]) for row, name in enumerate(ids)})
         return smoothed
 
     @abstractmethod

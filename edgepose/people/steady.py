@@ -16,11 +16,11 @@ class Steady:
         self._last_ns: int | None = None
         self._passed_ns = 0
 
-    def __call__(self, acquired_ns: int) -> int:
-        """Nanoseconds since the first frame, of the frame taken at ``acquired_ns``."""
+    def __call__(self, taken_ns: int) -> int:
+        """Nanoseconds since the first frame, of the frame taken at ``taken_ns``."""
         if self._last_ns is not None:
-            self._passed_ns += max(0, acquired_ns - self._last_ns)
-        self._last_ns = acquired_ns
+            self._passed_ns += max(0, taken_ns - self._last_ns)
+        self._last_ns = taken_ns
         return self._passed_ns
 
 

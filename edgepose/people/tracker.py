@@ -94,7 +94,7 @@ def _near_another(boxes: NDArray[np.float64]) -> bool:
 class _Asked:
     """The boxes that were asked for in a frame."""
 
-    acquired_ns: int
+    taken_ns: int
     now_ns: int  # steady
     # Each track, and by what the finder's boxes changed its crop [4] and its predicted joints [K, 2], if they did.
     tracks: list[tuple[Track, tuple[NDArray[np.float64], NDArray[np.float64]] | None]]
@@ -173,12 +173,12 @@ class Tracker:
         self._found = np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(scores, np.float64)
         self._since_look = frames_ago
 
-    def boxes(self, acquired_ns: int) -> NDArray[np.float64]:
-        """The boxes [N, 4] to estimate in the frame taken at ``acquired_ns`` (nanoseconds): tracks, then newcomers.
+    def boxes(self, taken_ns: int) -> NDArray[np.float64]:
+        """The boxes [N, 4] to estimate in the frame taken at ``taken_ns`` (nanoseconds): tracks, then newcomers.
 
         Of frames without their ``update`` no two are taken at the same time.
         """
-        now_ns = self._steady(acquired_ns)
+        now_ns = self._steady(taken_ns)
         self._last_ns, self._pause_ns = now_ns, now_ns - self._last_ns
         if self._outages.away(now_ns, self._following.patience):
             self.restart()
@@ -192,7 +192,7 @@ class Tracker:
         changes = [
             (track, self._change(track, *predicted.get(track, (track.crop, track.ahead)))) for track in self._tracks
         ]
-        self._asked.append(_Asked(acquired_ns, now_ns, changes))
+        self._asked.append(_Asked(taken_ns, now_ns, changes))
         self._since_look += 1
         return self._crops()
 
@@ -210,23 +210,23 @@ class Tracker:
             return None
         return track.crop - crop, np.nan_to_num(track.ahead - ahead)  # a joint that is not known yet may be so by then
 
-    def wants_appearances(self, acquired_ns: int) -> bool:
+    def wants_appearances(self, taken_ns: int) -> bool:
         """Whether ``update`` should be given appearances for this frame, after ``boxes``.
 
         They tell nothing while everybody is seen and nobody is near another, so that they are only kept up to date.
         """
-        asked = self._asked_for(acquired_ns)
+        asked = self._asked_for(taken_ns)
         tracks = self._back_in(asked)
         if any(t.state == "lost" or t.worn_ns is None or asked.now_ns - t.worn_ns >= RENEWED * 1e9 for t in tracks):
             return True
         return _near_another(np.array([t.crop for t in tracks]).reshape(-1, 4))
 
-    def update(self, poses: Poses, acquired_ns: int, appearances: NDArray[np.float64] | None = None) -> People:
+    def update(self, poses: Poses, taken_ns: int, appearances: NDArray[np.float64] | None = None) -> People:
         """The people seen in the frame, by the ``poses`` of exactly the boxes that ``boxes`` gave, in their order.
 
-        ``appearances`` [N, R, 3] of :mod:`edgepose.people.appearance` tell apart who meet; without, places do.
+        ``appearances`` [N, R, 3] of :mod:`edgepose.people.appearance` tell people apart who meet; without, places do.
         """
-        asked = self._asked_for(acquired_ns)
+        asked = self._asked_for(taken_ns)
         if len(poses) != len(asked.tracks):
             raise ValueError(f"{len(poses)} poses for {len(asked.tracks)} boxes")
         self._asked.popleft()
@@ -257,9 +257,9 @@ class Tracker:
         self._tracks += newer
         return self._people(poses, here)
 
-    def _asked_for(self, acquired_ns: int) -> _Asked:
-        """What was asked for in the frame taken at ``acquired_ns``; what was before it has no ``update`` any more."""
-        while self._asked and self._asked[0].acquired_ns != acquired_ns:
+    def _asked_for(self, taken_ns: int) -> _Asked:
+        """What was asked for in the frame taken at ``taken_ns``; what was before it has no ``update`` any more."""
+        while self._asked and self._asked[0].taken_ns != taken_ns:
             self._asked.popleft()
         if not self._asked:
             raise ValueError("no boxes were asked for in this frame")

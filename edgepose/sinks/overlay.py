@@ -134,9 +134,9 @@ class FileOverlay:
         console.say(f"note: overlay {self._path} of an earlier run was not finished; what there is of it is {kept}")
         return True
 
-    def _seconds(self, acquired_ns: int) -> float:
+    def _seconds(self, taken_ns: int) -> float:
         """When the frame is shown: the camera's own time, without the hours for which it was away."""
-        now = self._steady(acquired_ns) / 1e9
+        now = self._steady(taken_ns) / 1e9
         if now - self._last > LONGEST_GAP:
             self._left_out += now - self._last - GAP_SHOWN
         self._last = now

@@ -18,6 +18,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from edgepose.errors import EdgeposeError
@@ -132,7 +133,11 @@ class GStreamerSource(Base):
         self._last_seq = -1
         # Also runs when the source is forgotten or the interpreter ends: a playing pipeline must not be freed.
         self._stop = weakref.finalize(self, self._pipeline.set_state, self._gst.State.NULL)
-        if self._pipeline.set_state(self._gst.State.PLAYING) == self._gst.StateChangeReturn.FAILURE:
+        started = _within(FIRST_FRAME_TIMEOUT, self._pipeline.set_state, self._gst.State.PLAYING)
+        if started is None:
+            self.close()
+            raise SourceStalled(f"{spec.redacted()} does not start; its driver hangs")
+        if started == self._gst.StateChangeReturn.FAILURE:
             error = self._bus_error() or SourceLost(f"{spec.redacted()} does not start; is it in use or unplugged?")
             self.close()
             raise error
@@ -184,9 +189,7 @@ class GStreamerSource(Base):
         """
         self._closed.set()
         if (stop := self._stop.detach()) is not None:
-            thread = threading.Thread(target=stop[1], args=stop[2], name="stop camera", daemon=True)
-            thread.start()
-            thread.join(STOPPING)
+            _within(STOPPING, stop[1], *stop[2])
 
     def _frame(self, sample: Any) -> Frame:
         self._started = True
@@ -252,6 +255,15 @@ class GStreamerSource(Base):
         if self._spec.reopens:
             return SourceLost(f"{text}; check the camera, its address and its cable")
         return SourceLost(f"{text}; check the file, or install gstreamer1.0-libav if its codec is not known")
+
+
+def _within(seconds: float, call: Callable[..., Any], *arguments: Any) -> Any:
+    """What the ``call`` into a driver gives, None where it takes longer; then it is left alone in its thread."""
+    given: list[Any] = []
+    thread = threading.Thread(target=lambda: given.append(call(*arguments)), name="driver", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return given[0] if given else None
 
 
 def _leave_out(module: Any, pipe: Any, spec: SourceSpec) -> deque[int]:

@@ -155,5 +155,6 @@ class Reconnecting(Base):
         if self._state is None or state != self._state[0]:
             self._told.clear()
         self._state, new = (state, sentence), sentence not in self._told
-        self._told.append(sentence)
+        if new:
+            self._told.append(sentence)
         self._on_state(state, sentence, new)

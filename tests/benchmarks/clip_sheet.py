@@ -57,19 +57,22 @@ def tiles_of(
 
 
 def followed(
-    film: Path, model: str, finder: str, threads: int, *, hold_sides: bool = True
+    film: Path, model: str, finder: str, threads: int, *, engine: str = "auto", hold_sides: bool = True
 ) -> Iterator[tuple[NDArray[np.uint8], People]]:
     """Each frame of ``film`` and its people, found and followed as in the loop."""
     with sources.open_source(str(film)) as source:
-        yield from followed_in(source, model, finder, threads, hold_sides=hold_sides)
+        yield from followed_in(source, model, finder, threads, engine=engine, hold_sides=hold_sides)
 
 
 def followed_in(
-    frames: Iterable[Frame], model: str, finder: str, threads: int, *, hold_sides: bool = True
+    frames: Iterable[Frame], model: str, finder: str, threads: int, *, engine: str = "auto", hold_sides: bool = True
 ) -> Iterator[tuple[NDArray[np.uint8], People]]:
-    """Each of ``frames`` and its people, found and followed as in the loop."""
+    """Each of ``frames`` and its people, found and followed as in the loop; ``engine`` is the pose network's."""
     pose, found = bundles.load(model, role="pose"), bundles.load(finder, role="person")
-    opened = [engines.load(bundle, "auto", Options(threads=threads, batches=(1,))) for bundle in (pose, found)]
+    opened = [
+        engines.load(bundle, name, Options(threads=threads, batches=(1,)))
+        for bundle, name in ((pose, engine), (found, "auto"))
+    ]
     estimator, looking = Estimator(opened[0], pose.manual, second_look=True), Finder(opened[1], found.manual)
     crowd = Everybody(estimator, looking, "run", {"": Regions()}, hold_sides=hold_sides)
     try:
@@ -78,8 +81,8 @@ def followed_in(
             yield frame.image, people
     finally:
         crowd.settle()  # a look of the finder's may still run
-        for engine in opened:
-            engine.close()
+        for each in opened:
+            each.close()
 
 
 def main(
@@ -90,13 +93,14 @@ def main(
     every: Annotated[int, typer.Option(help="Frames from one tile to the next.", min=1)] = 10,
     sure: Annotated[float, typer.Option(help="Joint score from which a joint is drawn.")] = 0.4,
     columns: Annotated[int, typer.Option(help="Tiles in a row.", min=1)] = 8,
+    engine: Annotated[str, typer.Option(help="What runs the pose model.")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 2,
 ) -> None:
     """Write the sheets and say how many people are on them."""
     skeleton = bundles.load(model, role="pose").skeleton
     tiles: list[NDArray[np.uint8]] = []
     ids: set[str] = set()
-    for number, (image, people) in enumerate(followed(film, model, finder, threads)):
+    for number, (image, people) in enumerate(followed(film, model, finder, threads, engine=engine)):
         ids |= set(people.ids)
         if number % every == 0:
             tiles += tiles_of(image, people, skeleton, str(number), sure)

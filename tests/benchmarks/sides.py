@@ -52,6 +52,7 @@ def main(
     finder: Annotated[str, typer.Option(help="The person finder.")] = "edgepose-finder-int8",
     least: Annotated[float, typer.Option(help="Length from which a line tells a side, of the box's height.")] = 0.08,
     threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 2,
+    engine: Annotated[str, typer.Option(help="What runs the pose models.")] = "auto",
 ) -> None:
     """Print a row for each model."""
     typer.echo("| model | frames with an exchange | with hold_sides |")
@@ -60,7 +61,9 @@ def main(
         skeleton = bundles.load(model, role="pose").skeleton
         counts = [
             exchanges(
-                (people for _, people in followed(film, model, finder, threads, hold_sides=held)), skeleton, least
+                (people for _, people in followed(film, model, finder, threads, engine=engine, hold_sides=held)),
+                skeleton,
+                least,
             )
             for held in (False, True)
         ]

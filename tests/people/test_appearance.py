@@ -70,7 +70,7 @@ def test_what_cannot_be_measured_is_not_known():
     assert appearances(image, NOBODY, MPII16, 0.4).shape == (0, len(REGIONS), 3)
 
 
-def test_a_look_is_like_itself_in_other_light_and_unlike_other_clothes():
+def test_an_appearance_is_like_itself_in_other_light_and_unlike_other_clothes():
     image = room()
     left, right = pose(MPII16, 100, 60, 150), pose(MPII16, 300, 60, 150)
     draw(image, MPII16, left, RED, BLUE)
@@ -134,7 +134,7 @@ def test_by_places_alone_they_do_not(crosses):
     assert not meeting((RED, BLUE), crosses=crosses, with_appearances=False)
 
 
-def test_the_first_look_after_a_meeting_counts_like_any_other():
+def test_the_first_appearance_after_a_meeting_counts_like_any_other():
     """Two meet for two seconds; from then on the first is seen in other clothes, which are learnt bit by bit."""
     tracker, known = Tracker("run", MPII16, Following(confirm=1)), []
     red, green = (np.tile([50.0, a, 0.0], (len(REGIONS), 1)) for a in (60.0, -60.0))
@@ -155,7 +155,7 @@ def test_the_first_look_after_a_meeting_counts_like_any_other():
     assert known[-1] < 0
 
 
-def test_looks_are_wanted_where_people_are_near_or_lost_and_else_now_and_then():
+def test_appearances_are_wanted_where_people_are_near_or_lost_and_else_now_and_then():
     def wanted(apart, here=2):
         """In how many of 25 images, one second, of two people at rest; all but ``here`` are hidden in the last 20."""
         tracker, count = Tracker("run", MPII16, Following(confirm=1)), 0

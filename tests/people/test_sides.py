@@ -180,7 +180,7 @@ def test_every_skeleton_has_its_pairs_led(name):
 
 def places_changed(hold_sides: bool) -> int:
     """How often shoulders or hips of the shipped clip's first woman, seen from behind, change places at once."""
-    pose, found = bundles.load("edgepose-s-int8"), bundles.load("edgepose-finder", role="person")
+    pose, found = bundles.load("edgepose-s"), bundles.load("edgepose-finder", role="person")  # float: rounds alike
     lines = []
     with (
         closing(engines.load(pose, "auto", Options(threads=2))) as looking,

@@ -18,10 +18,10 @@ from edgepose.sinks.overlay import annotate, open_overlay
 from edgepose.skeletons import MPII16
 
 
-def frame(seq, width=101, height=67, period_ns=100_000_000):
+def frame(seq, width=101, height=67, period_ns=100_000_000, steady_ns=None):
     image = np.full((height, width, 3), 40, np.uint8)
     image.flags.writeable = False  # as a view of the pipeline's memory is
-    return Frame(image, 10**18 + seq * period_ns, seq, "cam")
+    return Frame(image, 10**18 + seq * period_ns, seq, "cam", steady_ns)
 
 
 def someone(score=0.9):
@@ -123,6 +123,14 @@ def test_a_clock_that_jumps_costs_a_film_no_frames(tmp_path, with_av, jump):
     shown, seconds = seconds_of(tmp_path / "film.mp4")
     assert shown >= 20
     assert 1.6 <= seconds <= 3.2
+
+
+def test_utc_that_is_set_leaves_no_gap_in_a_film(tmp_path, with_av):
+    overlay = open_overlay(str(tmp_path / "film.mp4"), MPII16)
+    for seq in range(20):
+        overlay.show(frame(seq + 36_000 * (seq >= 10), steady_ns=seq * 100_000_000), someone())
+    overlay.close()
+    assert seconds_of(tmp_path / "film.mp4")[1] == pytest.approx(1.9, abs=0.15)
 
 
 def test_pictures_of_another_size_are_fitted_in(tmp_path, with_av):

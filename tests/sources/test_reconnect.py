@@ -16,7 +16,7 @@ from edgepose.frame import Frame
 from edgepose.sources import Reconnecting, Source, SourceLost, SourceStalled, gstreamer, open_source, parse
 from edgepose.sources.base import Base
 from edgepose.sources.reconnect import STABLE
-from tests.broker import free_port
+from tests.broker import free_port, wait_for
 from tests.rtsp import RtspServer, why_not
 
 PICTURE = np.zeros((2, 2, 3), np.uint8)
@@ -213,7 +213,11 @@ def test_a_driver_that_hangs_is_told_left_alone_and_tried_again(monkeypatch: pyt
     """A streaming thread that never comes back keeps set_state(NULL) waiting for ever, and whoever called it."""
     pytest.importorskip("gi")
     monkeypatch.setattr(gstreamer, "STOPPING", 0.3)
+    monkeypatch.setattr(gstreamer, "FIRST_FRAME_TIMEOUT", 2.0)
     back, opened, states = threading.Event(), list[gstreamer.GStreamerSource](), list[str]()
+
+    def in_the_driver() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "driver"]
 
     def open_one() -> Source:
         source = gstreamer.GStreamerSource(parse("videotest://?fps=30"), stall_timeout=0.5)
@@ -239,12 +243,10 @@ def test_a_driver_that_hangs_is_told_left_alone_and_tried_again(monkeypatch: pyt
             assert sum(1 for _ in zip(range(5), source, strict=False)) == 5
         assert states in (["camera-lost", "online"], ["online", "camera-lost", "online"])
         assert len(opened) == 2
-        stuck = [thread for thread in threading.enumerate() if thread.name == "stop camera"]
-        assert len(stuck) == 1
+        wait_for(lambda: len(in_the_driver()) == 1)
     finally:
         back.set()
-    stuck[0].join(10)
-    assert not stuck[0].is_alive()
+    wait_for(lambda: not in_the_driver())
 
 
 @pytest.mark.skipif(bool(why_not()), reason=why_not() or "an RTSP server runs here")

@@ -72,6 +72,28 @@ def test_groups_that_share_an_image_are_one(tmp_path, monkeypatch):
     assert [p.group for p in joined.persons] == ["room", "room", "02.png"]
 
 
+def test_a_set_without_anybody_has_no_twins(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path / "cache"))
+    _, content = fixed_camera(tmp_path, 3)
+    (tmp_path / "camera" / "annotations.json").write_text(json.dumps(content | {"annotations": [], "images": []}))
+    spec = DataSet(data="coco:camera/annotations.json:camera/images", split="val")
+    with pytest.raises(EdgeposeError, match="no labelled person"):
+        select(spec, MPII16, tmp_path)
+
+
+def test_groups_that_share_images_stay_one_where_pictures_look_alike(tmp_path, monkeypatch, capsys):
+    """That a fixed camera's pictures are not joined is of what looks alike, not of what is the same file."""
+    monkeypatch.setenv("EDGEPOSE_CACHE", str(tmp_path / "cache"))
+    _, content = fixed_camera(tmp_path, 60)
+    twice = [{**image, "id": 100 + image["id"], "group": "yard"} for image in content["images"]]
+    again = [{**a, "id": 100 + a["id"], "image_id": 100 + a["image_id"]} for a in content["annotations"]]
+    content |= {"images": content["images"] + twice, "annotations": content["annotations"] + again}
+    (tmp_path / "camera" / "annotations.json").write_text(json.dumps(content))
+    joined = join_twins(load("coco:camera/annotations.json:camera/images", tmp_path))
+    assert len(joined.persons) == 120
+    assert len({p.group for p in joined.persons}) == 1
+
+
 def fixed_camera(root, count):
     """A set of ``count`` pictures of one room in which a small figure stands here and there."""
     rng = np.random.default_rng(3)

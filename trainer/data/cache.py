@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepose.crops import compose, crop_affine, invert, warp
-from edgepose.files import alone, cache_dir, kind, make_folder, write_beside
+from edgepose.files import alone, cache_dir, kind, write_beside
 from trainer.data.persons import Person, PersonSet, read_image
 from trainer.progress import progress
 
@@ -66,8 +66,7 @@ def open_cache(persons: PersonSet, size: int, padding: float) -> CropCache:
     affines = np.stack([crop_affine(p.box, (side, side), padding * MARGIN) for p in persons.persons])
     path = cache_dir() / f"crops-{persons.name}-{size}-{_key(persons, size, padding)}.npy"
     if not path.exists():
-        make_folder(path.parent, "set EDGEPOSE_CACHE to a folder you may write to")
-        with alone(path.with_suffix(".lock")):
+        with alone(path.with_suffix(".lock"), advice="set EDGEPOSE_CACHE to a folder you may write to"):
             if not path.exists():
                 _forget(path.parent)
                 _cut(persons, affines, side, path)

@@ -103,15 +103,16 @@ def join_twins(persons: PersonSet) -> PersonSet:
 
     for groups in groups_of.values():
         merge(np.array([number[group] for group in groups]))
-    first = np.array([number[min(groups_of[image])] for image in images])
+    sharing, of_image = merged.copy(), np.array([number[min(groups_of[image])] for image in images], dtype=np.intp)
     for i, near in twins(_hashes(persons.name, images)):
-        merge(first[[i, *near]])
-    joined = merged[first]  # [N] as merged, of each image
+        merge(of_image[[i, *near]])
+    first, joined = sharing[of_image], merged[of_image]  # [N] of each image
     for group in np.unique(joined[joined != first]):
         together = first[joined == group]
         if len(together) - np.bincount(together).max() > max(_MOST * len(images), _FEW):  # images that joined others
             _say_alike(persons.name, len(together), len(images))
-            return persons
+            merged = sharing
+            break
     name_of = {name: names[merged[i]] for i, name in enumerate(names)}
     return replace(
         persons,

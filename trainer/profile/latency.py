@@ -10,7 +10,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -68,9 +68,9 @@ def measure(model: Any, manual: Manual, *, threads: int = 2, repeats: int = 50) 
     with tempfile.TemporaryDirectory() as folder:
         plain = save(model, manual, Path(folder) / "float32.onnx")
         options = engines.Options(threads=threads, precision="float32")  # of what is left unquantised, in the second
-        pair = [engines.load(b, "openvino", options) for b in (plain, quantise(plain, Path(folder) / "int8.onnx"))]
-        image = random_images(manual, 1)
-        with closing(pair[0]), closing(pair[1]):
+        twin, image = quantise(plain, Path(folder) / "int8.onnx"), random_images(manual, 1)
+        with ExitStack() as stack:
+            pair = [stack.enter_context(closing(engines.load(b, "openvino", options))) for b in (plain, twin)]
             seconds = take_turns([partial(engine.infer, image) for engine in pair], repeats)
     return Latency(
         processor=processor,
