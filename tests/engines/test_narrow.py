@@ -51,7 +51,7 @@ def test_what_is_in_float_or_by_depth_stays():
     graph = core().read_model(bundles.load("edgepose-s-int8").path)
     by_depth = integers(graph, ("GroupConvolution",))
     assert narrow(graph) == len(integers(graph)) == 80
-    assert len(by_depth) == 20
+    assert len(by_depth) == 19  # of 20; one is among the three layers in float
     for (eight, _), (still, _) in zip(by_depth, integers(graph, ("GroupConvolution",)), strict=True):
         assert np.array_equal(eight, still)
 
