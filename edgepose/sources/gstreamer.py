@@ -136,7 +136,7 @@ class GStreamerSource(Base):
         started = _within(FIRST_FRAME_TIMEOUT, self._pipeline.set_state, self._gst.State.PLAYING)
         if started is None:
             self.close()
-            raise SourceStalled(f"{spec.redacted()} does not start; its driver hangs")
+            raise SourceStalled(f"{spec.redacted()} does not start: its driver hangs; check or restart the camera")
         if started == self._gst.StateChangeReturn.FAILURE:
             error = self._bus_error() or SourceLost(f"{spec.redacted()} does not start; is it in use or unplugged?")
             self.close()
