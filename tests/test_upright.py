@@ -64,11 +64,14 @@ class Counting:
         return self._engine.infer(images)
 
 
-@pytest.fixture(scope="module")
-def running():
-    """The default network, which rounds alike on every CPU, counted; its manual, and the shipped finder."""
-    pose, finder = bundles.load("edgepose-s", role="pose"), bundles.load("edgepose-finder-int8", role="person")
-    opened = [engines.load(b, "auto", Options(threads=2)) for b in (pose, finder)]
+@pytest.fixture(
+    scope="module", params=[("edgepose-s", "auto"), ("edgepose-s-int8", "reference")], ids=["float", "INT8"]
+)
+def running(request):
+    """The default network, and its INT8 file by its eight bits, counted; its manual, and the shipped finder."""
+    name, engine = request.param
+    pose, finder = bundles.load(name, role="pose"), bundles.load("edgepose-finder-int8", role="person")
+    opened = [engines.load(pose, engine, Options(threads=2)), engines.load(finder, "auto", Options(threads=2))]
     yield Counting(opened[0]), pose.manual, Finder(opened[1], finder.manual)
     for engine in opened:
         engine.close()
