@@ -137,7 +137,7 @@ def test_they_kept_the_budget_when_made_and_keep_it_here_as_far_as_persons_can_t
     [
         (("edgepose-first", "int8"), 0.010),  # 0.0068 (0.0160)
         (("edgepose-first", "int8-cpu"), 0.007),  # 0.0063 (0.0081)
-        (("edgepose-s", "int8"), 0.03),  # 0.0237 (0.0572)
+        (("edgepose-s", "int8"), 0.03),  # 0.0237 (0.0572) before its last two runs
         (("edgepose-m", "int8"), 0.03),  # 0.0215 (0.0470)
         (("edgepose-l", "int8"), 0.02),  # 0.0162 (0.0252)
     ],
